@@ -1,0 +1,66 @@
+# make book | make test | make setup | make lint | make clean      (make help lists them)
+# Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+VENV ?= .venv
+MIRROR ?=
+# Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
+KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
+SETUP := $(VENV)/.set-up-$(KEY)
+# Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
+SOURCES = $(shell { cat requirements.lock; find nesf results notebooks -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
+BIN := $(VENV)/bin
+
+# $(call step,what it does,command): says what it does and how long it took.
+define step
+@printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
+endef
+
+.PHONY: help setup book test lint format clean
+help:
+	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
+	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
+	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
+	@echo "make lint    formatter, linter and type checker     under 1 minute"
+	@echo "make clean   remove the book and the notebook cache; $(VENV) stays"
+
+setup: $(SETUP)
+$(SETUP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3.11-venv is missing: apt install python3.11-venv"; rm -rf $(VENV); exit 1; }
+	$(call step,setting up $(VENV) from requirements.lock (2 to 5 minutes),$(MAKE) -s install)
+	@rm -f $(VENV)/.set-up-* && touch $@
+
+.PHONY: install
+install:
+	@if command -v uv > /dev/null; then \
+	  export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}"; \
+	  uv pip install --quiet --python $(BIN)/python -r requirements.lock && uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	fi
+
+book: setup
+	@if [ "$$(cat .jupyter_cache/sources 2> /dev/null)" != "$(SOURCES)" ]; then rm -rf .jupyter_cache book/_build; fi
+	$(call step,building the book: executes the notebooks and trains for one minute (2 to 5 minutes; seconds when nothing changed),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
+	@mkdir -p .jupyter_cache && echo "$(SOURCES)" > .jupyter_cache/sources
+	@echo "==> open book/_build/html/index.html"
+
+lint: setup
+	$(call step,formatter and linter,$(BIN)/ruff format --check . && $(BIN)/ruff check .)
+	$(call step,types,$(BIN)/mypy)
+
+test: lint
+	$(call step,tests and notebooks (3 to 8 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+
+format: setup
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	@$(BIN)/jupytext --quiet --sync notebooks/*.py
+
+clean:
+	rm -rf book/_build .jupyter_cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,367 @@
+"""Batches of crystals: the only form in which structures travel through the package.
+
+`Crystals` is ragged (all atoms of all crystals in one array) and lives in numpy; `PaddedCrystals` is what the
+networks eat and lives in torch. pymatgen is imported only where a `Structure` goes in or comes out, so training runs
+on a machine that has torch, numpy and safetensors alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from nesf.errors import DataError
+from nesf.files import write_atomically
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+MAX_ATOMS_PER_CELL = 1000  # more than this in one cell is taken for a mistake unless the caller says otherwise
+MAX_LENGTH = 100.0  # Å; a longer cell edge is taken for a mistake
+MIN_DISTANCE = 0.3  # Å; two atoms (images included) nearer than this are taken for a mistake
+MIN_VOLUME = 1.0  # Å³
+
+
+def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and angles of lattice matrices.
+
+    Args:
+        lattice: [B, 3, 3], rows are the vectors a, b, c in Å.
+
+    Returns:
+        Lengths (a, b, c) [B, 3] in Å and angles (α, β, γ) [B, 3] in radians.
+    """
+    lengths = np.linalg.norm(lattice, axis=-1)
+    unit = lattice / lengths[..., None]
+    cosines = np.stack([(unit[:, 1] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 1]).sum(-1)], -1)
+    return lengths, np.arccos(np.clip(cosines, -1.0, 1.0))
+
+
+def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
+    """Lattice matrices in the setting of pymatgen's conventional standard structure, from lengths and angles alone.
+
+    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as
+    pymatgen sets hexagonal and rhombohedral cells. The official release stores cartesian positions in this setting and no
+    matrix, and the decoder predicts lengths and angles only: this function gives both their matrix.
+
+    Args:
+        lengths: [B, 3] in Å.
+        angles: [B, 3] in radians.
+        hexagonal_tolerance: how far (radians) the angles may be from (90°, 90°, 120°) to count as hexagonal; wide enough for a
+            predicted cell.
+
+    Returns:
+        [B, 3, 3], rows a, b, c in Å.
+
+    Raises:
+        DataError: the angles close no cell of positive volume.
+    """
+    lengths, angles = np.asarray(lengths, dtype=np.float64), np.asarray(angles, dtype=np.float64)
+    cos, sin = np.cos(angles), np.sin(angles)
+    # α = 90° must give an exact 0 and not 6e-17, or orthogonal cells are not orthogonal.
+    cos = np.where(np.abs(cos) < 1e-12, 0.0, cos)
+    cx = cos[:, 1]
+    cy = (cos[:, 0] - cos[:, 1] * cos[:, 2]) / sin[:, 2]
+    cz2 = 1.0 - cx**2 - cy**2
+    if not np.all(np.isfinite(cz2)) or np.any(cz2 <= 0):
+        worst = int(np.argmin(np.where(np.isfinite(cz2), cz2, -np.inf)))
+        raise DataError(f"angles {np.degrees(angles[worst]).round(2).tolist()} degrees (entry {worst}) close no cell")
+    zero, one = np.zeros_like(cx), np.ones_like(cx)
+    rows = np.stack([np.stack([one, zero, zero], -1), np.stack([cos[:, 2], sin[:, 2], zero], -1), np.stack([cx, cy, np.sqrt(cz2)], -1)], 1)
+    hexagonal = np.all(np.abs(angles - np.radians([90.0, 90.0, 120.0])) < hexagonal_tolerance, axis=-1)
+    half = angles[:, 2] / 2
+    zero_h = np.zeros_like(half)
+    turn = np.stack(
+        [
+            np.stack([np.cos(half), -np.sin(half), zero_h], -1),
+            np.stack([np.sin(half), np.cos(half), zero_h], -1),
+            np.stack([zero_h, zero_h, one], -1),
+        ],
+        1,
+    )
+    rows = np.where(hexagonal[:, None, None], rows @ turn, rows)
+    return rows * lengths[:, :, None]
+
+
+@dataclass(frozen=True)
+class Crystals:
+    """B crystals with n atoms in all.
+
+    Attributes:
+        ids: B names (material ids).
+        positions: [n, 3] float64, cartesian, Å.
+        species: [n] int64, atomic numbers Z.
+        lattice: [B, 3, 3] float64, rows a, b, c in Å.
+        offsets: [B + 1] int64; the atoms of crystal i are offsets[i]:offsets[i + 1].
+        properties: further columns, one value a crystal (numbers or text), never used by the model.
+    """
+
+    ids: tuple[str, ...]
+    positions: np.ndarray
+    species: np.ndarray
+    lattice: np.ndarray
+    offsets: np.ndarray
+    properties: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        b, n = len(self.ids), len(self.positions)
+        shapes = (self.positions.shape == (n, 3), self.species.shape == (n,), self.lattice.shape == (b, 3, 3), self.offsets.shape == (b + 1,))
+        if not all(shapes) or self.offsets[0] != 0 or self.offsets[-1] != n or np.any(np.diff(self.offsets) < 0):
+            raise DataError(
+                f"inconsistent crystal batch: {b} ids, positions {self.positions.shape}, species {self.species.shape}, "
+                f"lattice {self.lattice.shape}, offsets {self.offsets.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """Number of atoms of each crystal, [B]."""
+        return np.diff(self.offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Lattice lengths (a, b, c), [B, 3], Å."""
+        return lattice_parameters(self.lattice)[0]
+
+    @property
+    def angles(self) -> np.ndarray:
+        """Lattice angles (α, β, γ), [B, 3], radians."""
+        return lattice_parameters(self.lattice)[1]
+
+    def atoms(self, i: int) -> slice:
+        """The slice of `positions` and `species` that belongs to crystal i."""
+        return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Crystals:
+        """The crystals at the given indices, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        atoms = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]) if len(indices) else np.zeros(0, np.int64)
+        return Crystals(
+            ids=tuple(self.ids[i] for i in indices),
+            positions=self.positions[atoms],
+            species=self.species[atoms],
+            lattice=self.lattice[indices],
+            offsets=np.concatenate([[0], np.cumsum(self.n_atoms[indices])]).astype(np.int64),
+            properties={k: v[indices] for k, v in self.properties.items()},
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        ids: Iterable[str],
+        positions: Sequence[np.ndarray],
+        species: Sequence[np.ndarray],
+        lattice: np.ndarray,
+        properties: Mapping[str, np.ndarray] | None = None,
+    ) -> Crystals:
+        """Crystals from one array of positions [N_i, 3] (Å) and atomic numbers [N_i] each, and lattices [B, 3, 3]."""
+        counts = [len(p) for p in positions]
+        return cls(
+            ids=tuple(ids),
+            positions=np.concatenate([np.asarray(p, np.float64).reshape(-1, 3) for p in positions]) if counts else np.zeros((0, 3)),
+            species=np.concatenate([np.asarray(s, np.int64).reshape(-1) for s in species]) if counts else np.zeros(0, np.int64),
+            lattice=np.asarray(lattice, np.float64).reshape(-1, 3, 3),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            properties=dict(properties or {}),
+        )
+
+    @classmethod
+    def from_structures(cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None) -> Crystals:
+        """Turn pymatgen structures into a batch: cell, orientation and positions stay as they are.
+
+        Raises:
+            DataError: a structure is disordered, empty or absurd (`reason_against`); the message names its id and the reason.
+        """
+        for identifier, structure in zip(ids, structures, strict=True):
+            reason = reason_against(structure)
+            if reason:
+                raise DataError(f"{identifier}: {reason}")
+        return cls.from_arrays(
+            ids,
+            [s.cart_coords for s in structures],
+            [np.array([site.specie.Z for site in s]) for s in structures],
+            np.array([s.lattice.matrix for s in structures]).reshape(-1, 3, 3),
+            properties,
+        )
+
+    def to_structures(self) -> list[Structure]:
+        """The batch as pymatgen structures, in order; a crystal without atoms becomes a structure without sites."""
+        from pymatgen.core import Lattice, Structure
+
+        return [
+            Structure(Lattice(self.lattice[i]), self.species[self.atoms(i)], self.positions[self.atoms(i)], coords_are_cartesian=True)
+            for i in range(len(self))
+        ]
+
+    def in_standard_setting(self) -> Crystals:
+        """The same crystals rotated so that each lattice is `standard_lattice` of its lengths and angles.
+
+        The decoder sees no orientation, so a crystal must have the one that its lengths and angles imply.
+        """
+        lengths, angles = lattice_parameters(self.lattice)
+        lattice = standard_lattice(lengths, angles)
+        crystal_of_atom = np.repeat(np.arange(len(self)), self.n_atoms)
+        fractional = np.einsum("ni,nij->nj", self.positions, np.linalg.inv(self.lattice)[crystal_of_atom])
+        positions = np.einsum("ni,nij->nj", fractional, lattice[crystal_of_atom])
+        return Crystals(self.ids, positions, self.species, lattice, self.offsets, self.properties)
+
+    def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write the packed form (safetensors; ids, properties and `metadata` as JSON in its header), atomically."""
+        columns = {k: {"text": v.tolist()} for k, v in self.properties.items() if v.dtype.kind not in "fiub"}
+        arrays = {"positions": self.positions, "species": self.species.astype(np.uint8), "lattice": self.lattice, "offsets": self.offsets}
+        arrays |= {f"property:{k}": v for k, v in self.properties.items() if v.dtype.kind in "fiub"}
+        header = {"ids": json.dumps(self.ids), "columns": json.dumps(columns), "metadata": json.dumps(dict(metadata or {}))}
+        write_atomically(path, _in_fixed_order(to_safetensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}, header)))
+
+    @classmethod
+    def load(cls, path: Path) -> Crystals:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing, truncated or not of this form; the message names it.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                header = file.metadata()
+                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
+            properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
+            return cls(
+                tuple(json.loads(header["ids"])),
+                arrays["positions"],
+                arrays["species"].astype(np.int64),
+                arrays["lattice"],
+                arrays["offsets"],
+                properties,
+            )
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file") from None
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise DataError(f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)") from None
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """A safetensors file whose metadata keys are sorted: the library writes them in an order that changes from run to run."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the arrays start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def concatenate(parts: Sequence[Crystals]) -> Crystals:
+    """Several batches as one, in order; properties that not every part has are dropped."""
+    common = set.intersection(*(set(p.properties) for p in parts)) if parts else set()
+    starts = np.cumsum([0] + [len(p.positions) for p in parts])
+    return Crystals(
+        ids=tuple(i for p in parts for i in p.ids),
+        positions=np.concatenate([p.positions for p in parts]),
+        species=np.concatenate([p.species for p in parts]),
+        lattice=np.concatenate([p.lattice for p in parts]),
+        offsets=np.concatenate([[0]] + [p.offsets[1:] + s for p, s in zip(parts, starts, strict=False)]).astype(np.int64),
+        properties={k: np.concatenate([p.properties[k] for p in parts]) for k in sorted(common)},
+    )
+
+
+def reason_against(structure: Structure) -> str | None:
+    """Why a pymatgen structure cannot be used (disordered, empty, not finite, absurd cell, atoms on top of each other), or None."""
+    if len(structure) == 0:
+        return "it has no atoms"
+    if len(structure) > MAX_ATOMS_PER_CELL:
+        return f"{len(structure)} atoms in the cell, more than {MAX_ATOMS_PER_CELL}"
+    if not structure.is_ordered:
+        site = next(s for s in structure if not s.is_ordered)
+        return f"site {site.species_string} at {site.frac_coords.round(4).tolist()} is disordered (order it first, for example with pymatgen's OrderDisorderedStructureTransformation)"
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()):
+        return "a coordinate or lattice entry is not finite"
+    if any(not 1 <= site.specie.Z <= 118 for site in structure):  # a pymatgen DummySpecies has a hash for its Z
+        return "a site holds a dummy species, no element"
+    if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
+        return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
+    distances = structure.distance_matrix[np.triu_indices(len(structure), 1)]
+    if len(distances) and distances.min() < MIN_DISTANCE:
+        return f"two atoms are {distances.min():.3f} Å apart (nearer than {MIN_DISTANCE} Å)"
+    return None
+
+
+@dataclass(frozen=True)
+class PaddedCrystals:
+    """B crystals padded to N atoms, as tensors on one device.
+
+    Attributes:
+        positions: [B, N, 3] float32, cartesian, Å; far away (`FAR`) where there is no atom.
+        species: [B, N] int64, index into the vocabulary; 0 where there is no atom.
+        mask: [B, N] bool, True where there is an atom.
+        lengths: [B, 3] float32, Å.
+        angles: [B, 3] float32, radians.
+        lattice: [B, 3, 3] float32, Å.
+    """
+
+    FAR = 1e4  # Å; padding is never the nearest atom
+
+    positions: torch.Tensor
+    species: torch.Tensor
+    mask: torch.Tensor
+    lengths: torch.Tensor
+    angles: torch.Tensor
+    lattice: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def select(self, indices: torch.Tensor) -> PaddedCrystals:
+        """The crystals at the given indices [b]; trailing padding that none of them needs stays."""
+        return PaddedCrystals(*(getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedCrystals:
+        """The batch on another device, or in another floating-point type."""
+        moved = [self.positions.to(device, dtype), self.species.to(device), self.mask.to(device)]
+        return PaddedCrystals(*moved, *(t.to(device, dtype) for t in (self.lengths, self.angles, self.lattice)))
+
+
+def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
+    """Atomic numbers that occur, ascending: the species axis of a model."""
+    return tuple(int(z) for z in np.unique(np.concatenate([p.species for p in parts])))
+
+
+def pad(crystals: Crystals, vocabulary: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PaddedCrystals:
+    """A batch as padded tensors.
+
+    Args:
+        crystals: B crystals.
+        vocabulary: atomic numbers, ascending; their order is the species axis.
+
+    Raises:
+        DataError: an element is outside the vocabulary; the message names the crystal and the element.
+    """
+    table = np.full(256, -1, dtype=np.int64)
+    table[np.asarray(vocabulary, dtype=np.int64)] = np.arange(len(vocabulary))
+    index = table[crystals.species]
+    if np.any(index < 0):
+        atom = int(np.argmin(index))
+        owner = int(np.searchsorted(crystals.offsets, atom, side="right")) - 1
+        raise DataError(
+            f"{crystals.ids[owner]}: element with atomic number {int(crystals.species[atom])} is outside the vocabulary of {len(vocabulary)} species; "
+            "train a model whose training set contains it, or leave the entry out (--skip-bad)"
+        )
+    b, n = len(crystals), int(crystals.n_atoms.max(initial=1))
+    mask = np.arange(n) < crystals.n_atoms[:, None]
+    positions = np.full((b, n, 3), PaddedCrystals.FAR)
+    species = np.zeros((b, n), dtype=np.int64)
+    positions[mask], species[mask] = crystals.positions, index
+    lengths, angles = lattice_parameters(crystals.lattice)
+    floats = [torch.as_tensor(x).to(device, dtype) for x in (lengths, angles, crystals.lattice)]
+    return PaddedCrystals(
+        torch.as_tensor(positions).to(device, dtype), torch.as_tensor(species).to(device), torch.as_tensor(mask).to(device), *floats
+    )

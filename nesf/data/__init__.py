@@ -1,0 +1,82 @@
+"""Datasets: the official release, own files, the embedded starter set, and one `load` for all of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from nesf.data.dataset import SPLITS, Dataset, bounding_box, default_data_dir, load_dataset, save_dataset
+from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
+from nesf.errors import DataError
+
+__all__ = ["OFFICIAL", "SPLITS", "Dataset", "available", "bounding_box", "default_data_dir", "fetch", "load", "load_dataset", "save_dataset"]
+
+STARTER_FOLDER = Path(__file__).parent / "starter_dataset"
+
+
+def available(data_dir: Path | None = None) -> dict[str, Path]:
+    """The datasets that can be loaded without fetching anything, by label (`ybco fold 3`), with their packed folders."""
+    data_dir = Path(data_dir) if data_dir else default_data_dir()
+    found = {f.parent.name: f.parent for f in sorted(data_dir.glob("*/dataset.json"))}
+    found |= {f"ybco fold {k}": f for k in range(20) if (f := packed_folder("ybco", k, data_dir)).joinpath("dataset.json").exists()}
+    return {"starter": STARTER_FOLDER} | found
+
+
+def load(
+    name: str,
+    *,
+    fold: int | None = None,
+    data_dir: Path | None = None,
+    mirror: Path | None = None,
+    fetch: bool = False,
+    skip_bad: bool = False,
+) -> Dataset:
+    """Any dataset by name or path.
+
+    Args:
+        name: `lcs6`, `ybco`, `icsg3d`, `icsg3d-as-released`; `starter` (embedded); the name of a dataset that was imported or built; or a
+            path to own data (`nesf.data.own.read`) or to a packed folder.
+        fold: of `ybco`, 0-19.
+        data_dir: data folder; None for the user's default.
+        mirror: a local copy of the official release to take the files from.
+        fetch: download what is of the official release and not on disk yet.
+        skip_bad: for own data, leave out what cannot be used; counted in a warning, listed in `provenance["skipped"]`.
+
+    Raises:
+        ConfigError: a fold that does not exist.
+        DataError: no such dataset, or not on disk yet; the message names the command that fetches it.
+    """
+    name = str(name)
+    data_dir = Path(data_dir) if data_dir else default_data_dir()
+    if name in OFFICIAL:
+        return _official(name, fold, data_dir, mirror, fetch)
+    check_fold(name, fold)
+    if name == "starter":
+        return load_dataset(STARTER_FOLDER)
+    for folder in (data_dir / name, Path(name)):
+        if (folder / "dataset.json").exists():
+            return load_dataset(folder)
+    if Path(name).exists():
+        from nesf.data.own import read
+
+        dataset, skipped = read(Path(name), skip_bad=skip_bad)
+        if skipped:
+            warnings.warn(f"{name}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})", stacklevel=2)
+        return dataset
+    known = ", ".join(sorted({*OFFICIAL, *(label.split(" fold ")[0] for label in available(data_dir))}))
+    raise DataError(f"{name!r} is neither a dataset ({known}) nor a file or folder; import own data with `nesf data import`, or give its path")
+
+
+def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Dataset:
+    check_fold(name, fold)
+    folder = packed_folder(name, fold, data_dir)
+    if fetch_missing or mirror is not None:
+        fetch(name, fold=fold, data_dir=data_dir, mirror=mirror)
+    elif not (folder / "dataset.json").exists():
+        command = f"nesf data fetch {name}" + (f" --fold {fold}" if fold is not None else "")
+        raise DataError(
+            f"{name} is not on disk ({folder}); get it with `{command}`, or from a local copy of the release with `{command} --mirror DIR`"
+        )
+    elif name == "icsg3d-as-released":
+        warnings.warn(AS_RELEASED_WARNING, stacklevel=3)
+    return load_dataset(folder)

@@ -1,0 +1,235 @@
+"""Datasets from the Materials Project: query with its own client, convention of the cell, selection rules, split.
+
+The database has grown since the paper, so a rebuilt `lcs6` holds more materials than the release, and other splits.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nesf.crystals import Crystals, reason_against
+from nesf.data.dataset import Dataset, default_data_dir, save_dataset
+from nesf.data.official import OFFICIAL
+from nesf.data.rules import Rules, select, split_by_rules
+from nesf.errors import ConfigError, DataError, NesfError
+
+CHUNK = 500  # documents a request: a thousand structures can take longer than the client's 20 s
+FIELDS = ["material_id", "structure"]
+KEY_HELP = "get a key at https://materialsproject.org/api and give it by --api-key, MP_API_KEY, or PMG_MAPI_KEY in ~/.config/.pmgrc.yaml"
+
+
+def build(
+    rules: Rules,
+    *,
+    name: str,
+    api_key: str | None = None,
+    endpoint: str | None = None,
+    data_dir: Path | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    date: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Query the Materials Project, select by rules, split, and write a packed dataset (Section 4.1).
+
+    Args:
+        rules: what to select, and how to split (`nesf.data.rules.load_rules`).
+        name: of the dataset; not one of the official release's.
+        api_key: 32 characters; None for mp-api's usual configuration.
+        endpoint: address of the interface; None for mp-api's usual configuration.
+        data_dir: where the folder goes; None for the user's data folder.
+        seed: of the split.
+        skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead of raising an error.
+        date: recorded as the day of the query; None for today (UTC).
+        progress: show progress bars.
+
+    Returns:
+        The packed folder; with folds, the folder that holds fold-0, fold-1 and so on.
+
+    Raises:
+        ConfigError: no key or one of the wrong form, or a name that is taken or is no folder name.
+        DataError: a document that cannot be used, or too few materials left to split.
+        NesfError: the interface refuses the key, is unreachable, or answers something else than it should.
+    """
+    if name in (*OFFICIAL, "starter") or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"{name!r} cannot be the name of a built dataset; give another, such as {re.sub(r'[^A-Za-z0-9_-]', '-', name)}-mp")
+    folder = (Path(data_dir) if data_dir else default_data_dir()) / name
+    query = prefilter(rules)
+    with _client(api_key, endpoint, progress) as client:
+        documents = _search(client, query)
+        reference = _reference(client, rules)
+        database = client.db_version
+    crystals, skipped = _conventional_cells(documents, skip_bad, progress)
+    selected, counts = select(crystals, rules, reference)
+    provenance = {
+        "source": "the Materials Project (https://materialsproject.org), final structures, without GNoME's",
+        "licence": "CC BY 4.0",
+        "citation": "A. Jain et al., APL Materials 1, 011002 (2013)",
+        "database_version": database,
+        "query": query,
+        "queried_on": date or datetime.now(UTC).date().isoformat(),
+        "versions": {p: version(p) for p in ("mp-api", "pymatgen", "pymatgen-core", "spglib")},
+        "cell": "conventional standard",
+        "rules": rules.to_dict(),
+        "documents": len(documents),
+        "skipped": skipped,
+        "selection": [asdict(c) for c in counts],
+        "seed": seed,
+    }
+    splits = split_by_rules(selected.in_standard_setting(), rules, seed=seed)
+    for fold, parts in enumerate(splits):
+        is_fold = rules.folds is not None
+        save_dataset(Dataset(name, parts, fold if is_fold else None, provenance), folder / f"fold-{fold}" if is_fold else folder)
+    return folder
+
+
+def prefilter(rules: Rules) -> dict[str, Any]:
+    """The part of the rules that the interface can apply: never stricter than the rules, which are applied to what comes back.
+
+    The cells that the Materials Project stores are primitive: they have at most the sites and the volume of the conventional ones.
+
+    Returns:
+        Parameters of the `materials/summary` route, by the names that the interface uses.
+    """
+    # 2023's GNoME structures (CC BY-NC) came after the paper
+    query: dict[str, Any] = {"deprecated": False, "batch_id_not_eq": "gnome_r2scan_statics"}
+    if rules.anonymous_formulas is not None:
+        query["formula"] = ",".join(rules.anonymous_formulas)
+    if rules.crystal_system is not None:
+        query["crystal_system"] = rules.crystal_system.capitalize()
+    sites = [n for n in (rules.max_sites, rules.n_sites) if n is not None]
+    if sites:
+        query |= {"nsites_min": 1, "nsites_max": min(sites)}
+    if rules.max_length is not None:
+        query |= {"volume_min": 0, "volume_max": rules.max_length**3}
+    return query
+
+
+@contextmanager
+def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterator[Any]:
+    """mp-api's client; whatever goes wrong with it inside the block becomes one sentence."""
+    from mp_api.client import MPRester
+    from mp_api.client.core.exceptions import MPRestError, MPRestWarning
+    from mp_api.client.core.utils import validate_api_key
+    from requests.exceptions import RequestException
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MPRestWarning)
+        try:
+            key = validate_api_key(api_key)
+        except MPRestError:
+            raise ConfigError(f"the key for the Materials Project is not one (keys have 32 characters); {KEY_HELP}") from None
+        if not key:
+            raise ConfigError(f"no key for the Materials Project; {KEY_HELP}")
+        try:
+            client = _ask(lambda: MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=not progress))
+            if not client.db_version:
+                raise NesfError(f"{client.endpoint}: the Materials Project refuses this client; see https://status.materialsproject.org")
+            with client:
+                yield client
+        except (MPRestError, RequestException) as error:
+            raise NesfError(_sentence(str(error))) from None
+
+
+def _sentence(message: str) -> str:
+    """One sentence out of what the client says."""
+    if re.search(r"status code (401|403)\b", message):
+        return f"the Materials Project refuses the key; {KEY_HELP}"
+    return f"the Materials Project does not answer as it should ({' '.join(message.split())[:300]}); try again later, see https://status.materialsproject.org"
+
+
+def _ask(question: Callable[[], Any]) -> Any:
+    """A call of the client; an answer of another form than the interface's becomes one sentence."""
+    try:
+        return question()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, no `data` or `meta`, or of another type
+        raise NesfError(_sentence(f"{type(error).__name__}: {error}")) from None
+
+
+def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """All documents of a query, page by page; a query with criteria never takes the client's way around the interface (open-data buckets)."""
+    route = client.materials.summary
+    total = _ask(lambda: route.count(dict(query)))
+    arguments = {
+        "deprecated": query["deprecated"],
+        "include_gnome": "batch_id_not_eq" not in query,
+        "formula": query.get("formula"),
+        "crystal_system": query.get("crystal_system"),
+        "num_sites": (query["nsites_min"], query["nsites_max"]) if "nsites_max" in query else None,
+        "volume": (query["volume_min"], query["volume_max"]) if "volume_max" in query else None,
+    }
+    # sorted, or a material can be in two pages while another is in none
+    documents = _ask(lambda: route.search(**arguments, fields=FIELDS, chunk_size=CHUNK, _sort_fields="material_id"))
+    if not isinstance(documents, list) or len(documents) != total:
+        raise NesfError(f"the Materials Project announced {total} materials and sent {len(documents)}; try again")
+    return documents
+
+
+def _reference(client: Any, rules: Rules) -> np.ndarray | None:
+    """Lattice vectors of the reference's conventional standard cell, [3, 3] in Å."""
+    if rules.reference_id is None:
+        return None
+    documents = _ask(lambda: client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS))
+    if not documents:
+        raise DataError(f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another")
+    structure, _ = _conventional(documents[0])
+    if isinstance(structure, str):
+        raise DataError(f"{rules.reference_id}: {structure}")
+    return structure.lattice.matrix
+
+
+def _conventional(document: Any) -> tuple[Any, str]:
+    """The conventional standard structure of a document and its crystal system; or the reason why there is none, and nothing."""
+    from pymatgen.core import Structure
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    try:
+        structure = Structure.from_dict(document["structure"])
+        reason = reason_against(structure)
+        if reason:
+            return reason, ""
+        for key in list(structure.site_properties):  # magnetic moments would count in the symmetry
+            structure.remove_site_property(key)
+        structure.remove_oxidation_states()
+        analyzer = SpacegroupAnalyzer(structure)
+        conventional, system = analyzer.get_conventional_standard_structure(), analyzer.get_crystal_system()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return f"the document is malformed ({type(error).__name__}: {error})", ""
+    return reason_against(conventional) or conventional, system
+
+
+def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[dict[str, str]]]:
+    """Conventional standard cells of the documents, with the property `crystal_system`, and what was left out.
+
+    Raises:
+        DataError: a document cannot be used, and `skip_bad` is not set; the message names it and the reason.
+    """
+    ids: dict[str, None] = {}
+    structures: list[Any] = []
+    systems: list[str] = []
+    skipped: list[dict[str, str]] = []
+    for number, document in enumerate(tqdm(documents, "conventional cells", disable=None if progress else True)):
+        identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""
+        structure, system = _conventional(document)
+        reason = "the document has no material_id" if not identifier else "the id came twice" if identifier in ids else structure
+        if isinstance(reason, str):  # else the structure
+            entry = identifier or f"document {number}"
+            if not skip_bad:
+                raise DataError(f"{entry}: {reason}; leave such entries out with --skip-bad")
+            skipped.append({"entry": entry, "reason": reason})
+            continue
+        ids[identifier] = None
+        structures.append(structure)
+        systems.append(system)
+    return Crystals.from_structures(structures, list(ids), {"crystal_system": np.array(systems, dtype=object)}), skipped

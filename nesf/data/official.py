@@ -1,0 +1,384 @@
+"""The official data release of the paper: fetched from one pinned commit, verified, converted to our packed form.
+
+Nothing of a file is interpreted before its hash is right, and the pickles are read by an unpickler that knows three numpy
+globals and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import pickle
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from nesf.crystals import Crystals, standard_lattice
+from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_dataset, save_dataset
+from nesf.errors import ConfigError, DataError, NesfError
+
+REPOSITORY = "omron-sinicx/neural-structure-field"
+COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
+BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}"
+RELEASE_FOLDER = "data/dataset_paper"
+FOLDS = 20
+# our name: the name in the release's folders
+OFFICIAL = {"lcs6": "lim_l6", "ybco": "YBCO13_fold{fold}", "icsg3d": "ICSG3D", "icsg3d-as-released": "ICSG3D"}
+LICENCE = "files: MIT (OMRON SINIC X); structures: Materials Project, CC BY 4.0"
+AS_RELEASED_WARNING = (
+    "icsg3d-as-released: the released training split (7194) contains all 342 validation and all 360 test materials, so errors on them "
+    "are not errors on unseen crystals; `icsg3d` is the clean split (6492 / 342 / 360)"
+)
+
+ATTEMPTS = 4  # of one download
+RETRY_SECONDS = 2.0  # before the second attempt; doubled each time
+TIMEOUT = 30.0  # seconds without a byte
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class ReleaseFile:
+    """One file of the release: its path in the repository and what its content must be (None where the manifest does not know)."""
+
+    path: str
+    size: int | None
+    git_blob_sha1: str
+    sha256: str | None
+
+    def check(self, content: bytes, where: object) -> None:
+        """Compare content with size, SHA-256 and git blob SHA-1.
+
+        Raises:
+            DataError: they differ; the message names the place, both values and the remedy.
+        """
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        found = {"size": len(content), "SHA-256": hashlib.sha256(content).hexdigest(), "git blob SHA-1": blob}
+        wanted = {"size": self.size, "SHA-256": self.sha256, "git blob SHA-1": self.git_blob_sha1}
+        for what, value in wanted.items():
+            if value is not None and found[what] != value:
+                raise DataError(
+                    f"{where}: {what} is {found[what]}, not {value}: damaged, truncated or another version; it was not read, get it again"
+                )
+
+
+def manifest() -> dict[str, ReleaseFile]:
+    """The files of the pinned commit, by path (package data `official_manifest.tsv`)."""
+    rows = (package_files("nesf.data") / "official_manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    fields = [row.split("\t") for row in rows]
+    return {path: ReleaseFile(path, int(size) if size else None, sha1, sha256 or None) for path, size, sha1, sha256 in fields}
+
+
+def check_fold(name: str, fold: int | None) -> None:
+    """A fold goes with `ybco`, and only with it.
+
+    Raises:
+        ConfigError: a fold that does not exist, or one for a dataset without folds.
+    """
+    if name == "ybco" and fold not in range(FOLDS):
+        raise ConfigError(f"ybco has folds 0-{FOLDS - 1}, not {fold}; choose one (fold=0, --fold 0)")
+    if name != "ybco" and fold is not None:
+        raise ConfigError(f"{name} has no folds (fold {fold} was asked for); only ybco has; leave the fold out")
+
+
+def packed_folder(name: str, fold: int | None, data_dir: Path) -> Path:
+    """Where a fetched dataset lies: `data_dir/NAME`, or `data_dir/ybco/fold-K`."""
+    return data_dir / name if fold is None else data_dir / name / f"fold-{fold}"
+
+
+def fetch(
+    name: str,
+    *,
+    fold: int | None = None,
+    data_dir: Path | None = None,
+    mirror: Path | None = None,
+    progress: bool = True,
+    base_url: str = BASE_URL,
+) -> Path:
+    """Get a dataset of the official release and write it as a packed folder; what is already there and whole stays.
+
+    Args:
+        name: `lcs6`, `ybco`, `icsg3d` (the clean split) or `icsg3d-as-released`.
+        fold: of `ybco`, 0-19; None fetches all 20.
+        data_dir: data folder; None for the user's default.
+        mirror: a local copy of the repository, or of its folder `data/dataset_paper`, to read instead of the network.
+        progress: show a bar over the files.
+        base_url: address of the repository's root at the pinned commit.
+
+    Returns:
+        The packed folder: `data_dir/NAME`, or `data_dir/ybco/fold-K`; `data_dir/ybco` for all folds.
+
+    Raises:
+        ConfigError: no such dataset or fold.
+        NesfError: a file is missing, differs from its hash, cannot be downloaded or written. No dataset is left half-written, and
+            the next call goes on from the files that are verified.
+    """
+    if name not in OFFICIAL:
+        raise ConfigError(f"{name!r} is not in the official release; choose from {', '.join(OFFICIAL)}")
+    data_dir = Path(data_dir) if data_dir else default_data_dir()
+    if name == "ybco" and fold is None:
+        for k in tqdm(range(FOLDS), desc="ybco folds", disable=not progress):
+            fetch(name, fold=k, data_dir=data_dir, mirror=mirror, progress=False, base_url=base_url)
+        return data_dir / name
+    check_fold(name, fold)
+    if name == "icsg3d-as-released":
+        warnings.warn(AS_RELEASED_WARNING, stacklevel=2)
+    folder = packed_folder(name, fold, data_dir)
+    if _is_current(folder):
+        return folder
+
+    known = manifest()
+    release = OFFICIAL[name].format(fold=fold)
+    contents: dict[str, bytes] = {}
+    paths = [f"{RELEASE_FOLDER}/dataset_{release}_{s}/{f}" for s in SPLITS for f in ("dataset.pkl", "dataset_attr.json")]
+    for path in tqdm(paths, desc=name, unit="file", disable=not progress):
+        if mirror is not None:
+            contents[path] = _from_mirror(known[path], Path(mirror))
+        else:
+            contents[path] = _from_network(known[path], data_dir / "official" / COMMIT[:12], base_url)
+    save_dataset(_dataset(name, fold, contents, known), folder)
+    return folder
+
+
+def _is_current(folder: Path) -> bool:
+    """Whether a packed folder is there, whole, and from the pinned commit."""
+    if not (folder / "dataset.json").exists():
+        return False
+    try:
+        return load_dataset(folder).provenance.get("commit") == COMMIT
+    except DataError:
+        return False
+
+
+def _dataset(name: str, fold: int | None, contents: dict[str, bytes], known: dict[str, ReleaseFile]) -> Dataset:
+    """Verified file contents to a dataset."""
+    release = OFFICIAL[name].format(fold=fold)
+    splits: dict[str, Crystals] = {}
+    vocabularies = {}
+    for split in SPLITS:
+        place = f"{RELEASE_FOLDER}/dataset_{release}_{split}"
+        splits[split], vocabularies[split] = to_crystals(contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place)
+    if len(set(vocabularies.values())) != 1:
+        raise DataError(f"dataset_{release}: its splits have different species lists; this is not the release that this version knows")
+    provenance: dict[str, Any] = {
+        "source": f"official release, https://github.com/{REPOSITORY}",
+        "commit": COMMIT,
+        "licence": LICENCE,
+        "cell": "pymatgen's conventional standard structure (as released)",
+        "files": {path: known[path].git_blob_sha1 for path in contents},
+    }
+    if name == "icsg3d":
+        held_out = {*splits["val"].ids, *splits["test"].ids}
+        keep = [i for i, identifier in enumerate(splits["train"].ids) if identifier not in held_out]
+        provenance["notes"] = (
+            f"training split: {len(keep)} of the {len(splits['train'])} released, which contain every validation and test material; those are left out"
+        )
+        splits["train"] = splits["train"].select(keep)
+    if name == "icsg3d-as-released":
+        provenance["warning"] = AS_RELEASED_WARNING
+    return Dataset(name, splits, fold, provenance, vocabularies["train"])
+
+
+def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals, tuple[int, ...]]:
+    """One split of the release to crystals in the standard setting.
+
+    Args:
+        pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species indices [N], lengths (a, b, c) in Å,
+            angles (α, β, γ) in radians, material id).
+        attributes: content of `dataset_attr.json`; its `sidx_to_z` maps species index to atomic number.
+        where: named in errors.
+
+    Returns:
+        The crystals, and the atomic numbers of the release's species list, ascending.
+
+    Raises:
+        DataError: a global that is not allowed, or a form that is not the release's; nothing of the pickle was executed.
+    """
+    entries = restricted_loads(pickled, f"{where}/dataset.pkl")
+    try:
+        description = json.loads(attributes)
+        sidx_to_z = np.array(description["sidx_to_z"], dtype=np.int64)
+        ids = [str(i) for i in description["mpid"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}/dataset_attr.json: not the form of the official release ({error}); get it again") from None
+    if not isinstance(entries, list) or len(entries) != len(ids) or not entries:
+        raise DataError(f"{where}/dataset.pkl: not a list with an entry for each of the {len(ids)} ids of dataset_attr.json; get it again")
+    for i, entry in enumerate(entries):
+        reason = _reason_against_entry(entry, ids[i], sidx_to_z)
+        if reason:
+            raise DataError(f"{where}/dataset.pkl, entry {i}: {reason}; not the form of the official release, get it again")
+    # The matrix is not stored; positions are in pymatgen's conventional standard setting of these lengths and angles. Checked on all 164
+    # oblique cells of LCS6Å and YBCO: every fractional coordinate is in [0, 1), and pymatgen's own conventional cell has the same matrix.
+    lattice = standard_lattice(np.array([e[2] for e in entries]), np.array([e[3] for e in entries]))
+    return Crystals.from_arrays(ids, [e[0] for e in entries], [sidx_to_z[e[1]] for e in entries], lattice), tuple(sorted(sidx_to_z.tolist()))
+
+
+def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) -> str | None:
+    if not isinstance(entry, tuple) or len(entry) != 5:
+        return "not a tuple of five"
+    positions, species, lengths, angles, mpid = entry
+    if not isinstance(positions, np.ndarray) or positions.dtype.kind != "f" or positions.ndim != 2 or positions.shape[1] != 3 or len(positions) == 0:
+        return "positions are not a float array [N, 3]"
+    if not isinstance(species, np.ndarray) or species.dtype.kind not in "iu" or species.shape != positions.shape[:1]:
+        return "species are not an integer array [N]"
+    if species.min() < 0 or species.max() >= len(sidx_to_z):
+        return f"species index {species.max()} is outside the {len(sidx_to_z)} species"
+    for triple, upper in ((lengths, np.inf), (angles, np.pi)):
+        if not isinstance(triple, tuple) or len(triple) != 3 or not all(isinstance(x, float) and 0 < x < upper for x in triple):
+            return f"{triple!r} are not three lengths or angles"
+    if not np.isfinite(positions).all() or mpid != identifier:
+        return f"its id is {mpid!r}, not {identifier!r}, or a position is not finite"
+    return None
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Knows numpy's three globals under their numpy 1 and numpy 2 names, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
+            # `_reconstruct` is numpy's own name for this; numpy.core is the old path of the same module.
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        raise DataError(f"the pickle asks for {module}.{name}, which is not one of the numpy globals allowed; do not use this file")
+
+
+def restricted_loads(pickled: bytes, where: object) -> Any:
+    """Unpickle numpy arrays and plain Python values, nothing else.
+
+    Raises:
+        DataError: another global is asked for (it is neither imported nor called), or it is not a pickle.
+    """
+    try:
+        return _RestrictedUnpickler(io.BytesIO(pickled)).load()
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError, MemoryError) as error:
+        raise DataError(f"{where}: not a readable pickle ({error or type(error).__name__}); get it again") from None
+
+
+def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
+    """Verified content of a file from a local copy (repository root, or its folder data/dataset_paper)."""
+    places = [mirror / file.path, mirror / Path(file.path).relative_to(RELEASE_FOLDER)]
+    place = next((p for p in places if p.is_file()), None)
+    if place is None:
+        remedy = "use a complete copy, or leave --mirror out to download it"
+        if "ICSG3D" in file.path:
+            remedy += "; without it, import the part of ICSG3D that was recovered (`nesf data import FOLDER --name icsg3d-recovered`)"
+        raise DataError(f"{mirror}: {file.path} is missing in this mirror; {remedy}")
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error.strerror or error}); use another copy, or leave --mirror out to download it") from None
+    file.check(content, place)
+    return content
+
+
+def _from_network(file: ReleaseFile, raw: Path, base_url: str) -> bytes:
+    """Verified content of a file from the data folder's raw copy, downloaded first where it is not there or damaged."""
+    target = raw / Path(file.path).relative_to(RELEASE_FOLDER)
+    try:
+        if target.is_file():
+            content = target.read_bytes()
+            try:
+                file.check(content, target)
+                return content
+            except DataError:
+                target.unlink()  # damaged on disk since it was verified
+        part = target.with_name(target.name + ".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        resumed = part.exists()
+        url = f"{base_url}/{file.path}"
+        while True:
+            _download(url, part)
+            content = part.read_bytes()
+            try:
+                file.check(content, url)
+            except DataError:
+                part.unlink()
+                if not resumed:
+                    raise
+                resumed = False  # the part of an earlier run was damaged: once more, from the beginning
+                continue
+            part.replace(target)
+            return content
+    except OSError as error:  # the disk's; what the network does is dealt with in `_download`
+        part = target.with_name(target.name + ".part")
+        part.unlink(missing_ok=True)
+        raise NesfError(
+            f"{target}: cannot be written or read ({error.strerror or error}); free some space or choose another folder (--data DIR)"
+        ) from None
+
+
+class _InterruptedDownloadError(Exception):
+    """The network stopped; what arrived so far is in the `.part` file."""
+
+
+def _download(url: str, part: Path) -> None:
+    """Download to a `.part` file, going on where it ends; it stays for the next run when the network fails.
+
+    Raises:
+        DataError: no such file there, or the network failed `ATTEMPTS` times; the message names the address.
+        OSError: the disk failed.
+    """
+    for attempt in range(ATTEMPTS):
+        start = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        try:
+            with _opened(request) as response:
+                resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+                expected = response.headers.get("Content-Length")
+                received = 0
+                with open(part, "ab" if resumed else "wb") as out:
+                    for block in _blocks(response):
+                        out.write(block)
+                        received += len(block)
+            if expected is not None and received < int(expected):
+                raise _InterruptedDownloadError(f"{received} of {expected} bytes arrived")
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink()  # as long as the file, or longer: not one to go on with
+            elif error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
+                _give_up(url, f"the server says {error.code} {error.reason}")
+            reason = f"the server says {error.code} {error.reason}"
+        except _InterruptedDownloadError as error:
+            reason = str(error)
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(RETRY_SECONDS * 2**attempt)
+    _give_up(url, f"{reason}, {ATTEMPTS} times")
+
+
+def _give_up(url: str, reason: str) -> NoReturn:
+    raise DataError(f"{url}: cannot be downloaded ({reason}); run the command again to go on, or give a local copy of the release with --mirror DIR")
+
+
+def _opened(request: urllib.request.Request) -> http.client.HTTPResponse:
+    return _network(lambda: urllib.request.urlopen(request, timeout=TIMEOUT))
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while block := _network(lambda: response.read(BLOCK)):
+        yield block
+
+
+def _network(call: Callable[[], Any]) -> Any:
+    """Run a network call, so that its failures are told from the disk's (both are OSError)."""
+    try:
+        return call()
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:
+        raise _InterruptedDownloadError(str(error.reason)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _InterruptedDownloadError(str(error) or type(error).__name__) from None

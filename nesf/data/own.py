@@ -1,0 +1,293 @@
+"""Structures from the user's own files: tables of CIF texts, folders of CIF or POSCAR files, extxyz.
+
+Every entry ends as a crystal in the standard setting with its atoms wrapped into the cell, or as an error that names the
+entry and the reason; with `skip_bad`, as a line in the list of what was left out.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from nesf.crystals import Crystals, reason_against
+from nesf.data.dataset import SPLITS, Dataset
+from nesf.data.split import split as split_by_rule
+from nesf.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+Cell = Literal["as-given", "conventional", "primitive"]
+CELLS = ("as-given", "conventional", "primitive")
+FORMS = "train/val/test.csv(.gz) in a folder, a .csv(.gz), a folder of .cif, .vasp or POSCAR files, one such file, or an .extxyz"
+WRAP_TOLERANCE = 1e-6  # fractional; a coordinate this little below 0 or 1 counts as 0: noise in the last digit moves no atom across the cell
+# What pymatgen and ase raise on damaged files (a KeyError is a LookupError, a division by zero an ArithmeticError, ase's XYZError an OSError,
+# pymatgen's BadPoscarWarning a UserWarning); no AttributeError, so that a fault of this program is not taken for one of a file.
+UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError, UserWarning)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An entry that was left out, and why."""
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One structure to be: its name in messages, its id, how to parse it, and what its table says of it."""
+
+    label: str
+    identifier: str
+    parse: Callable[[], Structure]
+    split: str | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(
+    path: Path,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    cell: Cell = "as-given",
+    skip_bad: bool = False,
+    vocabulary: Sequence[int] | None = None,
+) -> tuple[Dataset, list[Skipped]]:
+    """Read own data as a dataset; where it has no splits they are made by the paper's rule.
+
+    Args:
+        path: a folder with `train.csv`, `val.csv`, `test.csv` (or `.csv.gz`; columns `material_id`, `cif`, further ones are kept as
+            properties), a single such table, a folder of `.cif`, `.vasp` or `POSCAR*` files, one such file, or an `.extxyz`.
+        name: of the dataset; None for the file's or folder's.
+        seed: of the split, where one is made.
+        cell: `as-given`, or pymatgen's `conventional` or `primitive` standard structure. The paper uses conventional cells.
+        skip_bad: leave out what cannot be used, and list it, instead of raising an error.
+        vocabulary: atomic numbers that are allowed; None for all.
+
+    Returns:
+        The dataset, and what was left out.
+
+    Raises:
+        DataError: an entry is unreadable, disordered, empty, absurd, outside the vocabulary, or has another's id; or a split is missing or empty.
+    """
+    path = Path(path)
+    crystals, splits, skipped = _read(path, cell, skip_bad, vocabulary)
+    if splits is None:
+        parts = split_by_rule(crystals, seed=seed)
+    else:
+        parts = {s: crystals.select([i for i, of in enumerate(splits) if of == s]) for s in SPLITS}
+        empty = [s for s in SPLITS if not len(parts[s])]
+        if empty:
+            raise DataError(f"{path}: split {empty[0]} has no usable structure; add some, or give one table without splits")
+    provenance: dict[str, Any] = {
+        "source": f"own data, {path.resolve().name}",
+        "cell": cell,
+        "split": "as given" if splits else f"the paper's rule, seed {seed}",
+        "skipped": [{"entry": s.entry, "reason": s.reason} for s in skipped],
+    }
+    return Dataset(name or path.resolve().name.split(".")[0], parts, None, provenance), skipped
+
+
+def read_structures(
+    path: Path, *, cell: Cell = "as-given", skip_bad: bool = False, vocabulary: Sequence[int] | None = None
+) -> tuple[Crystals, list[Skipped]]:
+    """Read own data as one batch, in the order of the files (sorted names; train, val, test); no split is made. See `read`."""
+    crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
+    return crystals, skipped
+
+
+def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
+    """Crystals of a path, the split of each where the files tell, and what was left out."""
+    if cell not in CELLS:
+        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(CELLS)}")
+    kept: list[tuple[_Entry, Structure]] = []
+    skipped: list[Skipped] = []
+    seen: dict[str, str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen's remarks on rounding and labels, one or more a file
+        for entry in tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2):
+            try:
+                if not entry.identifier:
+                    raise DataError("it has no material_id")
+                if entry.identifier in seen:
+                    raise DataError(f"its id {entry.identifier!r} is already that of {seen[entry.identifier]}")
+                kept.append((entry, _usable(entry, cell, vocabulary)))
+                seen[entry.identifier] = entry.label
+            except DataError as error:
+                if not skip_bad:
+                    raise DataError(f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad") from None
+                skipped.append(Skipped(entry.label, str(error)))
+    if not kept:
+        raise DataError(f"{path}: no usable structure" + (f", {len(skipped)} left out, the first because {skipped[0].reason}" if skipped else ""))
+    columns = {column: _column([entry.row.get(column, "") for entry, _ in kept]) for column in kept[0][0].row}
+    crystals = Crystals.from_structures([s for _, s in kept], [e.identifier for e, _ in kept], columns)
+    splits = [e.split for e, _ in kept if e.split is not None]
+    return _wrapped(crystals.in_standard_setting()), splits or None, skipped
+
+
+def _usable(entry: _Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
+    """The entry's structure in the cell asked for.
+
+    Raises:
+        DataError: the reason why it cannot be used.
+    """
+    try:
+        structure = entry.parse()
+    except UNREADABLE as error:
+        raise DataError(f"it cannot be read ({_first_line(error)})") from None
+    reason = reason_against(structure)
+    if reason:
+        raise DataError(reason)
+    foreign = sorted({site.specie.symbol for site in structure if vocabulary is not None and site.specie.Z not in vocabulary})
+    if foreign:
+        raise DataError(f"element {foreign[0]} is outside the vocabulary of {len(vocabulary or ())} species")
+    if cell == "as-given":
+        return structure
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    structure.remove_oxidation_states()  # they would lower the symmetry, and the model knows elements only
+    try:
+        analyzer = SpacegroupAnalyzer(structure)
+        return analyzer.get_conventional_standard_structure() if cell == "conventional" else analyzer.get_primitive_standard_structure()
+    except UNREADABLE as error:
+        raise DataError(f"pymatgen finds no {cell} cell of it ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def _wrapped(crystals: Crystals) -> Crystals:
+    """The same crystals with every atom inside its cell: the published fields know no periodic images."""
+    owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
+    fractional = np.einsum("ni,nij->nj", crystals.positions, np.linalg.inv(crystals.lattice)[owner])
+    fractional -= np.floor(fractional + WRAP_TOLERANCE)
+    positions = np.einsum("ni,nij->nj", fractional, crystals.lattice[owner])
+    return Crystals(crystals.ids, positions, crystals.species, crystals.lattice, crystals.offsets, crystals.properties)
+
+
+def _column(values: list[str]) -> np.ndarray:
+    """A table's column: numbers (blank is nan) where every value is one, else text."""
+    try:
+        numbers = np.array([float(v) if v.strip() else np.nan for v in values])
+    except ValueError:
+        return np.array(values, dtype=object)
+    return np.array(values, dtype=object) if np.isnan(numbers).all() else numbers
+
+
+def _entries(path: Path) -> list[_Entry]:
+    """The entries of a path, by the form it has."""
+    if path.is_dir():
+        if any(_table_of(path, s) for s in SPLITS):
+            return _table_entries({s: _table_of(path, s) for s in SPLITS}, path)
+        names = sorted(f for f in path.iterdir() if f.is_file() and _parser_of(f))
+        if not names:
+            raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
+        return [_file_entry(f) for f in names]
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    if path.name.endswith((".csv", ".csv.gz")):
+        return _table_entries({None: path}, path)
+    if path.suffix in (".extxyz", ".xyz"):
+        return _extxyz_entries(path)
+    if _parser_of(path):
+        return [_file_entry(path)]
+    raise DataError(f"{path}: its name tells no form; give {FORMS}")
+
+
+def _table_of(folder: Path, split: str) -> Path | None:
+    return next((f for f in (folder / f"{split}.csv", folder / f"{split}.csv.gz") if f.is_file()), None)
+
+
+def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[_Entry]:
+    """Entries of the tables of a folder (key: split), or of one table (key: None)."""
+    entries = []
+    for split, file in tables.items():
+        if file is None:
+            raise DataError(f"{path}: {split}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
+        table = _table(file)
+        further = [c for c in table.columns if c not in ("material_id", "cif") and not c.startswith("Unnamed:")]  # an index column has no name
+        for i, row in enumerate(table.to_dict("records"), start=1):
+            identifier, cif = row["material_id"].strip(), row["cif"]
+            label = f"{file.name}, {identifier or f'entry {i}'}"
+            entries.append(_Entry(label, identifier, lambda cif=cif: _from_cif(cif), split, {c: row[c] for c in further}))  # type: ignore[misc]
+    columns = {c for e in entries for c in e.row}
+    return [_Entry(e.label, e.identifier, e.parse, e.split, {c: e.row.get(c, "") for c in sorted(columns)}) for e in entries]
+
+
+def _table(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        # Text as it stands: pandas would read the formula of sodium nitride, NaN, as "no value".
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
+        raise DataError(f"{file}: cannot be read as a table ({_first_line(error)})") from None
+    missing = [c for c in ("material_id", "cif") if c not in table.columns]
+    if missing:
+        raise DataError(f"{file}: column {missing[0]} is missing; it has {', '.join(map(str, table.columns))}")
+    return table
+
+
+def _file_entry(file: Path) -> _Entry:
+    parse = _parser_of(file)
+    assert parse is not None  # only files with a parser come here
+    identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
+    return _Entry(file.name, identifier, lambda: parse(file.read_text(encoding="utf-8", errors="replace")))
+
+
+def _parser_of(file: Path) -> Callable[[str], Structure] | None:
+    """How a structure file of this name is parsed, or None where the name tells nothing."""
+    if file.suffix.lower() == ".cif":
+        return _from_cif
+    if file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
+        return _from_poscar
+    return None
+
+
+def _from_cif(text: str) -> Structure:
+    from pymatgen.io.cif import CifParser
+
+    structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
+    if len(structures) != 1:
+        raise ValueError(f"it holds {len(structures)} structures; give each its own file or row")
+    return structures[0]
+
+
+def _from_poscar(text: str) -> Structure:
+    from pymatgen.io.vasp.inputs import Poscar
+
+    poscar = Poscar.from_str(text, read_velocities=False)
+    if not poscar.true_names:  # pymatgen would take H, He, Li, … in turn
+        raise ValueError("it does not name its elements (VASP 4); add the line of symbols")
+    return poscar.structure
+
+
+def _extxyz_entries(file: Path) -> list[_Entry]:
+    """Entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
+    from ase import io
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    try:
+        frames = list(io.iread(file, index=":", format="extxyz"))
+    except UNREADABLE as error:
+        raise DataError(f"{file}: cannot be read as extxyz ({_first_line(error)})") from None
+
+    def parse(atoms: Any) -> Structure:
+        if not atoms.pbc.all() or atoms.cell.rank < 3:
+            raise ValueError("it has no cell that is periodic in three directions (Lattice=... in its comment line)")
+        return AseAtomsAdaptor.get_structure(atoms)
+
+    def identifier(i: int, atoms: Any) -> str:
+        return str(atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}"))
+
+    return [_Entry(f"{file.name}, frame {i}", identifier(i, a), lambda a=a: parse(a)) for i, a in enumerate(frames)]  # type: ignore[misc]

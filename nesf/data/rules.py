@@ -1,0 +1,228 @@
+"""Selection rules of datasets as data: the paper's three rule sets, and those that users write in the same JSON.
+
+Every rule looks at the conventional standard cell (pymatgen's `get_conventional_standard_structure`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nesf.crystals import Crystals
+from nesf.errors import ConfigError, DataError
+from nesf.files import read_json
+
+RULES_FOLDER = Path(__file__).with_name("rule_sets")
+CRYSTAL_SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a material must satisfy to be in a dataset, and how the dataset is split; a rule that is None does not apply.
+
+    Section 4.1, made exact by the official code. The rules apply in the order of the fields.
+    """
+
+    description: str = ""  # one line, recorded with the dataset
+    anonymous_formulas: tuple[str, ...] | None = None  # such as ABC3
+    crystal_system: str | None = None  # one of CRYSTAL_SYSTEMS
+    max_sites: int | None = None  # atoms in the cell, at most
+    n_sites: int | None = None  # atoms in the cell, exactly
+    max_length: float | None = None  # Å; a, b and c are at most this long
+    min_lattice_entry: float | None = None  # Å; no entry of the lattice matrix is smaller
+    reference_id: str | None = None  # a Materials Project id: the cell that the lattice vectors are compared with
+    reference_tolerance: float = 0.2  # each vector differs from the reference's by less than this fraction of that one's length
+    element_fraction: float | None = None  # the int(fraction * n) most frequent of the n elements are kept, counted by materials
+    test_fraction: float = 0.05  # ceil(fraction * n) materials
+    val_fraction: float = 0.05  # ceil(fraction * (n - test)) materials
+    folds: int | None = None  # cross-validation: in each of so many folds one part is test, the next is validation
+
+    def __post_init__(self) -> None:
+        if self.anonymous_formulas is not None:
+            object.__setattr__(self, "anonymous_formulas", tuple(self.anonymous_formulas))
+        if self.crystal_system is not None and self.crystal_system not in CRYSTAL_SYSTEMS:
+            raise ConfigError(f"crystal_system: {self.crystal_system!r} does not exist; choose from {', '.join(CRYSTAL_SYSTEMS)}")
+        if self.reference_id is not None and not re.fullmatch(r"mp-\w+", self.reference_id):
+            raise ConfigError(f"reference_id: {self.reference_id!r} is no Materials Project id, such as mp-20674")
+        for name in ("max_sites", "n_sites", "max_length", "reference_tolerance"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}: {value!r} selects nothing; give a value above 0")
+        for name in ("element_fraction", "test_fraction", "val_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(f"{name}: {value!r} is no fraction; give a value above 0 and at most 1")
+        if self.folds is not None and self.folds < 3:
+            raise ConfigError(f"folds: {self.folds!r} leave nothing to train on; give at least 3")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rules that apply, as JSON takes them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+
+
+def rule_sets() -> tuple[str, ...]:
+    """Names of the rule sets that come with the package: the paper's."""
+    return tuple(sorted(p.stem for p in RULES_FOLDER.glob("*.json")))
+
+
+def load_rules(name_or_path: str | Path) -> Rules:
+    """One of the paper's rule sets by name, or a user's own from a JSON file with the keys of `Rules`.
+
+    Raises:
+        ConfigError: no such set or file, an unknown key, or a value of the wrong type or range; the message names it.
+    """
+    name = str(name_or_path)
+    path = RULES_FOLDER / f"{name}.json" if name in rule_sets() else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file")
+    try:
+        values = read_json(path)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: rules are a JSON object with keys such as max_length, not a {type(values).__name__}")
+    known = {f.name: f for f in fields(Rules)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
+        if not _is_of_type(value, str(known[key].type)):
+            raise ConfigError(f"{path}: {key} is {value!r}; give a value of type {known[key].type}")
+    try:
+        return Rules(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _is_of_type(value: Any, annotation: str) -> bool:
+    """Whether a JSON value fits the annotation of a field of `Rules` (true and false are no numbers)."""
+    if value is None:
+        return "None" in annotation
+    if "tuple" in annotation:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    kinds: tuple[type, ...] = (str,) if "str" in annotation else (int, float) if "float" in annotation else (int,)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Materials before and after one rule."""
+
+    rule: str
+    before: int
+    after: int
+
+
+def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None) -> tuple[Crystals, list[Count]]:
+    """Apply the rules one after another (Section 4.1).
+
+    Args:
+        crystals: conventional standard cells; with the property `crystal_system` if the rules ask for one.
+        rules: what to keep.
+        reference: [3, 3], Å, the conventional standard lattice of `rules.reference_id`, if the rules name one.
+
+    Returns:
+        The crystals that satisfy every rule, in their order, and the counts before and after each.
+
+    Raises:
+        DataError: a rule needs a reference or a property that is not given.
+    """
+    counts: list[Count] = []
+
+    def keep(rule: str, mask: Any) -> None:
+        nonlocal crystals
+        counts.append(Count(rule, len(crystals), int(mask.sum())))
+        crystals = crystals.select(np.flatnonzero(mask))
+
+    if rules.anonymous_formulas is not None:
+        formulas = np.array([anonymous_formula(crystals.species[crystals.atoms(i)]) for i in range(len(crystals))], dtype=object)
+        keep(f"anonymous formula {', '.join(rules.anonymous_formulas)}", np.isin(formulas, rules.anonymous_formulas))
+    if rules.crystal_system is not None:
+        if "crystal_system" not in crystals.properties:
+            raise DataError(
+                "the rule crystal_system needs the property crystal_system of each crystal; build the dataset with materials_project.build"
+            )
+        keep(f"crystal system {rules.crystal_system}", crystals.properties["crystal_system"] == rules.crystal_system)
+    if rules.max_sites is not None:
+        keep(f"at most {rules.max_sites} sites", crystals.n_atoms <= rules.max_sites)
+    if rules.n_sites is not None:
+        keep(f"{rules.n_sites} sites", crystals.n_atoms == rules.n_sites)
+    if rules.max_length is not None:
+        keep(f"a, b, c at most {rules.max_length} Å", (crystals.lengths <= rules.max_length).all(-1))
+    if rules.min_lattice_entry is not None:
+        keep(f"lattice matrix entries at least {rules.min_lattice_entry} Å", (crystals.lattice >= rules.min_lattice_entry).all((-1, -2)))
+    if rules.reference_id is not None:
+        if reference is None:
+            raise DataError(f"the rule reference_id needs the lattice of {rules.reference_id}; build the dataset with materials_project.build")
+        difference = np.linalg.norm(crystals.lattice - reference, axis=-1)
+        near = (difference < rules.reference_tolerance * np.linalg.norm(reference, axis=-1)).all(-1)
+        keep(f"lattice vectors within {rules.reference_tolerance:.0%} of {rules.reference_id}", near)
+    if rules.element_fraction is not None:
+        kept = frequent_elements(crystals, rules.element_fraction)
+        rare = np.repeat(np.arange(len(crystals)), crystals.n_atoms)[~np.isin(crystals.species, kept)]
+        keep(f"the {len(kept)} most frequent elements ({rules.element_fraction:.0%})", ~np.isin(np.arange(len(crystals)), rare))
+    return crystals, counts
+
+
+def anonymous_formula(species: np.ndarray) -> str:
+    """Anonymous formula of the atoms of one cell: species [N] -> `ABC3`, as pymatgen's `anonymized_formula`."""
+    _, amounts = np.unique(species, return_counts=True)
+    amounts = np.sort(amounts) // np.gcd.reduce(amounts)
+    return "".join(f"{chr(ord('A') + i)}{n if n > 1 else ''}" for i, n in enumerate(amounts))
+
+
+def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
+    """The int(fraction * n) most frequent of the n elements, counted by materials (not atoms); of equally frequent ones the lighter.
+
+    Returns:
+        Atomic numbers, most frequent first.
+    """
+    found = [np.unique(crystals.species[crystals.atoms(i)]) for i in range(len(crystals))]
+    elements, counts = np.unique(np.concatenate(found) if found else np.zeros(0, np.int64), return_counts=True)
+    # 1e-9: 0.9 * 10 must give 9 whatever the rounding of the product
+    return elements[np.lexsort((elements, -counts))][: int(fraction * len(elements) + 1e-9)]
+
+
+def split_sizes(n: int, rules: Rules) -> tuple[int, int]:
+    """Numbers of test and validation materials out of n: ceil of the fraction, the second of what the first leaves."""
+    test = math.ceil(rules.test_fraction * n - 1e-9)
+    return test, math.ceil(rules.val_fraction * (n - test) - 1e-9)
+
+
+def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[str, Crystals]]:
+    """Split as the rules say: one split, or one a fold (Section 4.1: shuffled; test, then validation, train the rest).
+
+    In fold K of a cross-validation part K of the shuffled materials is test and the next part validation, so that each
+    material is in one test set.
+
+    Returns:
+        A list of {"test", "val", "train"}, of one entry unless the rules ask for folds.
+
+    Raises:
+        DataError: too few materials for a training set, or for the folds.
+    """
+    n, order = len(crystals), np.random.default_rng(seed).permutation(len(crystals))
+    if rules.folds is not None:
+        if n < rules.folds:
+            raise DataError(f"{n} materials are too few for {rules.folds} folds; loosen the rules or ask for fewer folds")
+        parts = np.array_split(order, rules.folds)
+        chosen = [(parts[k], parts[(k + 1) % rules.folds]) for k in range(rules.folds)]
+    else:
+        test, val = split_sizes(n, rules)
+        if n < test + val + 1 or test == 0 or val == 0:
+            raise DataError(f"{n} materials are too few to split into train, validation and test; loosen the rules")
+        chosen = [(order[:test], order[test : test + val])]
+    return [
+        {"train": crystals.select(order[~np.isin(order, np.concatenate([t, v]))]), "val": crystals.select(v), "test": crystals.select(t)}
+        for t, v in chosen
+    ]
+
+
+def counts_table(counts: Sequence[Count]) -> str:
+    """The counts as lines of text."""
+    return "\n".join(f"{c.before:>8} -> {c.after:>7}  {c.rule}" for c in counts)

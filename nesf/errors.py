@@ -1,0 +1,13 @@
+"""The one error that users see as a sentence: it names the file or entry, the value, and the remedy."""
+
+
+class NesfError(Exception):
+    """An error caused by input, not by a fault of the program; the command line prints it without a traceback."""
+
+
+class DataError(NesfError):
+    """A dataset, file or crystal that cannot be used as it is."""
+
+
+class ConfigError(NesfError):
+    """A configuration key or value that does not exist or makes no sense."""

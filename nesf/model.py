@@ -1,0 +1,181 @@
+"""The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields, all of them plain MLPs.
+
+Every hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout); the last layer of an MLP is bare. paper: «ReLU, batch norm» per
+layer / official: this order / here: as official.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nesf.config import ModelConfig
+from nesf.crystals import PaddedCrystals
+
+
+class Lattice(NamedTuple):
+    """Predicted lattice: lengths [B, 3] in Å and angles [B, 3] in radians."""
+
+    lengths: Tensor
+    angles: Tensor
+
+
+class MLP(nn.Sequential):
+    """Linear -> ReLU -> BatchNorm -> Dropout for every width but the last, which is one bare Linear layer."""
+
+    def __init__(self, n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> None:
+        layers: list[nn.Module] = []
+        for i, width in enumerate(widths):
+            layers.append(nn.Linear(n_in, width))
+            if i < len(widths) - 1:
+                layers.append(nn.ReLU())
+                if batch_norm:
+                    layers.append(nn.BatchNorm1d(width, momentum=momentum))
+                if dropout:
+                    layers.append(nn.Dropout(dropout))
+            n_in = width
+        super().__init__(*layers)
+
+
+class Encoder(nn.Module):
+    """Crystal structure to latent vector z: features per atom, max pooling, then the lattice joins (Supplementary Note 5)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        momentum = config.batch_norm_momentum
+        self.n_species = config.n_species
+        self.position = MLP(3, config.encoder_position, batch_norm=True, momentum=momentum)
+        self.species = MLP(config.n_species, config.encoder_species, batch_norm=True, momentum=momentum)
+        n_features = config.encoder_position[-1] + config.encoder_species[-1]
+        self.mix = MLP(n_features, config.encoder_mix, batch_norm=True, dropout=config.dropout, momentum=momentum)
+        self.latent = MLP(
+            config.encoder_mix[-1] + 6, (*config.encoder_latent, config.latent_size), batch_norm=True, dropout=config.dropout, momentum=momentum
+        )
+
+    def forward(self, crystals: PaddedCrystals) -> Tensor:
+        """Latent vectors z [B, latent_size]; invariant to the order of the atoms. Padding takes no part, in batch statistics either."""
+        mask = crystals.mask
+        one_hot = functional.one_hot(crystals.species[mask], self.n_species).to(crystals.positions.dtype)
+        features = self.mix(torch.cat([self.position(crystals.positions[mask]), self.species(one_hot)], dim=-1))  # [n, 512]
+        padded = features.new_full((*mask.shape, features.shape[-1]), -torch.inf)
+        padded[mask] = features
+        pooled = padded.amax(dim=1)  # [B, 512]
+        return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
+
+
+class Field(nn.Module):
+    """A neural field f(p, z), Eq. 1: an MLP that reads the query position again in every layer (Supplementary Note 5).
+
+    Written for speed, the same function: the latent's part of the first layer is computed once per crystal, and each batch
+    normalisation, being affine once its statistics are known, is folded into the weights of the layer that follows.
+    """
+
+    def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
+        super().__init__()
+        self.n_frequencies = config.n_frequencies
+        self.query_in_last_layer = config.query_in_last_layer
+        n_query = 3 * (1 + 2 * config.n_frequencies)
+        self.n_query = n_query
+        self.layers = nn.ModuleList(
+            nn.Linear(n_in + n_query, n_out_) for n_in, n_out_ in zip([config.latent_size, *widths[:-1]], widths, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths)
+        self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
+
+    def encode_query(self, queries: Tensor) -> Tensor:
+        """Query positions [..., 3], with sin and cos of 2^l p for a positional encoding of L > 0 frequencies."""
+        if not self.n_frequencies:
+            return queries
+        scaled = queries[..., None] * 2.0 ** torch.arange(self.n_frequencies, device=queries.device, dtype=queries.dtype)  # [..., 3, L]
+        return torch.cat([queries, scaled.sin().flatten(-2), scaled.cos().flatten(-2)], dim=-1)
+
+    def forward(self, queries: Tensor, z: Tensor, crystal: Tensor | None = None, precision: str = "fp32") -> Tensor:
+        """Field values.
+
+        Args:
+            queries: [B, Q, 3] in Å; or [M, 3] with `crystal`, where crystals have different numbers of queries.
+            z: latent vectors [B, latent_size].
+            crystal: [M], the crystal each of M queries belongs to.
+            precision: `fp32`, or `bf16` for the matrix products: coordinates then enter as a bf16 pair (high and low part, shared
+                weights), because one bf16 number is 0.06 Å coarse at 12 Å; statistics, the first layer and the result stay fp32.
+
+        Returns:
+            [B, Q, n_out] or [M, n_out]: vectors to the nearest atom in Å, or logits of the species.
+        """
+        query = self.encode_query(queries).reshape(-1, self.n_query)  # [M, 3]
+        half = torch.bfloat16 if precision == "bf16" else query.dtype
+        if precision == "bf16":
+            high = query.to(half)
+            coordinates = torch.cat([high, (query - high.to(query.dtype)).to(half)], dim=-1)  # [M, 6]
+        else:
+            coordinates = query
+
+        def affine(x: Tensor, weight: Tensor, weight_query: Tensor | None, bias: Tensor) -> Tensor:
+            if weight_query is not None:
+                x = torch.cat([x, coordinates], dim=-1)
+                weight = torch.cat([weight] + [weight_query] * (coordinates.shape[-1] // self.n_query), dim=-1)
+            return functional.linear(x, weight.to(half), bias.to(half))
+
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        split = first.in_features - self.n_query
+        per_crystal = functional.linear(z, first.weight[:, :split], first.bias)  # [B, 256]: once per crystal, not per query
+        per_crystal = per_crystal[:, None] if crystal is None else per_crystal[crystal]
+        x = (per_crystal + functional.linear(query, first.weight[:, split:]).view(*queries.shape[:-1], first.out_features)).flatten(0, -2).to(half)
+        x = torch.relu(x)
+        scale, shift = self._normalise(x, self.norms[0])  # type: ignore[arg-type]
+        for layer, norm in zip(list(self.layers)[1:], list(self.norms)[1:], strict=True):
+            weight: Tensor = layer.weight[:, : -self.n_query]  # type: ignore[index, assignment]
+            weight_query: Tensor = layer.weight[:, -self.n_query :]  # type: ignore[index, assignment]
+            x = torch.relu(affine(x, weight * scale, weight_query, layer.bias + weight @ shift))  # type: ignore[operator]
+            scale, shift = self._normalise(x, norm)  # type: ignore[arg-type]
+        n = x.shape[-1]
+        weight, last_query = self.last.weight[:, :n], self.last.weight[:, n:] if self.query_in_last_layer else None
+        y = affine(x, weight * scale, last_query, self.last.bias + weight @ shift)
+        return y.to(queries.dtype).view(*queries.shape[:-1], self.last.out_features)
+
+    def _normalise(self, x: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+        """Scale and shift [width] that batch normalisation applies to x [M, width]; in training its running statistics move."""
+        if self.training:
+            variance, mean = torch.var_mean(x.float() if x.dtype == torch.bfloat16 else x, dim=0, correction=0)
+            with torch.no_grad():
+                n = x.shape[0]
+                norm.running_mean.lerp_(mean.detach(), norm.momentum)  # type: ignore[union-attr, arg-type]
+                norm.running_var.lerp_(variance.detach() * (n / max(n - 1, 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
+                norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        else:
+            mean, variance = norm.running_mean, norm.running_var  # type: ignore[assignment]
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        return scale, norm.bias - mean * scale
+
+
+class Autoencoder(nn.Module):
+    """Encoder, position field, species field and lattice decoders (Fig. 1b, Supplementary Note 5).
+
+    765,465 parameters with 80 species.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.position_field = Field(config, config.decoder_position, 3)
+        self.species_field = Field(config, config.decoder_species, config.n_species)
+        self.length_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
+        self.angle_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
+
+    def encode(self, crystals: PaddedCrystals) -> Tensor:
+        """Latent vectors z [B, latent_size] of crystals."""
+        return self.encoder(crystals)
+
+    def decode_lattice(self, z: Tensor) -> Lattice:
+        """Lattice lengths (Å) and angles (radians) from latent vectors."""
+        return Lattice(self.length_decoder(z), self.angle_decoder(z))
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())

@@ -1,0 +1,120 @@
+"""What notebooks need beside the science: parameters that are checked, the recorded runs of the repository, tables of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from nesf.config import Config
+from nesf.errors import ConfigError, DataError
+from nesf.results import paper_table, run_folder
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LABELS = {
+    "number_of_atoms_error_percent": "number of atoms, %",
+    "position_error_actual_angstrom": "position (actual), Å",
+    "position_error_detected_angstrom": "position (detected), Å",
+    "species_error_actual_percent": "species (actual), %",
+    "species_error_detected_percent": "species (detected), %",
+    "lattice_length_error_angstrom": "lattice length, Å",
+    "lattice_angle_error_degree": "lattice angle, °",
+    "match_rate_percent": "match rate, % (higher is better)",
+    "match_rmse": "match RMSE, (V/N)^⅓",
+    "n_nothing_detected": "crystals with nothing detected",
+}
+RESULTS = Path(__file__).resolve().parent.parent / "results"  # in a clone of the repository; a package installed without one has no recorded runs
+
+_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+_EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+
+
+def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
+    """Refuse unknown names and unusable values: papermill only warns of the former, and takes any of the latter. A notebook calls it first of all, right after its cell tagged `parameters`.
+
+    The declarations in that cell, `name: type = value  # help`, say which parameters there are and what they hold.
+
+    Args:
+        namespace: the notebook's `globals()`.
+        choices: parameter to the values that it may take.
+
+    Raises:
+        ConfigError: a name that is not declared, a value of another type, or none of its choices; the message names it.
+    """
+    declared: dict[str, type] = namespace.get("__annotations__", {})
+    if not namespace.get("_parameters_checked"):  # when cells are run again by hand, the notebook's own variables are there too
+        given = {k for k, v in namespace.items() if not k.startswith("_") and not isinstance(v, ModuleType) and v is not check_parameters}
+        unknown = sorted(given - set(declared) - _OF_IPYTHON)
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is not a parameter of this notebook; its parameters are {', '.join(declared)}")
+    for name, kind in declared.items():
+        value = namespace[name]
+        fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if not fits:
+            raise ConfigError(f"parameter {name} = {value!r}: {_EXPECTED[kind]} is expected")
+        if name in choices and value not in choices[name]:
+            raise ConfigError(f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}")
+    namespace["_parameters_checked"] = True
+
+
+def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", seed: int = 0, fold: int | None = None) -> Path:
+    """The folder of a run that is recorded in the repository.
+
+    Raises:
+        DataError: it is not recorded; the message names the command that makes it.
+    """
+    folder = run_folder(RESULTS, dataset, method, preset, seed=seed, fold=fold)
+    if not (folder / "run.json").exists():
+        chosen = f"--fold {fold}" if fold is not None else f"--seed {seed}"
+        raise DataError(
+            f"{folder}: no such recorded run; make one with `nesf run {dataset} --preset {preset} {chosen} --out DIR` and give its folder as parameter `run`"
+        )
+    return folder
+
+
+def config_table(configs: Mapping[str, Config]) -> DataFrame:
+    """Where configurations differ: one row per key, one column per name."""
+    import pandas as pd
+
+    flat = {
+        name: {
+            f"{section}.{key}": str(value)
+            for section, values in config.to_dict().items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+        }
+        for name, config in configs.items()
+    }
+    table = pd.DataFrame(flat)
+    return table[table.nunique(axis=1) > 1]
+
+
+def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:
+    """Methods beside each other, with the paper's own NeSF where it has the dataset.
+
+    Args:
+        summaries: name of the method to `Metrics.summary`.
+        dataset: name; decides whether there is a column of the paper.
+        split: train, val or test; likewise.
+
+    Returns:
+        One row per metric, one column per method; text, with the paper's number of digits.
+    """
+    import pandas as pd
+
+    columns = {method: {k: _text(k, summary.get(k)) for k in LABELS} for method, summary in summaries.items()}
+    published = paper_table().query("dataset == @dataset and method == 'nesf' and split == @split")
+    if len(published):
+        columns["paper"] = dict(zip(published["metric"], published["text"], strict=True))
+    return pd.DataFrame(columns, index=list(LABELS)).fillna("–").rename(index=LABELS)
+
+
+def _text(metric: str, value: float | int | None) -> str:
+    """A number with the digits that the paper gives it."""
+    if value is None:
+        return "–"
+    digits = 0 if metric.startswith("n_") else 4 if metric.startswith("position") or metric == "match_rmse" else 2
+    return f"{value:.{digits}f}"

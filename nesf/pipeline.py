@@ -1,0 +1,195 @@
+"""The main job in stages: train → reconstruct → evaluate, each leaving its files in one run folder (layout: `nesf.results`).
+
+RUN/model.safetensors, model.json, log.csv, checkpoint*, run.json       training
+RUN/reconstruction/<split>/{crystals.safetensors, cif/, *.csv, summary.json}   reconstruction
+RUN/metrics.json, materials.csv                                         evaluation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nesf import results
+from nesf.checkpoints import TrainedModel
+from nesf.config import Config, ReconstructionConfig
+from nesf.crystals import Crystals
+from nesf.data.dataset import Dataset, bounding_box
+from nesf.errors import ConfigError, DataError
+from nesf.files import read_json
+from nesf.metrics import Metrics, evaluate
+from nesf.reconstruction import Reconstruction, oracle, reconstruct, write_reconstruction
+from nesf.training import TrainingResult, train
+from nesf.trivial import constant, copy_nearest
+
+PREDICTORS = ("copy", "constant", "oracle")  # methods that need no training
+
+
+def config_for(dataset: Dataset, config: Config) -> Config:
+    """The config that the paper uses for a dataset: no early stopping on YBCO-like, whose 5 validation crystals say too little (Section 4.3)."""
+    if dataset.name != "ybco":
+        return config
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, early_stopping=False))
+
+
+def train_run(
+    dataset: Dataset,
+    config: Config,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    minutes: float | None = None,
+    max_minutes: float | None = None,
+    command: str = "unknown",
+    progress: bool = True,
+) -> TrainingResult:
+    """Train (`nesf.training.train`) and write `run.json`."""
+    commit, started = results.commit(), datetime.now(UTC).isoformat(timespec="seconds")
+    if resume and (folder / "run.json").exists():
+        before = read_json(folder / "run.json")
+        started, command = before["started"], before["command"]
+    result = train(dataset, config, folder, seed=seed, device=device, resume=resume, minutes=minutes, max_minutes=max_minutes, progress=progress)
+    run = results.write_run(
+        folder,
+        dataset,
+        method="nesf",
+        preset=result.model.config.preset,
+        seed=seed,
+        command=command,
+        config=result.model.config.to_dict(),
+        wall_time_seconds={"train": round(60 * result.model.info["minutes"], 1)},
+        device=str(result.model.device),
+        finished=result.finished,
+        started=started,
+    )
+    if run["commit"] != commit:
+        results.update_run(folder, commit=commit)  # the code that ran is the code at the start
+    return result
+
+
+def reconstruct_run(
+    folder: Path,
+    dataset: Dataset,
+    splits: Sequence[str] = ("val", "test"),
+    *,
+    config: ReconstructionConfig | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Reconstruction]:
+    """Reconstruct splits of the dataset that a run was trained on.
+
+    Raises:
+        DataError: the folder holds no model, or the dataset is another one.
+    """
+    config = config or ReconstructionConfig()
+    model = TrainedModel.load(folder, device)
+    check_dataset(model.dataset, dataset, folder)
+    made = {}
+    for split in splits:
+        begin = time.monotonic()
+        made[split] = reconstruct(model, dataset.split(split), config, progress=progress)
+        seconds = round(time.monotonic() - begin, 1)
+        about = {"dataset": dict(model.dataset), "split": split, "reconstruction": dataclasses.asdict(config), "wall_time_seconds": seconds}
+        write_reconstruction(folder / "reconstruction" / split, made[split], about)
+    return made
+
+
+def evaluate_run(folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, progress: bool = True) -> dict[str, Metrics]:
+    """Score a run's reconstructions and write `metrics.json` and `materials.csv`.
+
+    Args:
+        splits: None for all that were reconstructed.
+
+    Raises:
+        DataError: nothing was reconstructed, or the dataset is another one.
+    """
+    found = sorted(p.parent.name for p in (folder / "reconstruction").glob("*/crystals.safetensors"))
+    missing = sorted(set(splits or found) - set(found))
+    if missing or not found:
+        raise DataError(f"{folder}: no reconstruction of {missing[0] if missing else 'any split'}; run `nesf reconstruct` on it first")
+    about = read_json(folder / "run.json")
+    check_dataset(about["dataset"], dataset, folder)
+    metrics: dict[str, Metrics] = {}
+    times: dict[str, float] = {"reconstruct": 0.0, "evaluate": 0.0}
+    for split in splits or found:
+        begin = time.monotonic()
+        part = folder / "reconstruction" / split
+        metrics[split] = evaluate(dataset.split(split), Crystals.load(part / "crystals.safetensors"), progress=progress)
+        times["reconstruct"] += read_json(part / "summary.json")["wall_time_seconds"]
+        times["evaluate"] += time.monotonic() - begin
+    results.write_metrics(folder, metrics)
+    wall = about["wall_time_seconds"] if isinstance(about["wall_time_seconds"], dict) else {"train": about["wall_time_seconds"]}
+    used = read_json(folder / "reconstruction" / next(iter(metrics)) / "summary.json")["reconstruction"]
+    peak = max(about["peak_memory_bytes"], results.environment(about["device"])["peak_memory_bytes"])
+    results.update_run(folder, wall_time_seconds=wall | {k: round(v, 1) for k, v in times.items()}, reconstruction=used, peak_memory_bytes=peak)
+    return metrics
+
+
+def predictor_run(
+    method: str,
+    dataset: Dataset,
+    folder: Path,
+    splits: Sequence[str] = ("val", "test"),
+    *,
+    config: ReconstructionConfig | None = None,
+    command: str = "unknown",
+    progress: bool = True,
+) -> dict[str, Metrics]:
+    """A run of a method without training: `copy`, `constant` (`nesf.trivial`) or `oracle` (the ground-truth fields decoded).
+
+    Raises:
+        ConfigError: no such method.
+    """
+    if method not in PREDICTORS:
+        raise ConfigError(f"method {method!r} does not exist; choose from nesf, {', '.join(PREDICTORS)}")
+    config = config or ReconstructionConfig()
+    begin, training, metrics = time.monotonic(), dataset.split("train"), {}
+    for split in splits:
+        actual = dataset.split(split)
+        if method == "oracle":
+            predicted = oracle(actual, bounding_box(training), dataset.vocabulary, config, progress=progress).crystals
+        else:
+            predicted = (copy_nearest if method == "copy" else constant)(training, actual)
+        metrics[split] = evaluate(actual, predicted, progress=progress)
+    results.write_metrics(folder, metrics)
+    chosen: dict[str, Any] = {"reconstruction": dataclasses.asdict(config)} if method == "oracle" else {}
+    results.write_run(
+        folder,
+        dataset,
+        method=method,
+        preset="default",
+        seed=0,
+        command=command,
+        config=chosen,
+        wall_time_seconds={"evaluate": round(time.monotonic() - begin, 1)},
+    )
+    return metrics
+
+
+def check_dataset(recorded: Any, dataset: Dataset, folder: Path) -> None:
+    """Refuse a dataset that is not the one a run was trained on.
+
+    Raises:
+        DataError: another name, fold or content.
+    """
+    if recorded["hash"] != dataset.hash():
+        fold = "" if recorded["fold"] is None else f" fold {recorded['fold']}"
+        raise DataError(
+            f"{folder}: was trained on {recorded['name']}{fold} (hash {recorded['hash'][:12]}…), not on this {dataset.label} ({dataset.hash()[:12]}…)"
+        )
+
+
+def summary_table(metrics: dict[str, Metrics]) -> str:
+    """The headline metrics of some splits as text, one row each metric."""
+    keys = results.HEADLINE
+    rows = [f"{'':40s}" + "".join(f"{split:>12s}" for split in metrics)]
+    for key in (*keys, "n_nothing_detected"):
+        values = [m.summary[key] for m in metrics.values()]
+        rows.append(f"{key:40s}" + "".join(f"{'–' if v is None else f'{v:.4f}' if isinstance(v, float) else v:>12}" for v in values))
+    return "\n".join(rows)

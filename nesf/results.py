@@ -1,0 +1,398 @@
+"""Recorded runs: what a training or a predictor left behind, in a form that can be checked and read again.
+
+results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
+    run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time, memory (schema/run.json)
+    metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
+    materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
+    log.csv        per epoch the losses, `nesf.training.LOG_COLUMNS` (method nesf)
+    model.safetensors, model.json   the weights, of one run per dataset
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nesf.checkpoints import versions
+from nesf.data.dataset import SPLITS, Dataset
+from nesf.errors import DataError
+from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.metrics import ERRORS, HEADLINE, Metrics
+from nesf.training import LOG_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+METHODS = ("nesf", "icsg3d-as-published", "icsg3d-repaired", "copy", "constant", "oracle")
+MATERIAL_COLUMNS = ("split", "id", "formula", "n_atoms_actual", "n_atoms_detected", *ERRORS, "matched", "match_rmse")
+TABLE_COLUMNS = ("source", "dataset", "method", "preset", "split", "metric", "mean", "std", "n", "text", "note")
+CHECKPOINT = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A recorded run as read from its folder.
+
+    Attributes:
+        folder: where it is.
+        run: content of `run.json`.
+        metrics: content of `metrics.json`, split to summary; empty when the run has not been evaluated yet.
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+
+    def log(self) -> pd.DataFrame:
+        """Losses per epoch (`log.csv`)."""
+        return _read_csv(self.folder / "log.csv")
+
+    def materials(self) -> pd.DataFrame:
+        """Errors per split and material (`materials.csv`)."""
+        return _read_csv(self.folder / "materials.csv")
+
+
+def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
+    """Where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
+    return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")
+
+
+def commit() -> str:
+    """Commit of the clone that nesf runs from, with `-dirty` when its package differs; `unknown` outside of a clone or without git."""
+    clone = Path(__file__).resolve().parent.parent
+    if not (clone / ".git").exists():
+        return "unknown"
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+            for arguments in (("rev-parse", "--verify", "HEAD"), ("status", "--porcelain", "--", "nesf"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{head}-dirty" if changes else head
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as a user would repeat it: `nesf` with its arguments, absolute paths cut to their last part."""
+    return shlex.join(["nesf", *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, device, threads, processor and the peak memory so far: the part of `run.json` that the machine decides.
+
+    Args:
+        device: where the run computes, as torch names it (`cpu`, `cuda`, `cuda:0`).
+    """
+    import torch
+
+    cuda = device.startswith("cuda")
+    installed = {name: metadata.version(name) for name in ("scipy", "pandas", "pymatgen")}
+    return {
+        "versions": versions() | installed,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else _cpu(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": _peak_memory(),
+        "peak_gpu_memory_bytes": int(torch.cuda.max_memory_allocated(device)) if cuda else None,
+    }
+
+
+def write_run(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    method: str,
+    preset: str,
+    seed: int,
+    command: str,
+    config: Mapping[str, Any],
+    wall_time_seconds: float | Mapping[str, float],
+    device: str = "cpu",
+    finished: bool = True,
+    started: str | None = None,
+    **further: Any,
+) -> dict[str, Any]:
+    """Write `run.json`, after what it describes has ended (time and memory are known then).
+
+    Args:
+        folder: the run's folder (`run_folder`); the weights in it, if any, are hashed.
+        dataset: what was trained on or predicted for.
+        method: one of `METHODS`.
+        command: what to type to repeat it (`command_line`).
+        config: `Config.to_dict()`; {} where there is nothing to choose.
+        wall_time_seconds: in all, or one number a stage (train, reconstruct, evaluate).
+        device: where it computed.
+        finished: False when a time budget or Ctrl-C ended it.
+        started: UTC, as in `datetime.now(UTC).isoformat(timespec="seconds")`; None: now less the wall time.
+        further: more entries, kept as given (JSON values).
+
+    Returns:
+        The content written.
+
+    Raises:
+        DataError: the content is not valid; the message says where.
+    """
+    weights = Path(folder) / CHECKPOINT
+    run = {
+        "format": FORMAT,
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "command": command,
+        "commit": commit(),
+        "started": started
+        or (datetime.now(UTC) - timedelta(seconds=seconds({"wall_time_seconds": wall_time_seconds}))).isoformat(timespec="seconds"),
+        "wall_time_seconds": wall_time_seconds if isinstance(wall_time_seconds, float | int) else dict(wall_time_seconds),
+        "finished": finished,
+        "checkpoint": {"file": CHECKPOINT, "sha256": sha256_of(weights)} if weights.exists() else None,
+        **environment(device),
+        "config": dict(config),
+        **further,
+    }
+    _write_checked(Path(folder) / "run.json", run, "run")
+    return run
+
+
+def update_run(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change entries of an existing `run.json` (for example add the time of a stage); returns the new content.
+
+    Raises:
+        DataError: there is no run.json, or the result is not valid.
+    """
+    run = read_json(Path(folder) / "run.json") | changes
+    _write_checked(Path(folder) / "run.json", run, "run")
+    return run
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
+    """Write `metrics.json` and `materials.csv` (6 significant digits).
+
+    Args:
+        folder: the run's folder.
+        metrics: split name to its metrics; both files hold exactly these splits afterwards.
+
+    Raises:
+        DataError: a split is not train, val or test.
+    """
+    import pandas as pd
+
+    summaries = {split: metrics[split].summary for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))}
+    _write_checked(Path(folder) / "metrics.json", summaries, "metrics")
+    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[list(MATERIAL_COLUMNS)]
+    write_atomically(Path(folder) / "materials.csv", materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def read_run(folder: Path) -> RecordedRun:
+    """Read one recorded run.
+
+    Raises:
+        DataError: run.json is missing or broken, or metrics.json is broken.
+    """
+    folder = Path(folder)
+    run = read_json(folder / "run.json")
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    if problems := [*_schema_problems("run", run), *(_schema_problems("metrics", metrics) if metrics else [])]:
+        raise DataError(f"{folder}: {problems[0]}; run it again, or mend it and check with nesf.results.validate")
+    return RecordedRun(folder, run, metrics)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every folder under `root` that holds a run.json or a metrics.json, sorted."""
+    return sorted({p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}, key=_natural)
+
+
+def all_runs(root: Path) -> list[RecordedRun]:
+    """Every recorded run under `root`, sorted by folder (fold-2 before fold-10); none when the folder does not exist.
+
+    Raises:
+        DataError: a run is broken; the message names it.
+    """
+    return [read_run(folder) for folder in run_folders(root)]
+
+
+def seconds(run: Mapping[str, Any]) -> float:
+    """Wall-clock time of a run in all, from its `run.json`."""
+    wall = run["wall_time_seconds"]
+    return float(sum(wall.values()) if isinstance(wall, Mapping) else wall)
+
+
+def validate(folder: Path, *, layout: bool = True) -> list[str]:
+    """Everything that is wrong with a recorded run: schemas, columns, splits, checksum, and what the files say of each other.
+
+    Args:
+        folder: the run's folder.
+        layout: also compare its path with the content of run.json (`run_folder`).
+
+    Returns:
+        One sentence a problem, each naming the file; empty when the run is as it should be.
+    """
+    folder = Path(folder)
+    content: dict[str, Any] = {}
+    problems: list[str] = []
+    for name in ("run", "metrics"):
+        try:
+            content[name] = read_json(folder / f"{name}.json")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems += _schema_problems(name, content[name])
+    if problems:
+        return problems
+    run, metrics = content["run"], content["metrics"]
+
+    dataset = run["dataset"]
+    expected = run_folder(Path(), dataset["name"], run["method"], run["preset"], seed=run["seed"], fold=dataset["fold"])
+    if layout and folder.resolve().parts[-4:] != expected.parts:
+        problems.append(f"{folder}: run.json belongs into {expected}")
+    weights = folder / CHECKPOINT
+    if weights.exists() and (run["checkpoint"] is None or run["checkpoint"]["sha256"] != sha256_of(weights)):
+        problems.append(f"{weights}: does not have the SHA-256 that run.json records")
+
+    header, rows = _csv_rows(folder / "materials.csv")
+    if header != list(MATERIAL_COLUMNS):
+        problems.append(f"{folder / 'materials.csv'}: columns are {header}, not {list(MATERIAL_COLUMNS)}")
+    else:
+        keys = [(row["split"], row["id"]) for row in rows]
+        if len(set(keys)) < len(keys):
+            problems.append(f"{folder / 'materials.csv'}: a material stands in it twice")
+        if others := {split for split, _ in keys} - set(metrics):
+            problems.append(f"{folder / 'materials.csv'}: split {sorted(others)[0]!r} is not in metrics.json")
+        for split, summary in metrics.items():
+            of_split = [row for row in rows if row["split"] == split]
+            if len(of_split) != summary["n_materials"]:
+                problems.append(f"{folder / 'materials.csv'}: {len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}")
+            nothing = sorted(row["id"] for row in of_split if row["n_atoms_detected"] == "0")
+            if nothing != sorted(summary["nothing_detected_ids"]) or len(nothing) != summary["n_nothing_detected"]:
+                problems.append(
+                    f"{folder / 'materials.csv'}: {len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise"
+                )
+    if run["method"] == "nesf":
+        header, _ = _csv_rows(folder / "log.csv")
+        if header != list(LOG_COLUMNS):
+            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {list(LOG_COLUMNS)}")
+    return problems
+
+
+def table(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
+    """Headline metrics over seeds or folds, in the long form of `paper_table`.
+
+    Args:
+        runs: recorded runs; those without the split are left out.
+        split: train, val or test.
+
+    Returns:
+        One row per dataset, method, preset and metric, columns `TABLE_COLUMNS`: mean and standard deviation (of a sample) over the n
+        runs in which the metric is defined, and both as text; `note` counts the materials in which nothing is detected, over all runs.
+    """
+    import pandas as pd
+
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        if split in run.metrics:
+            groups.setdefault((run.run["dataset"]["name"], run.run["method"], run.run["preset"]), []).append(run.metrics[split])
+    rows = []
+    for (dataset, method, preset), summaries in groups.items():
+        nothing, materials = (sum(s[k] for s in summaries) for k in ("n_nothing_detected", "n_materials"))
+        for metric in HEADLINE[1:]:
+            values = pd.Series([s[metric] for s in summaries if s[metric] is not None], dtype=float)
+            mean, std = values.mean(), values.std(ddof=1)
+            note = f"nothing detected in {nothing} of {materials}" if nothing else ""
+            rows.append(("recorded", dataset, method, preset, split, metric, mean, std, len(values), _text(metric, mean, std), note))
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+def paper_table() -> pd.DataFrame:
+    """The paper's own numbers, all cells of Tables 1, S1 and S2, columns `TABLE_COLUMNS`.
+
+    The method is `nesf` or `icsg3d` (the authors' ICSG3D), `source` the table. ICSG3D and LCS6Å: mean and standard deviation of
+    n = 10 seeds. YBCO-like: one trial of a 20-fold cross-validation (n = 20, no deviation given).
+    """
+    import pandas as pd
+
+    with resources.files("nesf").joinpath("paper_numbers.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file, keep_default_na=False, converters={"std": lambda s: float(s or "nan")})[list(TABLE_COLUMNS)]
+
+
+def _text(metric: str, mean: float, std: float) -> str:
+    """Mean ± deviation with the paper's number of digits."""
+    digits = 4 if metric.startswith("position") or metric == "match_rmse" else 2
+    return "–" if mean != mean else f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std == std else "")
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(resources.files("nesf").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")))
+
+
+def _schema_problems(name: str, content: Any) -> list[str]:
+    """Violations of schema/`name`.json, as sentences."""
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError:  # Python reads and writes NaN and Infinity; JSON, and with it every other reader, knows neither
+        return [f"{name}.json: holds NaN or Infinity, which JSON has not; write null"]
+    return [f"{name}.json: {error.json_path}: {error.message}" for error in _validator(name).iter_errors(content)]
+
+
+def _write_checked(path: Path, content: Any, schema: str) -> None:
+    if problems := _schema_problems(schema, content):
+        raise DataError(f"{path}: {problems[0]}; nothing was written")
+    write_json(path, content)
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and rows as text; an empty header when there is no such file."""
+    if not path.exists():
+        return [], []
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames or []), list(reader)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort key in which fold-2 comes before fold-10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _cpu() -> str:
+    """Name of the processor."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes; 0 where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, Linux KiB

@@ -1,0 +1,446 @@
+"""Training: the loss of Eq. 2, its schedule, checkpoints that resume exactly, and early stopping (Section 4.3).
+
+Everything random in a step comes from (seed, epoch, step) alone, so a checkpoint needs no generator states and a run that was
+killed continues as if it had not been (on a CPU with the same number of threads: bit for bit).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from nesf.checkpoints import TrainedModel, choose_device, describe, model_for, padded_split, read_tensors
+from nesf.config import Config, TrainingConfig
+from nesf.crystals import PaddedCrystals
+from nesf.data.dataset import Dataset
+from nesf.errors import ConfigError, DataError, NesfError
+from nesf.fields import Queries, Sampler, nearest_atom
+from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.model import Autoencoder, Field
+
+TERMS = ("loss", "loss_position", "loss_species", "loss_length", "loss_angle")
+LOG_COLUMNS = ("epoch", "minutes", "learning_rate", *TERMS, *(f"val_{t}" for t in TERMS))
+CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training ended with.
+
+    Attributes:
+        model: the weights that are kept: best validation loss with early stopping, else the last.
+        folder: where `model.safetensors`, `model.json`, `log.csv` and the checkpoint are.
+        log: one dictionary an epoch, keys `LOG_COLUMNS`.
+        finished: False when the time budget or Ctrl-C ended it; `resume=True` goes on.
+    """
+
+    model: TrainedModel
+    folder: Path
+    log: list[dict[str, float]]
+    finished: bool
+
+
+def losses(
+    model: Autoencoder,
+    crystals: PaddedCrystals,
+    sampler: Sampler,
+    config: Config,
+    generator: torch.Generator,
+    fields: tuple[Callable[..., Tensor], Callable[..., Tensor]] | None = None,
+) -> Tensor:
+    """Eq. 2 and its terms for one batch.
+
+    Args:
+        fields: the model's position and species field in another (compiled) form; None: the model's own in fp32.
+
+    Returns:
+        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²), L_ang (radians²).
+    """
+    position_field, species_field = fields or (model.position_field, model.species_field)
+    precision = config.training.precision if fields else "fp32"
+    z = model.encode(crystals)
+    p, index = sampler.position_queries(crystals, generator)
+    vectors, _ = nearest_atom(Queries(p, index), crystals, periodic=config.sampling.periodic)
+    loss_position = functional.mse_loss(position_field(p, z, index, precision), vectors)
+    p, index = sampler.species_queries(crystals, generator)
+    _, species = nearest_atom(Queries(p, index), crystals, periodic=config.sampling.periodic)
+    loss_species = functional.cross_entropy(species_field(p, z, index, precision).flatten(0, -2), species.flatten())
+    lattice = model.decode_lattice(z)
+    loss_length = functional.mse_loss(lattice.lengths, crystals.lengths)
+    loss_angle = functional.mse_loss(lattice.angles, crystals.angles)
+    t = config.training
+    total = t.weight_position * loss_position + t.weight_species * loss_species + t.weight_length * loss_length + t.weight_angle * loss_angle
+    return torch.stack([total, loss_position, loss_species, loss_length, loss_angle])
+
+
+def learning_rate(config: TrainingConfig, epoch: float) -> float:
+    """Learning rate at a moment of training, `epoch` counted from 0 with fractions (Section 4.3: halved every 640 epochs)."""
+    if config.schedule == "step":
+        return config.learning_rate * config.step_factor ** (epoch // config.step_epochs)
+    if epoch < config.warmup_epochs:
+        return config.learning_rate * (epoch + 0.1) / (config.warmup_epochs + 0.1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1)))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile can work: on a CPU it needs a C++ compiler, on a GPU Triton."""
+    if device.type == "cpu":
+        return shutil.which("g++") is not None or shutil.which("clang++") is not None
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve(config: Config, device: torch.device) -> Config:
+    """Replace `auto` by what this machine can do, and say so where something asked for cannot be had."""
+    t = config.training
+    compiled = t.compile and can_compile(device)
+    if t.compile and not compiled:
+        warnings.warn("no C++ compiler found (g++): training runs without torch.compile, about half as fast", stacklevel=2)
+    precision = ("bf16" if compiled and has_bf16(device) else "fp32") if t.precision == "auto" else t.precision
+    return dataclasses.replace(config, training=dataclasses.replace(t, compile=compiled, precision=precision))
+
+
+def train(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    minutes: float | None = None,
+    max_minutes: float | None = None,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train the autoencoder on a dataset's training split.
+
+    Args:
+        dataset: crystals in the standard setting.
+        config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary.
+        out: folder for weights, log and checkpoint.
+        seed: of the weights, the batches and the queries.
+        device: `auto`, `cpu`, `cuda`, ...
+        resume: go on from the checkpoint in `out`; exactly as if it had not been interrupted.
+        minutes: plan the number of epochs so that training takes about this long on this machine (measured on a few steps, recorded in
+            the config as `training.epochs`); a later run with that number of epochs repeats it exactly.
+        max_minutes: stop after so long, with a checkpoint.
+        progress: a progress bar on standard error.
+
+    Raises:
+        ConfigError, DataError: an unusable setting, or a checkpoint that does not belong to this dataset and config.
+        NesfError: the loss became infinite or not a number.
+    """
+    out, chosen = Path(out), choose_device(device)
+    started = (out / "checkpoint.json").exists()
+    if started and not resume:
+        raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
+    if resume and not started:
+        raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
+    if resume:
+        saved = Config.from_dict(read_json(out / "checkpoint.json")["config"])
+        config = saved
+    else:
+        config = resolve(config, chosen)
+        if minutes is not None:
+            config = plan_epochs(dataset, config, seed, chosen, minutes)
+    run = _Run(dataset, config, out, seed, chosen)
+    if resume:
+        run.restore()
+    return run.fit(max_minutes, progress)
+
+
+def plan_epochs(dataset: Dataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
+    """The config with `training.epochs` such that training takes about `minutes` here; times a few steps of a throw-away model."""
+    run = _Run(dataset, config, None, seed, device)
+    for step in range(4):
+        run.step(0, step % run.steps)  # compilation and first allocations
+    times = []
+    for step in range(12):
+        start = time.perf_counter()
+        run.step(0, step % run.steps)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    run.validate()
+    validation = (time.perf_counter() - start) / config.training.validate_every
+    epoch = sorted(times)[len(times) // 2] * run.steps + validation
+    epochs = max(1, int(60 * minutes / epoch))
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+
+
+class _Run:
+    """The state of one training and the ways it moves."""
+
+    def __init__(self, dataset: Dataset, config: Config, out: Path | None, seed: int, device: torch.device) -> None:
+        if config.training.epochs < 1 or config.training.batch_size < 2:
+            raise ConfigError("training.epochs must be at least 1 and training.batch_size at least 2 (batch statistics need two crystals)")
+        if len(dataset.splits["train"]) < 2:
+            raise DataError(f"dataset {dataset.label}: {len(dataset.splits['train'])} training crystals; at least 2 are needed")
+        torch.manual_seed(seed)
+        self.out, self.seed, self.device = out, seed, device
+        self.trained = model_for(dataset, config)
+        self.config = self.trained.config
+        self.model = self.trained.autoencoder.to(device)
+        self.train_split = padded_split(self.trained, dataset.splits["train"], device)
+        self.val_split = padded_split(self.trained, dataset.splits["val"], device)
+        self.sampler = Sampler(config.sampling, self.trained.box, device)
+        self.generator = torch.Generator(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.training.learning_rate)
+        self.steps = math.ceil(len(self.train_split) / config.training.batch_size)
+        if len(self.train_split) % config.training.batch_size == 1:
+            self.steps -= 1  # batch statistics of a single crystal do not exist: it joins the last full batch
+        self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.training.average else None
+        self.best: dict[str, Tensor] | None = None
+        self.best_loss, self.best_epoch = math.inf, -1
+        self.epoch, self.next_step, self.minutes = 0, 0, 0.0
+        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
+        self.log: list[dict[str, float]] = []
+        fields: tuple[Field, Field] = (self.model.position_field, self.model.species_field)
+        self.fields: Any = tuple(torch.compile(f, dynamic=False) for f in fields) if config.training.compile else fields
+
+    def _seed(self, *purpose: int) -> int:
+        """One number from the run's seed and a purpose, so that nothing random depends on what came before."""
+        value = self.seed
+        for part in purpose:
+            value = (value * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+            value ^= value >> 29
+        return value
+
+    def batch(self, epoch: int, step: int) -> Tensor:
+        """Indices of the crystals in one step; every crystal once an epoch."""
+        order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
+        size = self.config.training.batch_size
+        return order[step * size : (step + 1) * size if step < self.steps - 1 else None].to(self.device)
+
+    def step(self, epoch: int, step: int) -> None:
+        """One step of the optimiser."""
+        t = self.config.training
+        self.model.train()
+        torch.manual_seed(self._seed(epoch, step, 0))  # dropout
+        self.generator.manual_seed(self._seed(epoch, step, 1))  # queries
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(t, epoch + step / self.steps)
+        terms = losses(self.model, self.train_split.select(self.batch(epoch, step)), self.sampler, self.config, self.generator, self.fields)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms[0].backward()
+        if t.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.gradient_clip)
+        self.optimizer.step()
+        self.sums += terms.detach().double()
+        if self.average is not None:
+            with torch.no_grad():
+                for name, value in self.model.state_dict().items():
+                    if value.is_floating_point():
+                        self.average[name].lerp_(value, 1 - t.average)
+                    else:
+                        self.average[name].copy_(value)
+
+    def candidate(self) -> dict[str, Tensor]:
+        """The weights that would be kept now: the moving average where there is one."""
+        return self.average if self.average is not None else self.model.state_dict()
+
+    @torch.no_grad()
+    def validate(self) -> Tensor:
+        """Eq. 2 and its terms on the validation split, always with the same queries."""
+        current = {k: v.clone() for k, v in self.model.state_dict().items()} if self.average is not None else None
+        if self.average is not None:
+            self.model.load_state_dict(self.average)
+        self.model.eval()
+        self.generator.manual_seed(self._seed(-1))
+        total, n = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device), len(self.val_split)
+        for indices in torch.arange(n, device=self.device).split(self.config.training.batch_size):
+            terms = losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator)
+            total += terms.double() * len(indices)
+        if current is not None:
+            self.model.load_state_dict(current)
+        return total / max(n, 1)
+
+    def end_epoch(self, bar: Any) -> None:
+        """Log the epoch, validate, remember the best weights."""
+        t = self.config.training
+        row = {"epoch": self.epoch + 1, "minutes": round(self.minutes, 4), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row |= dict(zip(TERMS, (self.sums / self.steps).tolist(), strict=True))
+        if not math.isfinite(row["loss"]):
+            raise NesfError(f"the loss is {row['loss']} in epoch {self.epoch + 1}: try a smaller training.learning_rate or training.gradient_clip=1")
+        if len(self.val_split) and ((self.epoch + 1) % t.validate_every == 0 or self.epoch + 1 == t.epochs):
+            values = self.validate().tolist()
+            row |= {f"val_{name}": value for name, value in zip(TERMS, values, strict=True)}
+            if t.early_stopping and values[0] < self.best_loss:
+                self.best_loss, self.best_epoch = values[0], self.epoch + 1
+                self.best = {k: v.detach().clone() for k, v in self.candidate().items()}
+        self.log.append(row)
+        self.sums.zero_()
+        self.epoch, self.next_step = self.epoch + 1, 0
+        shown = {"loss": f"{row['loss']:.3f}", "position": f"{row['loss_position']:.4f}", "species": f"{row['loss_species']:.3f}"}
+        if math.isfinite(self.best_loss):
+            shown["best val"] = f"{self.best_loss:.3f}@{self.best_epoch}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update(1)
+
+    def fit(self, max_minutes: float | None, progress: bool) -> TrainingResult:
+        """Train until the last epoch, the time budget or Ctrl-C, whichever comes first."""
+        t = self.config.training
+        begin, before, last_save = time.monotonic(), self.minutes, time.monotonic()
+        bar = tqdm(
+            total=t.epochs,
+            initial=self.epoch,
+            unit="epoch",
+            desc="training",
+            disable=not progress,
+            mininterval=1 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+        with _interruptible() as interrupted, bar:
+            while self.epoch < t.epochs:
+                self.step(self.epoch, self.next_step)
+                self.next_step += 1
+                self.minutes = before + (time.monotonic() - begin) / 60
+                if self.next_step == self.steps:
+                    self.end_epoch(bar)
+                stop = interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes)
+                if stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
+                    self.save()
+                    last_save = time.monotonic()
+                if stop:
+                    break
+        self.save()
+        return self.finish()
+
+    def finish(self) -> TrainingResult:
+        """Write the weights to keep."""
+        assert self.out is not None
+        chosen = self.best if self.best is not None else self.candidate()
+        self.trained.info = {
+            "epoch": self.best_epoch if self.best is not None else self.epoch,
+            "epochs_trained": self.epoch,
+            "best_val_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "seed": self.seed,
+            "minutes": round(self.minutes, 3),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
+            "threads": torch.get_num_threads(),
+            "finished": self.epoch >= self.config.training.epochs,
+        }
+        self.model.load_state_dict(chosen)
+        self.model.eval()
+        self.trained.save(self.out)
+        return TrainingResult(self.trained, self.out, self.log, self.epoch >= self.config.training.epochs)
+
+    def save(self) -> None:
+        """Write a checkpoint: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
+        assert self.out is not None
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for prefix, state in (("average.", self.average), ("best.", self.best)):
+            tensors |= {prefix + k: v for k, v in (state or {}).items()}
+        for i, parameter in enumerate(self.model.parameters()):
+            tensors |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+        tensors["sums"] = self.sums
+        name = f"checkpoint-{self.epoch:05d}-{self.next_step:05d}.safetensors"
+        write_atomically(self.out / name, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, LOG_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.log)
+        write_atomically(self.out / "log.csv", buffer.getvalue())
+        state = {
+            "file": name,
+            "sha256": sha256_of(self.out / name),
+            "epoch": self.epoch,
+            "step": self.next_step,
+            "seed": self.seed,
+            "minutes": self.minutes,
+        }
+        state |= {
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_epoch": self.best_epoch,
+            "threads": torch.get_num_threads(),
+        }
+        about = describe(self.config, self.trained.vocabulary, self.trained.box, self.trained.dataset)
+        write_json(self.out / "checkpoint.json", state | about | {"log": self.log})
+        for old in self.out.glob("checkpoint-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def restore(self) -> None:
+        """Go back to the checkpoint in `out`."""
+        assert self.out is not None
+        path = self.out / "checkpoint.json"
+        state = read_json(path)
+        about = json.loads(json.dumps(dict(self.trained.dataset)))
+        if state["dataset"] != about:
+            raise DataError(f"{path}: was trained on {state['dataset']}, not on {about}; give the dataset it was trained on")
+        if state["seed"] != self.seed:
+            raise ConfigError(f"{path}: was started with --seed {state['seed']}, not {self.seed}; give the same seed")
+        if state["threads"] != torch.get_num_threads() and self.device.type == "cpu":
+            warnings.warn(
+                f"resumed with {torch.get_num_threads()} threads instead of {state['threads']}: equal up to rounding, not bit for bit", stacklevel=3
+            )
+        tensors = {k: v.to(self.device) for k, v in read_tensors(self.out / state["file"], state["sha256"]).items()}
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.average = part("average.") or None
+        self.best = part("best.") or None
+        for i, parameter in enumerate(self.model.parameters()):
+            moments = part(f"adam.{i}.")
+            if moments:
+                moments["step"] = moments["step"].cpu()
+                self.optimizer.state[parameter] = moments
+        self.sums = tensors["sums"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        self.best_epoch, self.epoch, self.next_step, self.minutes = state["best_epoch"], state["epoch"], state["step"], state["minutes"]
+        self.log = state["log"]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one interrupts as usual."""
+    asked = False
+
+    def handle(number: int, _: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: signals stay as they are
+        pass
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,143 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Data
+#
+# **Question.** What is in a dataset of crystals, is anything in it twice, and what does the network have to learn from it?
+#
+# For whoever trains on one of the paper's datasets or on their own: this page looks through any dataset that `nesf` can load and needs no training. It was executed with the parameters below when
+# the book was built; every number is computed on this page.
+#
+# With another dataset: `papermill notebooks/data.ipynb out.ipynb -p dataset lcs6`. What is not on disk yet is downloaded once.
+
+# %% tags=["parameters"]
+dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
+fold: int = -1  # 0-19 for ybco; -1: none
+mirror: str = ""  # copy of the official release; empty: download
+data_dir: str = ""  # folder of datasets; empty: the user's default
+near_duplicates: bool = True  # look for them (a minute for lcs6)
+
+# %% tags=["hide-input"]
+from nesf.pages import check_parameters
+
+check_parameters(globals())
+
+# %% tags=["hide-input"]
+# %matplotlib inline
+from pathlib import Path
+
+import pandas as pd
+
+import nesf
+from nesf import data, figures, views
+from nesf.data.audit import audit
+
+# %%
+crystals = data.load(
+    dataset,
+    fold=None if fold < 0 else fold,
+    mirror=Path(mirror) if mirror else None,
+    data_dir=Path(data_dir) if data_dir else None,
+    fetch=True,
+)
+print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+for key, value in crystals.provenance.items():
+    if isinstance(value, str):
+        print(f"{key}: {value}")
+
+# %% [markdown]
+# ## Counts
+#
+# Numbers of crystals by the number of atoms in the unit cell, in the form of the paper's Tables 2-4.
+
+# %%
+findings = audit(crystals, near_duplicates=near_duplicates, progress=False)
+atoms = pd.DataFrame(findings.atoms).T.sort_index(axis=1).astype("Int64")
+atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
+
+# %% [markdown]
+# The shapes of the cells, by their lengths and angles:
+
+# %%
+pd.DataFrame(findings.shapes).T.fillna(0).astype(int)
+
+# %% [markdown]
+# ## Elements
+
+# %%
+figures.element_map(
+    crystals.split("train"),
+    title=f"{crystals.label}, training split, {len(crystals.split('train'))} crystals",
+)
+
+# %% [markdown]
+# ## Leaks between the splits
+#
+# An id in two splits, or one structure under two ids, makes a test easier than it looks. Structures of one reduced formula are compared by pymatgen's `StructureMatcher` with its default tolerances.
+
+# %%
+print(f"ids in two splits: {len(findings.shared_ids)}")
+if findings.near_duplicates is not None:
+    print(f"near-duplicate structures in two splits: {len(findings.near_duplicates)}")
+for pair in (findings.near_duplicates or [])[:10]:
+    print(f"  {pair.split} {pair.material} = {pair.other_split} {pair.other_material}")
+
+# %% [markdown]
+# ## A few crystals
+#
+# Drag to turn, scroll to zoom. Atoms on a face of the cell are drawn on the opposite face too.
+
+# %%
+test = crystals.split("test")
+by_size = sorted(range(len(test)), key=lambda i: int(test.n_atoms[i]))
+few = [by_size[0], by_size[len(by_size) // 2], by_size[-1]]
+views.crystal_view(*test.select(few).to_structures())
+
+# %% [markdown]
+# ## What the network learns
+#
+# Not a list of atoms but two fields of any point $\mathbf{p}$: the vector to the nearest atom, and the element of that atom,
+#
+# $$f_p(\mathbf{p}) = \mathbf{a} - \mathbf{p}, \qquad f_s(\mathbf{p}) = \text{species of } \mathbf{a}, \qquad \mathbf{a} = \operatorname*{arg\,min}_{\mathbf{a}_i} \lvert \mathbf{p} - \mathbf{a}_i \rvert .$$
+#
+# These lines are it, for one crystal of the test split:
+#
+# ```python
+# distances = (points[:, None] - atoms).norm(dim=-1)
+# nearest = distances.argmin(dim=-1)
+# vectors, species = atoms[nearest] - points, elements[nearest]
+# ```
+#
+# (`nesf.fields.nearest_atom`, here for many crystals at once.) As published, «nearest» means among the atoms of one cell, without periodic images.
+
+# %%
+example = test.select([by_size[len(by_size) // 2]])
+figures.structure_field(
+    example, title=example.to_structures()[0].composition.reduced_formula
+)
+
+# %% [markdown]
+# *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; grey is the distance. *Right:* the species field. Discs are atoms in the slice,
+# dotted circles atoms above or below it; the frame is the cell.
+#
+# ## What to distrust
+#
+# - `starter` is made of known prototypes with substituted elements: real structure types, plausible chemistry, no calculated or measured crystals, **not** Materials Project data. Errors on it do not compare with the paper's.
+# - Near-duplicates are found among structures of one formula only; the same structure type with other elements is everywhere, and meant to be.
+# - A field without periodic images is not the field of the infinite crystal: near a face of the cell the nearest atom may be an image that it does not see.
+#
+# ## Summary
+#
+# A dataset is three splits of crystals with ids, elements and lattices. The network never sees a list of atoms to copy: it learns where the nearest atom is, and which element, from any point. [Next](train): how.

@@ -1,0 +1,237 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Reconstruction
+#
+# **Question.** A latent vector stands for a crystal. How do atoms come out of it again, and how many of them are right?
+#
+# For whoever has a trained model: this page loads one, follows the five steps for a single crystal, then reconstructs a whole split and scores it. Without a parameter it takes the run of the dataset that is
+# **recorded** in the repository (its command is printed below); the reconstruction and all its numbers are computed on this page.
+#
+# With a model of your own: `papermill notebooks/reconstruction.ipynb out.ipynb -p dataset lcs6 -p run runs/lcs6`.
+
+# %% tags=["parameters"]
+dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
+fold: int = -1  # 0-19 for ybco; -1: none
+mirror: str = ""  # copy of the official release; empty: download
+data_dir: str = ""  # folder of datasets; empty: the user's default
+run: str = ""  # folder of a trained model; empty: the recorded one
+split: str = "test"  # train, val or test
+
+# %% tags=["hide-input"]
+from nesf.pages import check_parameters
+
+check_parameters(globals(), split=("train", "val", "test"))
+
+# %% tags=["hide-input"]
+# %matplotlib inline
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import nesf
+from nesf import data, figures, views
+from nesf.checkpoints import TrainedModel
+from nesf.config import ReconstructionConfig
+from nesf.metrics import evaluate
+from nesf.pages import metrics_table, recorded_run
+from nesf.reconstruction import (
+    NeuralFields,
+    detect_atoms,
+    estimate_species,
+    initialize_particles,
+    move_particles,
+    oracle,
+    reconstruct,
+    score_particles,
+)
+from nesf.results import read_run, seconds
+from nesf.trivial import constant, copy_nearest
+
+# %%
+crystals = data.load(
+    dataset,
+    fold=None if fold < 0 else fold,
+    mirror=Path(mirror) if mirror else None,
+    data_dir=Path(data_dir) if data_dir else None,
+    fetch=True,
+)
+folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
+model = TrainedModel.load(folder)
+if model.dataset["hash"] != crystals.hash():
+    print(
+        f"careful: the model was trained on {model.dataset['name']}, not on this data"
+    )
+chosen = crystals.split(split)
+print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+print(f"model: {model.info['epochs_trained']} epochs on {model.dataset['name']}")
+if (folder / "run.json").exists():
+    recorded = read_run(folder).run
+    print(f"made by: {recorded['command']}")
+    print(
+        f"{seconds(recorded) / 60:.0f} minutes, {recorded['threads']} threads of {recorded['device_name']}"
+    )
+
+# %% [markdown]
+# ## Five steps, for one crystal
+#
+# The latent vector is all that the decoder gets. From it the position field $f_p(\mathbf{p}, \mathbf{z})$ tells any particle where the nearest atom is, so particles that follow it gather at the atoms:
+#
+# $$\mathbf{p} \leftarrow \mathbf{p} + f_p(\mathbf{p}, \mathbf{z})$$
+
+# %%
+config = ReconstructionConfig(converged=0.002)  # Å; arrived particles rest, saves time
+example = chosen.select([int(chosen.n_atoms.argsort()[len(chosen) // 2])])
+with torch.no_grad():
+    fields = NeuralFields(model.autoencoder, model.encode(example))
+    start, owner = initialize_particles(model.box, 1, config, model.device)  # step 1
+    once = move_particles(fields, start, owner, replace(config, iterations=1))
+    moved = move_particles(fields, start, owner, config)  # step 2
+    scores = score_particles(fields, moved, owner, config)  # step 3
+    kept = scores <= config.score_threshold
+    atoms = detect_atoms(
+        moved[kept].cpu().numpy(), scores[kept].cpu().numpy(), config
+    )  # 4
+    positions = torch.as_tensor(atoms.positions, dtype=moved.dtype, device=model.device)
+    at = torch.zeros(len(positions), dtype=torch.long, device=model.device)
+    species, votes = estimate_species(
+        fields, positions, at, len(model.vocabulary), config
+    )
+
+frames = {
+    "1  initialise": start,
+    "2  moved once": once,
+    "2  moved": moved,
+    "3  kept": moved[kept],
+}
+figures.particle_paths({k: v.cpu().numpy() for k, v in frames.items()}, example)
+
+# %% [markdown]
+# *Particles of one crystal of the split, seen along z; circles are its true atoms.* What steps 4 and 5 make of them:
+
+# %%
+from pymatgen.core import Element
+
+table = pd.DataFrame(atoms.positions, columns=["x, Å", "y, Å", "z, Å"]).round(3)
+table["element"] = [
+    Element.from_Z(model.vocabulary[i]).symbol for i in species.tolist()
+]
+table["votes for it"] = [
+    f"{best} of {total}"
+    for best, total in zip(votes.amax(1).tolist(), votes.sum(1).tolist(), strict=True)
+]
+table["particles"] = atoms.particles
+table["score, Å"] = atoms.scores.round(4)
+table
+
+# %% [markdown]
+# The same slice through the field of the network as [the first page](data) shows of the true field:
+
+
+# %%
+def learned(points):
+    queries = torch.as_tensor(
+        points.reshape(-1, 3), dtype=torch.float32, device=model.device
+    )
+    index = torch.zeros(len(queries), dtype=torch.long, device=model.device)
+    with torch.no_grad():
+        vectors, species = (
+            fields.position(queries, index),
+            fields.species(queries, index),
+        )
+    numbers = torch.tensor(model.vocabulary)[species.cpu()].numpy()
+    return vectors.cpu().numpy().reshape(points.shape), numbers.reshape(
+        points.shape[:-1]
+    )
+
+
+name = example.to_structures()[0].composition.reduced_formula
+figures.structure_field(example, field=learned, title=f"{name}, fields of the network")
+
+# %% [markdown]
+# ## All crystals of the split
+
+# %% tags=["remove-stderr"]
+reconstruction = reconstruct(model, chosen, config, progress=True)
+metrics = evaluate(chosen, reconstruction.crystals)
+missed = reconstruction.nothing_detected
+print(
+    f"{len(chosen)} crystals in, {len(reconstruction.crystals)} out; nothing detected: {', '.join(missed) or 'none'}"
+)
+
+# %% [markdown]
+# What the numbers are worth is seen beside what costs nothing. *Copy*: the training crystal nearest in composition and cell. *Constant*: always the same typical crystal. *Oracle*: the five steps with the **true** fields instead of
+# the network's, so what it misses is lost by the steps and not by the network.
+
+# %% tags=["remove-stderr"]
+train_split = crystals.split("train")
+perfect = oracle(chosen, model.box, model.vocabulary, config)
+summaries = {
+    "nesf": metrics.summary,
+    "copy": evaluate(chosen, copy_nearest(train_split, chosen)).summary,
+    "constant": evaluate(chosen, constant(train_split, chosen)).summary,
+    "oracle": evaluate(chosen, perfect.crystals).summary,
+}
+metrics_table(summaries, dataset=crystals.name, split=split)
+
+# %% [markdown]
+# *One trained model (one seed or fold); lower is better unless said otherwise. «Actual»: mean over the atoms of the true crystals, «detected»: over the atoms found. A column «paper» stands here for datasets that the paper has.*
+
+# %%
+shown = {
+    "number_of_atoms_error_percent": "number of atoms, %",
+    "position_error_actual_angstrom": "position (actual), Å",
+    "species_error_actual_percent": "species (actual), %",
+    "lattice_length_error_angstrom": "lattice length, Å",
+}
+figures.metrics_chart(summaries, shown)
+
+# %% [markdown]
+# ## Before and after
+#
+# The crystal with the median position error, then the one with the largest error among those in which something was detected. Drag to turn, scroll to zoom.
+
+# %%
+errors = metrics.materials["position_error_actual_angstrom"].astype(float)
+order = errors.dropna().sort_values().index
+before, after = chosen.to_structures(), reconstruction.crystals.to_structures()
+typical, worst = order[len(order) // 2], order[-1]
+print(f"{chosen.ids[typical]}: position error {errors[typical]:.3f} Å")
+views.reconstruction_view(before[typical], after[typical])
+
+# %%
+print(f"{chosen.ids[worst]}: position error {errors[worst]:.3f} Å")
+views.reconstruction_view(before[worst], after[worst])
+
+# %% [markdown]
+# ## What to distrust
+
+# %%
+figures.error_distribution(
+    metrics.materials, title=f"{crystals.label}, {split} split, n = {len(chosen)}"
+)
+
+# %% [markdown]
+# *Left: position error of each crystal. Right: atoms detected against atoms in the cell; the area of a dot is the number of crystals.*
+#
+# - A mean over all atoms is made by the tail: most crystals are much better than it, and a few are lost.
+# - Distances do not see periodic images, as published: an atom found at the other end of the cell counts as wrong although the crystal is the same. The match rate, which knows about periodicity, is the second opinion.
+# - The latent vector is made from the very crystal that is reconstructed. This page says how much of a crystal the vector holds, not whether a new crystal can be invented.
+#
+# ## Summary
+#
+# Following a field to its ends turns a vector of numbers into any number of atoms; the steps themselves lose nothing (oracle), so what is missing was not learned.

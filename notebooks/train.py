@@ -1,0 +1,196 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training
+#
+# **Question.** How does a network learn a field that stands for a crystal, and how good is it after one minute on an ordinary computer?
+#
+# For whoever wants to train a model of their own: this page trains, reconstructs the test crystals and computes the paper's metrics. It was executed with the parameters below when the book was built, so its numbers are those of a
+# **short** training; what a full one reaches is read from recorded runs and marked as such.
+#
+# With another dataset: `papermill notebooks/train.ipynb out.ipynb -p dataset lcs6 -p minutes 60 -p small_steps False -p out runs/lcs6`, or without a notebook `nesf run lcs6 --preset cpu --out runs/lcs6`.
+
+# %% tags=["parameters"]
+dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
+fold: int = -1  # 0-19 for ybco; -1: none
+mirror: str = ""  # copy of the official release; empty: download
+data_dir: str = ""  # folder of datasets; empty: the user's default
+preset: str = "cpu"  # cpu (for two cores), paper or official
+minutes: float = 1.0  # of training, about; 0: the preset's epochs
+seed: int = 0  # of the weights, the batches and the queries
+small_steps: bool = True  # small batches, few points: best for some minutes
+out: str = ""  # folder for weights and results; empty: a temporary one
+
+# %% tags=["hide-input"]
+import nesf.config
+from nesf.pages import check_parameters
+
+check_parameters(globals(), preset=tuple(nesf.config.PRESETS))
+
+# %% tags=["hide-input"]
+# %matplotlib inline
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import display
+
+import nesf
+from nesf import data, figures
+from nesf.config import PRESETS, ReconstructionConfig
+from nesf.errors import DataError
+from nesf.metrics import evaluate
+from nesf.pages import config_table, metrics_table, recorded_run
+from nesf.pipeline import config_for, evaluate_run, reconstruct_run, train_run
+from nesf.results import read_run
+from nesf.results import seconds as seconds_of
+from nesf.trivial import constant, copy_nearest
+
+# %%
+crystals = data.load(
+    dataset,
+    fold=None if fold < 0 else fold,
+    mirror=Path(mirror) if mirror else None,
+    data_dir=Path(data_dir) if data_dir else None,
+    fetch=True,
+)
+folder = Path(out or tempfile.mkdtemp(prefix="nesf-train-"))
+print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+print({split: len(part) for split, part in crystals.splits.items()})
+
+# %% [markdown]
+# ## The loss
+#
+# A batch of crystals is encoded to latent vectors $\mathbf{z}$. At query points around their atoms and all over their cells the position field must give the vector to the nearest atom, the species field its element, and two small
+# networks the lengths and angles of the cell (Eq. 2):
+#
+# $$L = \lambda_{\text{pos}} L_{\text{pos}} + \lambda_{\text{spe}} L_{\text{spe}} + \lambda_{\text{len}} L_{\text{len}} + \lambda_{\text{ang}} L_{\text{ang}}$$
+#
+# The lines that are it, from `nesf.training.losses`:
+#
+# ```python
+# z = model.encode(crystals)
+# vectors, _ = nearest_atom(position_queries, crystals)
+# loss_position = mse_loss(position_field(position_queries, z), vectors)
+# _, species = nearest_atom(species_queries, crystals)
+# loss_species = cross_entropy(species_field(species_queries, z), species)
+# lengths, angles = model.decode_lattice(z)
+# loss_length, loss_angle = mse_loss(lengths, crystals.lengths), mse_loss(angles, crystals.angles)
+# ```
+#
+# ## Choices
+#
+# Everything is a field of `nesf.config.Config`, with unit and source in its comment. This is where the presets and this page differ: for one minute, many small steps with few points are better than few large ones.
+
+# %%
+config = config_for(crystals, PRESETS[preset])
+if small_steps:
+    changes = {
+        "training.batch_size": 32,
+        "training.learning_rate": 3e-3,
+        "training.compile": False,  # its start-up takes as long as this training
+        "sampling.n_position": 48,
+        "sampling.n_species": 16,
+    }
+    config = config.with_values(changes)
+config_table({**PRESETS, "this page": config})
+
+# %% [markdown]
+# ## Training
+
+# %% tags=["remove-stderr"]
+result = train_run(
+    crystals,
+    config,
+    folder,
+    seed=seed,
+    minutes=minutes or None,
+    command=f"papermill notebooks/train.ipynb out.ipynb -p dataset {crystals.name} "
+    f"-p fold {fold} -p preset {preset} -p minutes {minutes} -p seed {seed} "
+    f"-p small_steps {small_steps}",
+)
+print(f"{result.model.autoencoder.n_parameters:,} parameters, {len(result.log)} epochs")
+print(
+    f"{result.model.info['minutes']:.1f} minutes; weights and log are in {folder.name}/"
+)
+
+# %%
+log = pd.read_csv(folder / "log.csv")
+figures.loss_curves(
+    log, title=f"{crystals.label}, preset {preset}, seed {seed} (this page)"
+)
+
+# %% [markdown]
+# *The loss and its four parts, without their weights: means over an epoch of training batches (line), and the whole validation split with always the same queries (markers).*
+#
+# ## What it is worth
+#
+# Every crystal of the test split is encoded, and reconstructed from its latent vector alone (the [next page](reconstruction) shows how). Beside it stand two predictors that need no network: *copy* takes the training crystal
+# nearest in composition and cell, *constant* always gives the same typical crystal.
+
+# %% tags=["remove-stderr"]
+arrived = ReconstructionConfig(converged=0.002)  # Å; arrived particles rest, saves time
+reconstruct_run(folder, crystals, ["test"], config=arrived)
+metrics = evaluate_run(folder, crystals)["test"]
+print(
+    ", ".join(
+        f"{k} {v:.0f} s" for k, v in read_run(folder).run["wall_time_seconds"].items()
+    )
+)
+print("files:", *sorted(p.name for p in folder.iterdir()))
+
+# %%
+train_split, test = crystals.split("train"), crystals.split("test")
+summaries = {
+    "this page": metrics.summary,
+    "copy": evaluate(test, copy_nearest(train_split, test)).summary,
+    "constant": evaluate(test, constant(train_split, test)).summary,
+}
+metrics_table(summaries, dataset=crystals.name)
+
+# %% [markdown]
+# *Errors on the test split, lower is better unless said otherwise; number of seeds: 1. «Actual»: mean over the atoms of the true crystal, «detected»: over the atoms found.*
+#
+# ## A longer training
+#
+# The recorded run of this dataset, where the repository has one. Its command is printed; expect your own loss to look like this.
+
+# %%
+try:
+    recorded = read_run(recorded_run(crystals.name, fold=crystals.fold))
+except DataError as error:
+    print(error)
+else:
+    took = seconds_of(recorded.run) / 60
+    print(f"recorded: {recorded.run['command']}")
+    print(
+        f"{took:.0f} minutes, {recorded.run['threads']} threads of {recorded.run['device_name']}"
+    )
+    display(
+        figures.loss_curves(recorded.log(), title=f"{crystals.label} (recorded run)")
+    )
+    columns = {"this page": metrics.summary, "recorded": recorded.metrics["test"]}
+    display(metrics_table(columns, dataset=crystals.name))
+
+# %% [markdown]
+# ## What to distrust
+#
+# - The first curves are those of a minute. The number of epochs is planned from the speed of the machine, so the numbers above change from machine to machine; the recorded ones do not.
+# - The validation split of `starter` is small: the epoch that early stopping keeps is partly chance.
+# - One seed. The paper gives the mean and the spread of ten.
+#
+# ## Summary
+#
+# Fields are learned by regression at random points around known atoms; no step of it needs to match one list of atoms with another. [Next](reconstruction): back from the fields to a crystal.

@@ -1,0 +1,87 @@
+"""Write the tables of README.md from the recorded runs: `python scripts/update_readme.py` (`--check` only compares, for the tests)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from nesf.pages import LABELS
+from nesf.results import RecordedRun, all_runs, paper_table, seconds, table
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOWN = (
+    "number_of_atoms_error_percent",
+    "position_error_actual_angstrom",
+    "position_error_detected_angstrom",
+    "species_error_actual_percent",
+    "species_error_detected_percent",
+    "lattice_length_error_angstrom",
+    "lattice_angle_error_degree",
+    "match_rate_percent",
+)
+TITLES = {"starter": "starter (embedded)", "lcs6": "LCS6Å", "ybco": "YBCO-like", "icsg3d": "ICSG3D", "icsg3d-recovered": "ICSG3D, recovered 70 %"}
+NAMES = {"nesf": "ours", "copy": "copy of the nearest training crystal", "constant": "constant", "oracle": "oracle (ground-truth fields decoded)"}
+
+
+def results_table(runs: list[RecordedRun]) -> str:
+    """Test split: paper, ours, trivial predictors and oracle, a row each; mean ± standard deviation over n runs."""
+    recorded, paper = table(runs, "test"), paper_table().query("split == 'test' and method == 'nesf'")
+    lines = ["| dataset, test split | | " + " | ".join(LABELS[k] for k in SHOWN) + " |", "|" + "---|" * (len(SHOWN) + 2)]
+    for dataset in [d for d in TITLES if d in set(recorded["dataset"])]:
+        # Predictors are compared on the folds that ours has been recorded on, not on others.
+        folds = {r.run["dataset"]["fold"] for r in runs if r.run["dataset"]["name"] == dataset and r.run["method"] == "nesf"}
+        same = table([r for r in runs if r.run["dataset"]["name"] == dataset and (not folds or r.run["dataset"]["fold"] in folds)], "test")
+        published = (
+            dict(zip(*paper.query("dataset == @dataset")[["metric", "text"]].values.T, strict=True))
+            if len(paper.query("dataset == @dataset"))
+            else {}
+        )
+        if published:
+            lines.append(f"| {TITLES[dataset]} | paper | " + " | ".join(published.get(k, "–") for k in SHOWN) + " |")
+        for (method, preset), group in same.groupby(["method", "preset"], sort=False):
+            values, n = dict(zip(group["metric"], group["text"], strict=True)), int(group["n"].max())
+            which = f", fold {', '.join(map(str, sorted(folds)))} only" if folds - {None} and len(folds) < 20 else ""
+            label = f"{NAMES.get(str(method), str(method))}{f', preset {preset}' if method == 'nesf' else ''} (n = {n}{which})"
+            lines.append(f"| {TITLES[dataset]} | {label} | " + " | ".join(values.get(k, "–") for k in SHOWN) + " |")
+    return "\n".join(lines)
+
+
+def cost_table(runs: list[RecordedRun]) -> str:
+    """What each recorded command took."""
+    lines = ["| command | time | peak memory | device |", "|---|---|---|---|"]
+    for run in runs:
+        r = run.run
+        wall = r["wall_time_seconds"]
+        stages = ", ".join(f"{k} {v / 60:.1f}" for k, v in wall.items()) if isinstance(wall, dict) and len(wall) > 1 else ""
+        time = f"{seconds(r) / 60:.1f} min" + (f" ({stages})" if stages else "")
+        device = f"{r['threads']} threads of {r['cpu']}" if r["device"] == "cpu" else r["device_name"]
+        lines.append(f"| `{r['command']}` | {time} | {r['peak_memory_bytes'] / 1e9:.1f} GB | {device} |")
+    return "\n".join(lines)
+
+
+def updated(text: str, runs: list[RecordedRun]) -> str:
+    """The README with its generated parts made anew."""
+    for name, content in (("results", results_table(runs)), ("cost", cost_table(runs))):
+        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md: the markers of {name!r} are missing")
+        text = pattern.sub(lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text)
+    return text
+
+
+def main() -> int:
+    """Update, or with --check compare."""
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = updated(old, all_runs(ROOT / "results"))
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            print("README.md does not agree with results/; run: python scripts/update_readme.py")
+        return int(new != old)
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The command line as a user meets it: the main job on small data, structures in and out, and every mistake in one sentence."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from nesf.cli import main
+from nesf.crystals import Crystals
+from nesf.data import load
+from nesf.data.dataset import Dataset, save_dataset
+from nesf.results import validate
+
+TINY = [
+    "--set=model.encoder_mix=[32]", "--set=model.encoder_latent=[32]", "--set=model.latent_size=16", "--set=model.decoder_position=[32,32]",
+    "--set=model.decoder_species=[32]", "--set=training.compile=false", "--set=training.epochs=2", "--set=sampling.n_position=16", "--set=sampling.n_species=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a dataset `few`: the first crystals of starter."""
+    folder = tmp_path_factory.mktemp("data")
+    starter = load("starter")
+    splits = {name: starter.splits[name].select(range(n)) for name, n in (("train", 20), ("val", 4), ("test", 4))}
+    save_dataset(Dataset("few", splits), folder / "few")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    """A run of the main job on `few`."""
+    folder = data / "results" / "few" / "nesf" / "cpu" / "seed-1"
+    assert main(["run", "few", "--data", str(data), "--seed", "1", "--out", str(folder), "--decode", "iterations=8", *TINY]) == 0
+    return folder
+
+
+def test_main_job_leaves_a_valid_recorded_run(run: Path) -> None:
+    assert validate(run) == []
+    recorded = json.loads((run / "run.json").read_text())
+    assert set(recorded["wall_time_seconds"]) == {"train", "reconstruct", "evaluate"}
+    assert recorded["config"]["training"]["epochs"] == 2 and recorded["reconstruction"]["iterations"] == 8
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["n_materials"] == metrics["val"]["n_materials"] == 4
+    with open(run / "reconstruction" / "test" / "structures.csv", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == list(load("starter").splits["test"].ids[:4])
+
+
+def test_stages_one_by_one_give_the_same_metrics(run: Path, data: Path, tmp_path: Path) -> None:
+    assert main(["train", "few", "--data", str(data), "--seed", "1", "--out", str(tmp_path / "r"), *TINY]) == 0
+    assert main(["reconstruct", str(tmp_path / "r"), "--data", str(data), "--decode", "iterations=8"]) == 0
+    assert main(["evaluate", str(tmp_path / "r"), "--data", str(data)]) == 0
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
+
+
+def test_own_structures_in_and_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = load("starter").splits["train"].select([0]).to_structures()[0]
+    (tmp_path / "in").mkdir()
+    known.to(filename=str(tmp_path / "in" / "known.cif"))
+    strange = Structure(Lattice.cubic(4.0), ["Og"], [[0, 0, 0]])  # oganesson is in no vocabulary
+    strange.to(filename=str(tmp_path / "in" / "strange.cif"))
+    command = ["reconstruct", str(run), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "strange" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert "left out 1" in said and "strange" in said
+    with open(tmp_path / "out" / "structures.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+def test_score_any_structures_and_charge_missing_ones(tmp_path: Path) -> None:
+    for name, element in (("one", "Na"), ("two", "K")):
+        structure = Structure(Lattice.cubic(4.0), [element, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "b").mkdir(exist_ok=True)
+        structure.to(filename=str(tmp_path / "a" / f"{name}.cif"))
+        if name == "one":
+            structure.to(filename=str(tmp_path / "b" / f"{name}.cif"))
+    assert main(["evaluate", "--actual", str(tmp_path / "a"), "--detected", str(tmp_path / "b"), "--out", str(tmp_path / "s")]) == 0
+    summary = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert (
+        summary["number_of_atoms_error_percent"] == 50
+        and summary["species_error_actual_percent"] == 50
+        and summary["nothing_detected_ids"] == ["two"]
+    )
+
+
+def test_import_audit_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cifs").mkdir()
+    for i in range(25):
+        Structure(Lattice.cubic(3.5 + 0.02 * i), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(filename=str(tmp_path / "cifs" / f"c{i}.cif"))
+    assert main(["data", "import", str(tmp_path / "cifs"), "--name", "mine", "--data", str(tmp_path)]) == 0
+    assert "train 21, val 2, test 2" in capsys.readouterr().out
+    assert main(["data", "list", "--data", str(tmp_path)]) == 0
+    assert "mine" in capsys.readouterr().out
+    assert main(["data", "audit", "mine", "--data", str(tmp_path), "--json", str(tmp_path / "audit.json")]) == 0
+    assert json.loads((tmp_path / "audit.json").read_text())
+
+
+def test_oracle_run_is_exact(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few" / "oracle" / "default" / "seed-0"
+    assert main(["run", "few", "--data", str(data), "--method", "oracle", "--split", "test", "--out", str(folder)]) == 0
+    assert validate(folder) == []
+    summary = json.loads((folder / "metrics.json").read_text())["test"]
+    assert summary["number_of_atoms_error_percent"] == 0 and summary["position_error_actual_angstrom"] < 1e-4 and summary["match_rate_percent"] == 100
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", "nowhere"], ["nowhere", "nesf data import"]),
+        (["run", "lcs6"], ["nesf data fetch lcs6", "--mirror"]),
+        (["run", "ybco"], ["0-19"]),
+        (["run", "few", "--preset", "quick"], ["quick", "paper, official, cpu"]),
+        (["run", "few", "--set", "training.epoch=3"], ["training.epoch", "training.epochs"]),
+        (["run", "few", "--set", "training.epochs=many"], ["training.epochs", "many"]),
+        (["run", "few", "--set", "training.epochs"], ["KEY=VALUE"]),
+        (["run", "few", "--decode", "nms=1"], ["nms", "nms_radius"]),
+        (["run", "few", "--split", "tset"], ["tset", "train, val, test"]),
+        (["run", "few", "--method", "magic"], ["magic", "oracle"]),
+        (["run", "few", "--device", "abacus"], ["abacus"]),
+        (["run", "few", "--resume"], ["no checkpoint", "without --resume"]),
+        (["data", "fetch", "lcs7"], ["lcs7", "lcs6"]),
+        (["data", "build", "no-rules.json"], ["no-rules.json"]),
+        (["reconstruct", "no-run"], ["no-run"]),
+        (["evaluate"], ["--actual"]),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], named: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--data", str(data)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("nesf: error: ") and "Traceback" not in error
+    assert all(part in error for part in named), error
+
+
+def test_second_training_into_a_folder_is_refused_and_nothing_is_lost(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    assert main(["train", "few", "--data", str(data), "--out", str(run), *TINY]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_model_of_another_dataset_is_not_scored_in_silence(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reconstruct", str(run), "--data", str(data), "--dataset", "starter"]) == 2
+    assert "was trained on few" in capsys.readouterr().err
+
+
+def test_standard_setting_is_needed_once(data: Path) -> None:
+    rotated = Structure(Lattice([[0, 4, 0], [0, 0, 5], [6, 0, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    crystals = Crystals.from_structures([rotated], ["r"]).in_standard_setting()
+    assert np.allclose(crystals.lattice[0], np.diag([4, 5, 6])) and np.allclose(crystals.positions[1], [2, 2.5, 3])

@@ -1,0 +1,91 @@
+"""The notebooks: pairs in step, no outputs committed, parameters that are documented and guarded, no path of some machine. nbval executes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from nesf.errors import ConfigError
+from nesf.pages import check_parameters
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def cells_of(notebook: nbformat.NotebookNode) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(c.cell_type, c.source, tuple(c.metadata.get("tags", []))) for c in notebook.cells]
+
+
+def run_guard(path: Path, **given: Any) -> None:
+    """Execute the cells up to the one that checks the parameters, as papermill would parametrise them."""
+    notebook = parameterize_notebook(load_notebook_node(str(path)), given)
+    namespace: dict[str, Any] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, str(path), "exec", dont_inherit=True), namespace)
+            if "check_parameters(globals()" in cell.source:
+                return
+    raise AssertionError("no cell checks the parameters")
+
+
+def test_the_three_pages_exist() -> None:
+    assert {"data", "train", "reconstruction"} <= {p.stem for p in NOTEBOOKS}
+    assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
+
+
+@by_name
+def test_pair_says_the_same_and_holds_no_output(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    assert cells_of(notebook) == cells_of(jupytext.read(path.with_suffix(".py"))), "run `make format`, which brings both in step"
+    assert not any(c.get("outputs") or c.get("execution_count") for c in notebook.cells)
+    assert "jupytext" not in notebook.metadata
+
+
+@by_name
+def test_parameters_are_documented_with_type_and_default(path: Path) -> None:
+    parameters = papermill.inspect_notebook(str(path))
+    assert parameters["dataset"]["default"] == '"starter"'
+    for parameter in parameters.values():
+        assert parameter["inferred_type_name"] in {"str", "int", "float", "bool"} and parameter["help"], parameter
+
+
+@by_name
+def test_a_wrong_name_or_value_is_refused(path: Path) -> None:
+    run_guard(path)
+    run_guard(path, dataset="lcs6", fold=3)
+    with pytest.raises(ConfigError, match=r"'datset' is not a parameter .* dataset, fold"):
+        run_guard(path, datset="lcs6")
+    with pytest.raises(ConfigError, match="fold = 'two': a whole number"):
+        run_guard(path, fold="two")
+    with pytest.raises(ConfigError, match="dataset = 6: text"):
+        run_guard(path, dataset=6)
+
+
+def test_choices_and_kinds_of_values() -> None:
+    def given(**values: Any) -> dict[str, Any]:
+        return {"__annotations__": {"preset": str, "minutes": float, "compile": bool}, "preset": "cpu", "minutes": 1.0, "compile": False, **values}
+
+    check_parameters(given(minutes=2), preset=("cpu", "paper"))  # a whole number is a number
+    with pytest.raises(ConfigError, match="preset = 'gpu': choose from cpu, paper"):
+        check_parameters(given(preset="gpu"), preset=("cpu", "paper"))
+    with pytest.raises(ConfigError, match="minutes = True: a number"):
+        check_parameters(given(minutes=True))
+    with pytest.raises(ConfigError, match="compile = 1: True or False"):
+        check_parameters(given(compile=1))
+    again = given()
+    check_parameters(again)
+    again["crystals"] = "a variable of the notebook, when its cells are run a second time by hand"
+    check_parameters(again)
+
+
+@by_name
+def test_no_relative_or_absolute_data_paths(path: Path) -> None:
+    code = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+    assert "/home" not in code and "../" not in code and 'read_csv("' not in code
