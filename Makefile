@@ -13,7 +13,7 @@ MIRROR ?=
 KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
 # Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
-SOURCES = $(shell { cat requirements.lock; find nesf results notebooks -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
+SOURCES = $(shell { cat requirements.lock; find nesf notebooks $(wildcard results) -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 BIN := $(VENV)/bin
 
 # $(call step,what it does,command): says what it does and how long it took.
@@ -56,7 +56,7 @@ lint: setup
 	$(call step,types,$(BIN)/mypy)
 
 test: lint
-	$(call step,tests and notebooks (3 to 8 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+	$(call step,tests and notebooks (3 to 8 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -96,8 +96,10 @@ class TrainedModel:
         """
         folder = Path(folder)
         description = read_json(folder / "model.json")
+        if missing := [key for key in ("config", "vocabulary", "box", "dataset", "info", "sha256") if key not in description]:
+            raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
         path = folder / "model.safetensors"
-        weights = read_tensors(path, description.get("sha256"))
+        weights = read_tensors(path, description["sha256"])
         config = Config.from_dict(description["config"])
         autoencoder = Autoencoder(config.model)
         try:

@@ -147,7 +147,7 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="of ybco, 0-19")
-    parser.add_argument("--preset", default="cpu", help="paper, official or cpu (default)")
+    parser.add_argument("--preset", help="paper, official or cpu (default; with --resume: that of the checkpoint)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset, e.g. training.learning_rate=0.001"
     )
@@ -199,7 +199,9 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
     from nesf.pipeline import config_for, train_run
     from nesf.results import command_line
 
-    config = config_for(dataset, preset(options.preset)).with_values(_assignments(options.set, "--set"))
+    config = None
+    if not options.resume or options.preset or options.set:
+        config = config_for(dataset, preset(options.preset or "cpu")).with_values(_assignments(options.set, "--set"))
     result = train_run(
         dataset,
         config,
@@ -222,7 +224,7 @@ def _run(options: argparse.Namespace) -> None:
     from nesf.config import preset
 
     dataset, splits = _dataset(options), tuple(options.split or ("val", "test"))
-    name = preset(options.preset).preset if options.method == "nesf" else "default"
+    name = preset(options.preset or "cpu").preset if options.method == "nesf" else "default"
     folder = options.out or results.run_folder(Path("results"), dataset.name, options.method, name, seed=options.seed, fold=dataset.fold)
     for split in splits:
         dataset.split(split)

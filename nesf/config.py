@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ class ModelConfig:
     # official: it does not ([128] -> [3], 765,465 parameters, «0.76 million») / here: as the count, hence official
     query_in_last_layer: bool = False
     n_frequencies: int = 0  # L of a positional encoding of the query; paper: none / official: 10 in one config file, none in the other
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout = {self.dropout}: a probability below 1 is expected")
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,11 @@ class ReconstructionConfig:
     atom_position: Literal["lowest_score", "cluster_mean"] = "lowest_score"
     species_interval: float = 0.1  # step 5
     species_range: float = 0.5
-    species_points: int = 6  # per axis
     max_queries: int = 65536  # queries in one pass of a field: bounds the memory
+
+    def __post_init__(self) -> None:
+        if self.max_queries < 1:
+            raise ConfigError(f"max_queries = {self.max_queries}: at least 1 is expected")
 
 
 @dataclass(frozen=True)
@@ -173,10 +181,12 @@ def _checked(hint: Any, value: Any, key: str) -> Any:
             return None
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if origin is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(v, int) and v > 0 for v in value):
+        if isinstance(value, list | tuple) and value and all(isinstance(v, int) and v > 0 for v in value):
             return tuple(value)
         raise ConfigError(f"{key} = {value!r}: a list of positive whole numbers is expected, for example [256, 128]")
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not (math.isfinite(value) and value >= 0) or (value == 0 and key.endswith("interval")):
+            raise ConfigError(f"{key} = {value!r}: a finite number {'above 0' if key.endswith('interval') else 'not below 0'} is expected")
         return float(value)
     if hint in (int, bool, str) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         if hint is int and value < 0:

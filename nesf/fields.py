@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -25,14 +26,20 @@ class Queries(NamedTuple):
 
 
 def images(crystals: PaddedCrystals) -> PaddedCrystals:
-    """The crystals with the atoms of the 26 neighbouring cells added, [B, 27 N] atoms: the nearest of them is the minimum image.
+    """The crystals, their atoms in the cell, with those of the 26 neighbouring cells added: [B, 27 N] atoms.
 
-    Exact for a query in the cell or within one cell of it, unless the cell is very oblique.
+    The nearest of them is the minimum image of a query in the cell, unless the cell is very oblique.
     """
     steps = torch.tensor([-1.0, 0.0, 1.0], device=crystals.positions.device, dtype=crystals.positions.dtype)
     shifts = torch.cartesian_prod(steps, steps, steps) @ crystals.lattice  # [B, 27, 3]
-    positions = (crystals.positions[:, None] + shifts[:, :, None]).flatten(1, 2)
+    atoms = torch.where(crystals.mask[..., None], into_cell(crystals.positions, crystals.lattice), crystals.FAR)
+    positions = (atoms[:, None] + shifts[:, :, None]).flatten(1, 2)
     return PaddedCrystals(positions, crystals.species.repeat(1, 27), crystals.mask.repeat(1, 27), crystals.lengths, crystals.angles, crystals.lattice)
+
+
+def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
+    """Positions [B, n, 3] moved by lattice vectors into their unit cells, lattice [B, 3, 3]; Å."""
+    return positions - (positions @ torch.linalg.inv(lattice)).floor() @ lattice
 
 
 def nearest_atom(queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24) -> tuple[Tensor, Tensor]:
@@ -47,9 +54,10 @@ def nearest_atom(queries: Queries, crystals: PaddedCrystals, *, periodic: bool =
     Returns:
         Vectors in Å with the shape of the queries, and species indices with that shape less its last axis.
     """
+    p, index = queries
     if periodic:
         crystals = images(crystals)
-    p, index = queries
+        p = into_cell(p, crystals.lattice) if index is None else into_cell(p[:, None], crystals.lattice[index])[:, 0]
     if index is None:
         step = max(1, max_distances // (crystals.positions.shape[1] * len(crystals)))
         nearest = torch.cat([_nearest(part, crystals.positions) for part in p.split(step, dim=1)], dim=1)  # [B, Q]
@@ -92,8 +100,10 @@ def local_grid(
     Returns:
         [n³, 3] in Å.
     """
-    n = round(extent / interval) + (0 if half_open else 1)
-    axis = torch.arange(n, device=device, dtype=dtype) * interval - extent / 2
+    steps = extent / interval
+    n = math.ceil(steps - 1e-6) if half_open else math.floor(steps + 1e-6) + 1
+    start = extent / 2 if half_open else (n - 1) * interval / 2  # centred, also where the interval does not divide the extent
+    axis = torch.arange(n, device=device, dtype=dtype) * interval - start
     return torch.cartesian_prod(axis, axis, axis)
 
 

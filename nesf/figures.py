@@ -19,6 +19,7 @@ from matplotlib.patches import Circle
 from nesf.crystals import Crystals, pad, vocabulary_of
 from nesf.errors import DataError
 from nesf.fields import Queries, nearest_atom
+from nesf.reconstruction import NeuralFields
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pymatgen.core import Structure
 
+    from nesf.checkpoints import TrainedModel
+
 NESF, ICSG3D, ORACLE, TRIVIAL, SECOND = "#0072B2", "#D55E00", "#009E73", "#999999", "#E69F00"
 METHOD_COLOURS = {"nesf": NESF, "icsg3d-as-published": ICSG3D, "icsg3d-repaired": ICSG3D, "oracle": ORACLE, "copy": TRIVIAL, "constant": TRIVIAL}
 
 ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
+
+IN_SLICE = 0.1  # Å; an atom this near to a slice is drawn as lying in it
 
 # Points of a plane [..., 3] (Å) to vectors to the nearest atom [..., 3] (Å) and atomic numbers [...].
 FieldFunction = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -155,7 +160,7 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
         count = int(counts[numbers == z].sum())
         table[row, column] = count or np.nan
         ax.text(column, row - 0.12, element.symbol, ha="center", va="center", fontsize=10, color="black" if count else "#aaaaaa")
-        ax.text(column, row + 0.28, count or "", ha="center", va="center", fontsize=7)
+        ax.text(column, row + 0.28, str(count or ""), ha="center", va="center", fontsize=7)
     image = ax.imshow(table, cmap=ListedColormap(_blues()), norm=LogNorm(1, max(2, counts.max(initial=2))), aspect="auto")
     figure.colorbar(image, ax=ax, label="crystals that hold the element", shrink=0.7)
     ax.set_title(title)
@@ -181,10 +186,41 @@ def true_field(crystals: Crystals, *, periodic: bool = False) -> FieldFunction:
     return field
 
 
+def learned_field(model: TrainedModel, crystals: Crystals) -> FieldFunction:
+    """The position and species field that a trained model gives for one crystal (Eq. 1), to be drawn.
+
+    Args:
+        model: a trained model.
+        crystals: a batch of one crystal, which is encoded.
+    """
+    fields = NeuralFields(model.autoencoder, model.encode(crystals))
+    vocabulary = np.array(model.vocabulary)
+
+    @torch.no_grad()
+    def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        queries = torch.as_tensor(points, dtype=torch.float32, device=model.device).reshape(-1, 3)
+        index = torch.zeros(len(queries), dtype=torch.long, device=model.device)
+        vectors, species = fields.position(queries, index).cpu().numpy(), fields.species(queries, index).cpu().numpy()
+        return vectors.reshape(points.shape), vocabulary[species].reshape(points.shape[:-1])
+
+    return field
+
+
 def fullest_plane(crystals: Crystals) -> float:
     """The height z (Å) at which most atoms of the first crystal lie; of several, the lowest."""
     heights, counts = np.unique(crystals.positions[crystals.atoms(0), 2].round(2), return_counts=True)
     return float(heights[counts.argmax()])
+
+
+def best_for_slice(crystals: Crystals) -> int:
+    """The crystal whose fullest plane holds most elements, then most atoms: a slice through it shows most."""
+
+    def shown(i: int) -> tuple[int, int]:
+        one = crystals.select([i])
+        inside = np.abs(one.positions[:, 2] - fullest_plane(one)) < IN_SLICE
+        return len(np.unique(one.species[inside])), int(inside.sum())
+
+    return max(range(len(crystals)), key=shown)
 
 
 def structure_field(crystals: Crystals, *, field: FieldFunction | None = None, height: float | None = None, title: str = "") -> Figure:
@@ -279,7 +315,7 @@ def error_distribution(materials: DataFrame, *, title: str = "") -> Figure:
     """
     figure, (left, right) = _axes(2, 10, 3.4)
     errors = materials["position_error_actual_angstrom"].dropna().to_numpy(float).clip(1e-3)
-    left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41), color=NESF)
+    left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF)
     if len(errors):
         left.axvline(np.median(errors), color="black", linestyle="--", label=f"median {np.median(errors):.3f} Å")
         left.axvline(errors.mean(), color="black", linestyle=":", label=f"mean {errors.mean():.3f} Å")
@@ -309,8 +345,8 @@ def _draw_position_field(ax: Axes, crystals: Crystals, field: FieldFunction, hei
     ax.imshow(distance, cmap="Greys", vmin=0, vmax=1.6 * distance.max(), extent=extent, origin="lower")
     points, _ = _plane(crystals, height, 18)
     vectors = field(points)[0]
-    arrows = dict(angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF)
-    ax.quiver(points[..., 0], points[..., 1], vectors[..., 0], vectors[..., 1], **arrows)
+    x, y, u, v = points[..., 0], points[..., 1], vectors[..., 0], vectors[..., 1]
+    ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF)
     _draw_atoms(ax, crystals, height)
 
 
@@ -323,7 +359,7 @@ def _draw_atoms(ax: Axes, crystals: Crystals, height: float, *, legend: bool = F
     ax.plot(outline[:, 0], outline[:, 1], color="#404040", linewidth=1)
     atoms = crystals.atoms(0)
     for position, z, colour in zip(crystals.positions[atoms], crystals.species[atoms], _element_colours(crystals.species[atoms]), strict=True):
-        inside = abs(position[2] - height) < 0.1
+        inside = abs(position[2] - height) < IN_SLICE
         style = {"facecolor": colour, "edgecolor": "black"} if inside else {"fill": False, "edgecolor": colour, "linestyle": ":", "linewidth": 1.5}
         ax.add_patch(Circle((float(position[0]), float(position[1])), 0.22, zorder=3 if inside else 2, label=Element.from_Z(int(z)).symbol, **style))
     if legend:

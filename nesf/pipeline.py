@@ -38,7 +38,7 @@ def config_for(dataset: Dataset, config: Config) -> Config:
 
 def train_run(
     dataset: Dataset,
-    config: Config,
+    config: Config | None,
     folder: Path,
     *,
     seed: int = 0,

@@ -174,6 +174,7 @@ def detect_atoms(particles: np.ndarray, scores: np.ndarray, config: Reconstructi
     positions, best, sizes, rejected = [], [], [], []
     while len(p):
         near = ((p - p[0]) ** 2).sum(-1) < config.nms_radius**2
+        near[0] = True  # also with a radius of 0, or the loop would never end
         size = int(near.sum())
         if size >= config.min_particles:
             if config.atom_position == "cluster_mean":
@@ -294,6 +295,8 @@ def _decode_batches(
     progress: bool,
 ) -> Reconstruction:
     """`decode` over batches of so many crystals that all their particles fit in one pass of a field."""
+    if not len(crystals_ids):
+        raise DataError("there is no crystal to reconstruct")
     size = max(1, config.max_queries // max(len(box_grid(box, config.grid_interval)), 1))
     parts: list[Crystals] = []
     reports: list[dict[str, Any]] = []
@@ -327,8 +330,6 @@ def reconstruct(model: TrainedModel, crystals: Crystals, config: ReconstructionC
     Raises:
         DataError: an element outside the model's vocabulary.
     """
-    if not len(crystals):
-        raise DataError("there is no crystal to reconstruct")
     model.autoencoder.eval()
     return decode_latent(model, model.encode(crystals), crystals.ids, config, progress=progress)
 
@@ -362,7 +363,22 @@ def oracle(
     )
 
 
-TABLE_COLUMNS = ("id", "formula", "n_atoms", "a", "b", "c", "alpha", "beta", "gamma", "worst_score", "fewest_particles", "lattice_repaired", "cif")
+TABLE_COLUMNS = (
+    "id",
+    "formula",
+    "n_atoms",
+    "a",
+    "b",
+    "c",
+    "alpha",
+    "beta",
+    "gamma",
+    "worst_score",
+    "fewest_particles",
+    "shortest_distance",
+    "lattice_repaired",
+    "cif",
+)
 
 
 def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Mapping[str, Any]) -> None:
@@ -377,8 +393,13 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
     folder, crystals = Path(folder), reconstruction.crystals
     crystals.save(folder / "crystals.safetensors")
     rows, atoms = [], []
+    taken: set[str] = set()
     for report, structure in zip(reconstruction.reports, crystals.to_structures(), strict=True):
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in report["id"]) + ".cif"
+        stem = name = "".join(c if c.isalnum() or c in "-_." else "_" for c in report["id"])
+        while name.lower() in taken:  # ids a/b and a_b, or A and a where the file system does not tell them apart
+            name = f"{stem}-{len(taken)}"
+        taken.add(name.lower())
+        name += ".cif"
         if len(structure):
             write_atomically(folder / "cif" / name, str(CifWriter(structure)))
         formula = Composition(structure.composition).reduced_formula if len(structure) else ""

@@ -131,7 +131,7 @@ def resolve(config: Config, device: torch.device) -> Config:
 
 def train(
     dataset: Dataset,
-    config: Config,
+    config: Config | None,
     out: Path,
     *,
     seed: int = 0,
@@ -145,7 +145,7 @@ def train(
 
     Args:
         dataset: crystals in the standard setting.
-        config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary.
+        config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary. None, with `resume` only: the checkpoint's.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
         device: `auto`, `cpu`, `cuda`, ...
@@ -166,8 +166,9 @@ def train(
     if resume and not started:
         raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
     if resume:
-        saved = Config.from_dict(read_json(out / "checkpoint.json")["config"])
-        config = saved
+        config = _resumed_config(out / "checkpoint.json", config, planned=minutes is not None)
+    elif config is None:
+        raise ConfigError("a config is needed to start a training; for example nesf.config.preset('cpu')")
     else:
         config = resolve(config, chosen)
         if minutes is not None:
@@ -176,6 +177,21 @@ def train(
     if resume:
         run.restore()
     return run.fit(max_minutes, progress)
+
+
+def _resumed_config(path: Path, given: Config | None, planned: bool) -> Config:
+    """The checkpoint's config, after comparing it with the one that is given, if one is."""
+    saved = read_json(path).get("config")
+    if not isinstance(saved, dict):
+        raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
+    decided = {"model.n_species", "training.precision", "training.compile"} | ({"training.epochs"} if planned else set())  # by data and machine
+    for section, values in (given.to_dict() if given else {}).items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if f"{section}.{key}" not in decided and saved.get(section, {}).get(key) != value:
+                raise ConfigError(
+                    f"{path}: was started with {section}.{key} = {saved.get(section, {}).get(key)!r}, not {value!r}; resume with the same options, or with none"
+                )
+    return Config.from_dict(saved)
 
 
 def plan_epochs(dataset: Dataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
@@ -386,7 +402,7 @@ class _Run:
         }
         about = describe(self.config, self.trained.vocabulary, self.trained.box, self.trained.dataset)
         write_json(self.out / "checkpoint.json", state | about | {"log": self.log})
-        for old in self.out.glob("checkpoint-*.safetensors"):
+        for old in (*self.out.glob("checkpoint-*.safetensors"), *self.out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
             if old.name != name:
                 old.unlink()
 
@@ -395,6 +411,9 @@ class _Run:
         assert self.out is not None
         path = self.out / "checkpoint.json"
         state = read_json(path)
+        needed = ("file", "sha256", "epoch", "step", "seed", "minutes", "best_loss", "best_epoch", "threads", "dataset", "log")
+        if missing := [key for key in needed if key not in state]:
+            raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
         about = json.loads(json.dumps(dict(self.trained.dataset)))
         if state["dataset"] != about:
             raise DataError(f"{path}: was trained on {state['dataset']}, not on {about}; give the dataset it was trained on")

@@ -103,6 +103,6 @@ def _panel(structure: Structure, title: str, script: str) -> str:
     image = f'<img style="max-height:100%;margin:auto;display:block" alt="unit cell, {heading}" src="data:image/png;base64,{base64.b64encode(picture(structure)).decode()}">'
     values = {"id": identifier, "scene": json.dumps(scene), "script": json.dumps(script)}
     return (
-        f'<figure style="flex:1 1 220px;min-width:220px;margin:0;text-align:center"><figcaption>{heading}</figcaption>'
+        f'<figure style="flex:1 1 160px;min-width:160px;margin:0;text-align:center"><figcaption>{heading}</figcaption>'
         f'<div id="{identifier}" style="position:relative;width:100%;height:300px">{image}</div><div>{dots}</div></figure>{_DRAW % values}'
     )

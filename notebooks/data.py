@@ -52,7 +52,9 @@ crystals = data.load(
     data_dir=Path(data_dir) if data_dir else None,
     fetch=True,
 )
-print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+print(
+    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
+)
 for key, value in crystals.provenance.items():
     if isinstance(value, str):
         print(f"{key}: {value}")
@@ -90,9 +92,13 @@ figures.element_map(
 # %%
 print(f"ids in two splits: {len(findings.shared_ids)}")
 if findings.near_duplicates is not None:
-    print(f"near-duplicate structures in two splits: {len(findings.near_duplicates)}")
+    print(
+        f"near-duplicate structures in two splits: {len(findings.near_duplicates)}"
+    )
 for pair in (findings.near_duplicates or [])[:10]:
-    print(f"  {pair.split} {pair.material} = {pair.other_split} {pair.other_material}")
+    print(
+        f"  {pair.split} {pair.material} = {pair.other_split} {pair.other_material}"
+    )
 
 # %% [markdown]
 # ## A few crystals
@@ -123,10 +129,9 @@ views.crystal_view(*test.select(few).to_structures())
 # (`nesf.fields.nearest_atom`, here for many crystals at once.) As published, «nearest» means among the atoms of one cell, without periodic images.
 
 # %%
-example = test.select([by_size[len(by_size) // 2]])
-figures.structure_field(
-    example, title=example.to_structures()[0].composition.reduced_formula
-)
+example = test.select([figures.best_for_slice(test)])
+name = example.to_structures()[0].composition.reduced_formula
+figures.structure_field(example, title=f"{name}, true")
 
 # %% [markdown]
 # *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; grey is the distance. *Right:* the species field. Discs are atoms in the slice,

@@ -77,8 +77,12 @@ if model.dataset["hash"] != crystals.hash():
         f"careful: the model was trained on {model.dataset['name']}, not on this data"
     )
 chosen = crystals.split(split)
-print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
-print(f"model: {model.info['epochs_trained']} epochs on {model.dataset['name']}")
+print(
+    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
+)
+print(
+    f"model: {model.info['epochs_trained']} epochs on {model.dataset['name']}"
+)
 if (folder / "run.json").exists():
     recorded = read_run(folder).run
     print(f"made by: {recorded['command']}")
@@ -94,11 +98,15 @@ if (folder / "run.json").exists():
 # $$\mathbf{p} \leftarrow \mathbf{p} + f_p(\mathbf{p}, \mathbf{z})$$
 
 # %%
-config = ReconstructionConfig(converged=0.002)  # Å; arrived particles rest, saves time
-example = chosen.select([int(chosen.n_atoms.argsort()[len(chosen) // 2])])
+config = ReconstructionConfig(
+    converged=0.002
+)  # Å; arrived particles rest, saves time
+example = chosen.select([figures.best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))
-    start, owner = initialize_particles(model.box, 1, config, model.device)  # step 1
+    start, owner = initialize_particles(
+        model.box, 1, config, model.device
+    )  # step 1
     once = move_particles(fields, start, owner, replace(config, iterations=1))
     moved = move_particles(fields, start, owner, config)  # step 2
     scores = score_particles(fields, moved, owner, config)  # step 3
@@ -106,7 +114,9 @@ with torch.no_grad():
     atoms = detect_atoms(
         moved[kept].cpu().numpy(), scores[kept].cpu().numpy(), config
     )  # 4
-    positions = torch.as_tensor(atoms.positions, dtype=moved.dtype, device=model.device)
+    positions = torch.as_tensor(
+        atoms.positions, dtype=moved.dtype, device=model.device
+    )
     at = torch.zeros(len(positions), dtype=torch.long, device=model.device)
     species, votes = estimate_species(
         fields, positions, at, len(model.vocabulary), config
@@ -132,7 +142,9 @@ table["element"] = [
 ]
 table["votes for it"] = [
     f"{best} of {total}"
-    for best, total in zip(votes.amax(1).tolist(), votes.sum(1).tolist(), strict=True)
+    for best, total in zip(
+        votes.amax(1).tolist(), votes.sum(1).tolist(), strict=True
+    )
 ]
 table["particles"] = atoms.particles
 table["score, Å"] = atoms.scores.round(4)
@@ -143,24 +155,9 @@ table
 
 
 # %%
-def learned(points):
-    queries = torch.as_tensor(
-        points.reshape(-1, 3), dtype=torch.float32, device=model.device
-    )
-    index = torch.zeros(len(queries), dtype=torch.long, device=model.device)
-    with torch.no_grad():
-        vectors, species = (
-            fields.position(queries, index),
-            fields.species(queries, index),
-        )
-    numbers = torch.tensor(model.vocabulary)[species.cpu()].numpy()
-    return vectors.cpu().numpy().reshape(points.shape), numbers.reshape(
-        points.shape[:-1]
-    )
-
-
 name = example.to_structures()[0].composition.reduced_formula
-figures.structure_field(example, field=learned, title=f"{name}, fields of the network")
+learned = figures.learned_field(model, example)
+figures.structure_field(example, field=learned, title=f"{name}, network")
 
 # %% [markdown]
 # ## All crystals of the split
@@ -222,7 +219,8 @@ views.reconstruction_view(before[worst], after[worst])
 
 # %%
 figures.error_distribution(
-    metrics.materials, title=f"{crystals.label}, {split} split, n = {len(chosen)}"
+    metrics.materials,
+    title=f"{crystals.label}, {split} split, n = {len(chosen)}",
 )
 
 # %% [markdown]

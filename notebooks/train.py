@@ -45,6 +45,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+import torch
 from IPython.display import display
 
 import nesf
@@ -67,7 +68,9 @@ crystals = data.load(
     fetch=True,
 )
 folder = Path(out or tempfile.mkdtemp(prefix="nesf-train-"))
-print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+print(
+    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
+)
 print({split: len(part) for split, part in crystals.splits.items()})
 
 # %% [markdown]
@@ -105,6 +108,7 @@ if small_steps:
         "sampling.n_species": 16,
     }
     config = config.with_values(changes)
+    torch.set_num_threads(1)  # so small a step gains little from a second core
 config_table({**PRESETS, "this page": config})
 
 # %% [markdown]
@@ -117,11 +121,15 @@ result = train_run(
     folder,
     seed=seed,
     minutes=minutes or None,
+    max_minutes=1.5 * minutes
+    or None,  # if the machine becomes slower than planned
     command=f"papermill notebooks/train.ipynb out.ipynb -p dataset {crystals.name} "
     f"-p fold {fold} -p preset {preset} -p minutes {minutes} -p seed {seed} "
     f"-p small_steps {small_steps}",
 )
-print(f"{result.model.autoencoder.n_parameters:,} parameters, {len(result.log)} epochs")
+print(
+    f"{result.model.autoencoder.n_parameters:,} parameters, {len(result.log)} epochs"
+)
 print(
     f"{result.model.info['minutes']:.1f} minutes; weights and log are in {folder.name}/"
 )
@@ -141,12 +149,15 @@ figures.loss_curves(
 # nearest in composition and cell, *constant* always gives the same typical crystal.
 
 # %% tags=["remove-stderr"]
-arrived = ReconstructionConfig(converged=0.002)  # Å; arrived particles rest, saves time
+arrived = ReconstructionConfig(
+    converged=0.002
+)  # Å; arrived particles rest, saves time
 reconstruct_run(folder, crystals, ["test"], config=arrived)
 metrics = evaluate_run(folder, crystals)["test"]
 print(
     ", ".join(
-        f"{k} {v:.0f} s" for k, v in read_run(folder).run["wall_time_seconds"].items()
+        f"{k} {v:.0f} s"
+        for k, v in read_run(folder).run["wall_time_seconds"].items()
     )
 )
 print("files:", *sorted(p.name for p in folder.iterdir()))
@@ -179,9 +190,14 @@ else:
         f"{took:.0f} minutes, {recorded.run['threads']} threads of {recorded.run['device_name']}"
     )
     display(
-        figures.loss_curves(recorded.log(), title=f"{crystals.label} (recorded run)")
+        figures.loss_curves(
+            recorded.log(), title=f"{crystals.label} (recorded run)"
+        )
     )
-    columns = {"this page": metrics.summary, "recorded": recorded.metrics["test"]}
+    columns = {
+        "this page": metrics.summary,
+        "recorded": recorded.metrics["test"],
+    }
     display(metrics_table(columns, dataset=crystals.name))
 
 # %% [markdown]

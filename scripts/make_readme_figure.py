@@ -1,0 +1,51 @@
+"""Draw book/images/overview.png: one test crystal of `starter`, a slice of the position field that the recorded model gives for it, its reconstruction.
+
+python scripts/make_readme_figure.py [RUN]      RUN: a run folder; by default the recorded one
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from nesf import data, figures
+from nesf.checkpoints import TrainedModel
+from nesf.config import ReconstructionConfig
+from nesf.crystals import Crystals
+from nesf.metrics import evaluate
+from nesf.pages import recorded_run
+from nesf.reconstruction import reconstruct
+
+TARGET = Path(__file__).resolve().parent.parent / "book" / "images" / "overview.png"
+
+
+def main() -> None:
+    """Draw the figure."""
+    parser = argparse.ArgumentParser(description="Draw book/images/overview.png.")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder trained on starter (default: the recorded one)")
+    folder = parser.parse_args().run or recorded_run("starter")
+    model = TrainedModel.load(folder, "cpu")
+    test = data.load("starter").split("test")
+    reconstruction = reconstruct(model, test, ReconstructionConfig(converged=0.002)).crystals
+    i = choose(test, reconstruction)
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    figures.overview(test.select([i]), reconstruction.select([i]), field=figures.learned_field(model, test.select([i]))).savefig(TARGET, dpi=130)
+    print(f"{TARGET}: {test.ids[i]} from {folder}")
+
+
+def choose(actual: Crystals, detected: Crystals) -> int:
+    """The crystal that shows most: three elements or more and many atoms in one slice; of these the one with the median position error."""
+    elements = np.array([len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))])
+    errors = evaluate(actual, detected, match=False).materials
+    good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (errors["species_error_actual_percent"] == 0)
+    candidates = np.flatnonzero((elements >= 3) & good.to_numpy(bool) & (actual.n_atoms >= 5)) if good.any() else np.arange(len(actual))
+    if not len(candidates):
+        candidates = np.arange(len(actual))
+    order = errors["position_error_actual_angstrom"].to_numpy(float)[candidates].argsort(kind="stable")
+    return int(candidates[order[len(order) // 2]])
+
+
+if __name__ == "__main__":
+    main()

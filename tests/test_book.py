@@ -1,0 +1,76 @@
+"""The book's sources: what they name exists, its scripts are the vendored ones, and the versions are pinned once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+LOCK = {r.name.lower(): r for r in map(Requirement, re.findall(r"^[^#\s].*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))}
+
+
+def test_every_page_of_the_contents_exists() -> None:
+    contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    pages = [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]
+    for page in pages:
+        assert any((ROOT / "book" / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")), page
+
+
+def test_book_links_to_the_files_at_the_top() -> None:
+    for name in ("_config.yml", "_toc.yml", "notebooks"):
+        link = ROOT / "book" / name
+        assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == ROOT / name
+
+
+def test_a_failing_cell_fails_the_build() -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["sphinx"]["config"]["nb_execution_raise_on_error"] is True
+    assert config["only_build_toc_files"] is True
+
+
+def test_vendored_scripts_are_the_recorded_ones() -> None:
+    folder = ROOT / "book" / "_extra" / "vendor"
+    recorded = dict(re.findall(r"^(\S+\.js) .* ([0-9a-f]{64})$", (folder / "README.txt").read_text(), re.MULTILINE))
+    assert set(recorded) == {p.name for p in folder.glob("*.js")}
+    for name, digest in recorded.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_sources_load_nothing_from_the_network() -> None:
+    loaded = re.compile(r"<(?:script|link|img|iframe)[^>]+https?://", re.IGNORECASE)
+    for path in [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.py"), *(ROOT / "nesf").rglob("*.py")]:
+        assert not loaded.search(path.read_text()), path
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    assert config["mathjax_path"].startswith("../vendor/") and config["nb_ipywidgets_js"] == {}
+
+
+def test_built_pages_load_nothing_from_the_network() -> None:
+    pages = sorted((ROOT / "book" / "_build" / "html").rglob("*.html"))
+    if not pages:
+        pytest.skip("the book is not built (make book)")
+    for page in pages:
+        assert not re.search(r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+href=\"https?://", page.read_text()), page
+
+
+def test_lock_is_exact_and_portable() -> None:
+    assert str(LOCK["torch"].specifier) == "==2.13.0"
+    for requirement in LOCK.values():
+        (version,) = requirement.specifier
+        assert version.operator == "==" and "+" not in version.version and requirement.url is None, requirement
+    assert "-r requirements.lock" in str(yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"])
+
+
+def test_lock_holds_what_the_package_asks_for() -> None:
+    for text in metadata.requires("nesf") or []:
+        requirement = Requirement(text)
+        if requirement.name == "nesf":
+            continue
+        (pinned,) = LOCK[requirement.name.lower()].specifier
+        assert requirement.specifier.contains(pinned.version), text
