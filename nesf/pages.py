@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nesf.config import Config
 from nesf.errors import ConfigError, DataError
-from nesf.results import paper_table, run_folder
+from nesf.results import all_runs, paper_table, read_run, run_folder
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -90,6 +90,43 @@ def config_table(configs: Mapping[str, Config]) -> DataFrame:
     }
     table = pd.DataFrame(flat)
     return table[table.nunique(axis=1) > 1]
+
+
+def recorded_summaries(dataset: str, *, split: str = "test", fold: int | None = None) -> dict[str, dict[str, Any]]:
+    """What is recorded of a dataset: ours (preset cpu) and the predictors, as `metrics_table` takes them; {} where nothing is."""
+    found = {}
+    for name, method, preset in (
+        ("ours", "nesf", "cpu"),
+        ("copy", "copy", "default"),
+        ("constant", "constant", "default"),
+        ("oracle", "oracle", "default"),
+    ):
+        folder = run_folder(RESULTS, dataset, method, preset, seed=0, fold=fold)
+        if (folder / "run.json").exists() and split in (metrics := read_run(folder).metrics):
+            found[name] = metrics[split]
+    return found
+
+
+def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
+    """The recorded trials of a recipe (presets `trial-*`): what each changed, its cost, and its errors, never on the test split."""
+    import pandas as pd
+
+    runs = [r for r in all_runs(RESULTS / dataset / "nesf") if r.run["preset"].startswith("trial-") and split in r.metrics]
+    keys = ("number_of_atoms_error_percent", "position_error_actual_angstrom", "species_error_actual_percent", "lattice_angle_error_degree")
+    rows = []
+    for run in runs:
+        sampling, training = run.run["config"]["sampling"], run.run["config"]["training"]
+        share = sampling["global_share"]
+        row = {
+            "batch": training["batch_size"],
+            "learning rate": training["learning_rate"],
+            "queries": f"{sampling['n_position']} + {sampling['n_species']}",
+            "global share": "as in the full grid" if share is None else f"{share:g}",
+            "epochs": training["epochs"],
+            "minutes": f"{run.run['wall_time_seconds']['train'] / 60:.1f}",
+        }
+        rows.append(row | {LABELS[k]: _text(k, run.metrics[split][k]) for k in keys})
+    return pd.DataFrame(rows, index=[r.run["preset"].removeprefix("trial-") for r in runs])
 
 
 def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:

@@ -35,7 +35,7 @@ _DRAW = """<script>(function(){
   v.addModel(scene.xyz,"xyz",{assignBonds:false});
   v.setStyle({},{sphere:{scale:0.32,colorscheme:{prop:"elem",map:scene.colours}}});
   scene.edges.forEach(function(e){v.addCylinder({start:e[0],end:e[1],radius:0.03,color:"#404040",fromCap:1,toCap:1});});
-  v.rotate(-90,"vx"); v.rotate(-20,"vy"); v.rotate(10,"vx"); v.zoomTo(); v.zoom(0.95); v.render();
+  v.rotate(-90,"vx"); v.rotate(-20,"vy"); v.rotate(10,"vx"); v.zoomTo(); v.zoom(0.95*Math.min(1,el.clientWidth/el.clientHeight)); v.render();
  }
  if(window.$3Dmol) return draw();
  if(!window.__3dmol) window.__3dmol=new Promise(function(ok){
