@@ -108,10 +108,12 @@ def recorded_summaries(dataset: str, *, split: str = "test", fold: int | None = 
 
 
 def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
-    """The recorded trials of a recipe (presets `trial-*`): what each changed, its cost, and its errors, never on the test split."""
+    """The recorded trials of a recipe (presets `trial-*`) and what came of them (`cpu`): settings, cost, and errors on the validation split."""
     import pandas as pd
 
-    runs = [r for r in all_runs(RESULTS / dataset / "nesf") if r.run["preset"].startswith("trial-") and split in r.metrics]
+    runs = [
+        r for r in all_runs(RESULTS / dataset / "nesf") if (r.run["preset"].startswith("trial-") or r.run["preset"] == "cpu") and split in r.metrics
+    ]
     keys = ("number_of_atoms_error_percent", "position_error_actual_angstrom", "species_error_actual_percent", "lattice_angle_error_degree")
     rows = []
     for run in runs:
@@ -123,10 +125,11 @@ def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
             "queries": f"{sampling['n_position']} + {sampling['n_species']}",
             "global share": "as in the full grid" if share is None else f"{share:g}",
             "epochs": training["epochs"],
+            "weights": "lowest validation loss" if training["early_stopping"] else "last",
             "minutes": f"{run.run['wall_time_seconds']['train'] / 60:.1f}",
         }
         rows.append(row | {LABELS[k]: _text(k, run.metrics[split][k]) for k in keys})
-    return pd.DataFrame(rows, index=[r.run["preset"].removeprefix("trial-") for r in runs])
+    return pd.DataFrame(rows, index=[r.run["preset"].removeprefix("trial-") for r in runs]).sort_values("epochs", kind="stable")
 
 
 def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:
