@@ -406,9 +406,11 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
         worst = max((a["score"] for a in report["atoms"]), default="")
         fewest = min((a["particles"] for a in report["atoms"]), default="")
-        rows.append(
-            [report["id"], formula, report["n_atoms"], *lattice, worst, fewest, report["lattice_repaired"], f"cif/{name}" if len(structure) else ""]
-        )
+        # With periodic images: near 0 where an atom and its image on the other side of the cell were both detected (CIF readers may refuse that).
+        between = structure.distance_matrix[np.triu_indices(len(structure), 1)] if len(structure) > 1 else np.zeros(0)
+        shortest = round(float(between.min()), 4) if len(between) else ""
+        cif = f"cif/{name}" if len(structure) else ""
+        rows.append([report["id"], formula, report["n_atoms"], *lattice, worst, fewest, shortest, report["lattice_repaired"], cif])
         for a in report["atoms"]:
             element = Element.from_Z(a["atomic_number"]).symbol
             atoms.append([report["id"], element, *(round(a[k], 6) for k in "xyz"), round(a["score"], 6), a["particles"], a["votes"]])

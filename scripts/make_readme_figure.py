@@ -36,11 +36,11 @@ def main() -> None:
 
 
 def choose(actual: Crystals, detected: Crystals) -> int:
-    """The crystal that shows most: three elements or more and many atoms in one slice; of these the one with the median position error."""
+    """The crystal that shows most: three elements in a cell of five atoms; of these the one with the median position error."""
     elements = np.array([len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))])
     errors = evaluate(actual, detected, match=False).materials
     good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (errors["species_error_actual_percent"] == 0)
-    candidates = np.flatnonzero((elements >= 3) & good.to_numpy(bool) & (actual.n_atoms >= 5)) if good.any() else np.arange(len(actual))
+    candidates = np.flatnonzero((elements >= 3) & good.to_numpy(bool) & (actual.n_atoms == 5)) if good.any() else np.arange(len(actual))
     if not len(candidates):
         candidates = np.arange(len(actual))
     order = errors["position_error_actual_angstrom"].to_numpy(float)[candidates].argsort(kind="stable")

@@ -343,6 +343,8 @@ def test_written_files_hold_the_crystals(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ["a/b", "a_b", "c", "d", "none"] and len({row["cif"] for row in rows}) == 5
     for i, (row, actual) in enumerate(zip(rows, crystals.to_structures(), strict=False)):
         back = Structure.from_file(tmp_path / row["cif"])
+        pairs = actual.distance_matrix[np.triu_indices(len(actual), 1)]  # with periodic images
+        assert row["shortest_distance"] == "" if len(actual) == 1 else abs(float(row["shortest_distance"]) - pairs.min()) < 1e-3
         assert len(back) == len(actual) == int(row["n_atoms"]) and back.composition == actual.composition
         distances = actual.lattice.get_all_distances(actual.frac_coords, back.frac_coords)
         assert distances.min(1).max() < 1e-4, i

@@ -30,7 +30,7 @@ from nesf.training import LOG_COLUMNS, TERMS, TrainingResult, learning_rate, los
 SMALL = {
     "model.latent_size": 16, "model.encoder_position": [32], "model.encoder_species": [16], "model.encoder_mix": [64], "model.encoder_latent": [32],
     "model.decoder_position": [64, 64, 64], "model.decoder_species": [32], "model.decoder_lattice": [32], "training.compile": False,
-    "training.precision": "fp32",
+    "training.precision": "fp32", "training.early_stopping": True,
 }  # fmt: skip
 
 
@@ -222,8 +222,10 @@ def test_killed_in_mid_training_and_resumed(whole: TrainingResult, dataset: Data
     same_end(train(dataset, CONFIG, out, seed=3, resume=True, progress=False), whole)
 
 
-def test_signals_are_given_back(whole: TrainingResult) -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_signals_are_given_back(dataset: Dataset, tmp_path: Path) -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    train(dataset, CONFIG.with_values({"training.epochs": 1}), tmp_path / "run", progress=False)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.fixture
