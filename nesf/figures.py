@@ -15,6 +15,7 @@ import torch
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import NullFormatter
 
 from nesf.crystals import Crystals, pad, vocabulary_of
 from nesf.errors import DataError
@@ -100,13 +101,17 @@ def loss_curves(log: DataFrame, *, title: str = "") -> Figure:
         "loss_length": "lengths, Å²",
         "loss_angle": "angles, rad²",
     }
-    figure, axes = _axes(len(panels), 13, 2.8)
-    for ax, (column, label) in zip(axes, panels.items(), strict=True):
+    figure, axes = _axes(3, 9.5, 5.2, n_rows=2)
+    for ax, (column, label) in zip(axes, panels.items(), strict=False):
         ax.plot(log["epoch"], log[column], color=NESF, label="training")
         validated = log.dropna(subset=[f"val_{column}"])
         ax.plot(validated["epoch"], validated[f"val_{column}"], color=SECOND, linestyle="--", marker="o", markersize=3, label="validation")
         ax.set(yscale="log", xlabel="epoch", title=label)
-    axes[0].legend(frameon=False)
+        low, high = ax.get_ylim()
+        if high >= 10 * low:  # a power of ten is labelled; labels between would overlap
+            ax.yaxis.set_minor_formatter(NullFormatter())
+    axes[-1].set_axis_off()
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="center")
     figure.suptitle(title)
     return figure
 

@@ -114,22 +114,28 @@ def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
     runs = [
         r for r in all_runs(RESULTS / dataset / "nesf") if (r.run["preset"].startswith("trial-") or r.run["preset"] == "cpu") and split in r.metrics
     ]
-    keys = ("number_of_atoms_error_percent", "position_error_actual_angstrom", "species_error_actual_percent", "lattice_angle_error_degree")
+    keys = {
+        "number_of_atoms_error_percent": "atoms, %",
+        "position_error_actual_angstrom": "position, Å",
+        "species_error_actual_percent": "species, %",
+        "lattice_angle_error_degree": "angle, °",
+    }
     rows = []
     for run in runs:
         sampling, training = run.run["config"]["sampling"], run.run["config"]["training"]
         share = sampling["global_share"]
         row = {
             "batch": training["batch_size"],
-            "learning rate": training["learning_rate"],
+            "rate": training["learning_rate"],
             "queries": f"{sampling['n_position']} + {sampling['n_species']}",
-            "global share": "as in the full grid" if share is None else f"{share:g}",
+            "global": "full grid's" if share is None else f"{share:g}",
             "epochs": training["epochs"],
-            "weights": "lowest validation loss" if training["early_stopping"] else "last",
+            "weights": "lowest loss" if training["early_stopping"] else "last",
             "minutes": f"{run.run['wall_time_seconds']['train'] / 60:.1f}",
         }
-        rows.append(row | {LABELS[k]: _text(k, run.metrics[split][k]) for k in keys})
-    return pd.DataFrame(rows, index=[r.run["preset"].removeprefix("trial-") for r in runs]).sort_values("epochs", kind="stable")
+        rows.append(row | {short: _text(k, run.metrics[split][k]) for k, short in keys.items()})
+    names = ["cpu" if r.run["preset"] == "cpu" else "trial" for r in runs]
+    return pd.DataFrame(rows, index=names).sort_values(["epochs", "batch", "rate"], kind="stable")
 
 
 def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:

@@ -87,7 +87,7 @@ if (folder / "run.json").exists():
     recorded = read_run(folder).run
     print(f"made by: {recorded['command']}")
     print(
-        f"{seconds(recorded) / 60:.0f} minutes, {recorded['threads']} threads of {recorded['device_name']}"
+        f"{seconds(recorded) / 60:.0f} minutes, {recorded['threads']} thread(s) of {recorded['device_name']}"
     )
 
 # %% [markdown]
