@@ -50,7 +50,7 @@ from IPython.display import display
 
 import nesf
 from nesf import data, figures
-from nesf.config import PRESETS, ReconstructionConfig
+from nesf.config import PRESETS
 from nesf.errors import DataError
 from nesf.metrics import evaluate
 from nesf.pages import (
@@ -155,10 +155,7 @@ figures.loss_curves(
 # nearest in composition and cell, *constant* always gives the same typical crystal.
 
 # %% tags=["remove-stderr"]
-arrived = ReconstructionConfig(
-    converged=0.002
-)  # Å; arrived particles rest, saves time
-reconstruct_run(folder, crystals, ["test"], config=arrived)
+reconstruct_run(folder, crystals, ["test"])
 metrics = evaluate_run(folder, crystals)["test"]
 print(
     ", ".join(
@@ -233,7 +230,7 @@ trials_table("lcs6").T
 # ## What to distrust
 #
 # - The first curves are those of a minute. The number of epochs is planned from the speed of the machine, so the numbers above change from machine to machine; the recorded ones do not.
-# - The validation split of `starter` is small: the epoch that early stopping keeps is partly chance.
+# - The species term of the validation loss rises while the decoded errors still fall: the network becomes too sure of itself. A lower loss is not a better crystal.
 # - One seed, and one fold. The paper gives the mean and the spread of ten seeds.
 #
 # ## Summary

@@ -12,7 +12,6 @@ import numpy as np
 
 from nesf import data, figures
 from nesf.checkpoints import TrainedModel
-from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals
 from nesf.metrics import evaluate
 from nesf.pages import recorded_run
@@ -28,7 +27,7 @@ def main() -> None:
     folder = parser.parse_args().run or recorded_run("starter")
     model = TrainedModel.load(folder, "cpu")
     test = data.load("starter").split("test")
-    reconstruction = reconstruct(model, test, ReconstructionConfig(converged=0.002)).crystals
+    reconstruction = reconstruct(model, test).crystals
     i = choose(test, reconstruction)
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     figures.overview(test.select([i]), reconstruction.select([i]), field=figures.learned_field(model, test.select([i]))).savefig(TARGET, dpi=130)
