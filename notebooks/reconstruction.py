@@ -98,9 +98,7 @@ if (folder / "run.json").exists():
 # $$\mathbf{p} \leftarrow \mathbf{p} + f_p(\mathbf{p}, \mathbf{z})$$
 
 # %%
-config = ReconstructionConfig(
-    converged=0.002
-)  # Å; arrived particles rest, saves time
+config = ReconstructionConfig()  # the paper's parameters
 example = chosen.select([figures.best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))
