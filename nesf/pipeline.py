@@ -51,9 +51,14 @@ def train_run(
 ) -> TrainingResult:
     """Train (`nesf.training.train`) and write `run.json`."""
     commit, started = results.commit(), datetime.now(UTC).isoformat(timespec="seconds")
+    changes: dict[str, Any] = {}
+    peak_before = 0  # of sessions that this one resumes
     if resume and (folder / "run.json").exists():
         before = read_json(folder / "run.json")
         started, command = before["started"], before["command"]
+        peak_before = before["peak_memory_bytes"]
+        if before["commit"] != commit:
+            changes["earlier_commits"] = [*before.get("earlier_commits", []), before["commit"]]
     result = train(dataset, config, folder, seed=seed, device=device, resume=resume, minutes=minutes, max_minutes=max_minutes, progress=progress)
     run = results.write_run(
         folder,
@@ -68,8 +73,9 @@ def train_run(
         finished=result.finished,
         started=started,
     )
-    if run["commit"] != commit:
-        results.update_run(folder, commit=commit)  # the code that ran is the code at the start
+    changes["commit"] = commit  # the code that ran is the code at the start
+    changes["peak_memory_bytes"] = max(run["peak_memory_bytes"], peak_before)
+    results.update_run(folder, **changes)
     return result
 
 

@@ -124,7 +124,7 @@ def resolve(config: Config, device: torch.device) -> Config:
     t = config.training
     compiled = t.compile and can_compile(device)
     if t.compile and not compiled:
-        warnings.warn("no C++ compiler found (g++): training runs without torch.compile, about half as fast", stacklevel=2)
+        warnings.warn("no C++ compiler found (g++): training runs without torch.compile, which is slower", stacklevel=2)
     precision = ("bf16" if compiled and has_bf16(device) else "fp32") if t.precision == "auto" else t.precision
     return dataclasses.replace(config, training=dataclasses.replace(t, compile=compiled, precision=precision))
 

@@ -156,3 +156,12 @@ def test_standard_setting_is_needed_once(data: Path) -> None:
     rotated = Structure(Lattice([[0, 4, 0], [0, 0, 5], [6, 0, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     crystals = Crystals.from_structures([rotated], ["r"]).in_standard_setting()
     assert np.allclose(crystals.lattice[0], np.diag([4, 5, 6])) and np.allclose(crystals.positions[1], [2, 2.5, 3])
+
+
+def test_resuming_keeps_what_earlier_sessions_recorded(run: Path, data: Path) -> None:
+    before = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(before | {"commit": "0" * 40, "peak_memory_bytes": 1 << 50}))
+    assert main(["train", "few", "--data", str(data), "--seed", "1", "--out", str(run), "--resume"]) == 0
+    after = json.loads((run / "run.json").read_text())
+    assert after["earlier_commits"] == ["0" * 40] and after["peak_memory_bytes"] == 1 << 50
+    assert after["commit"] == before["commit"] and after["command"] == before["command"] and after["started"] == before["started"]

@@ -181,7 +181,9 @@ def test_paper_numbers() -> None:
 
 
 def test_command_line_names_no_folder_of_this_machine() -> None:
-    line = results.command_line(["train", "lcs6", "--mirror", "/home/me/data/release", "--out=/tmp/x", "--set", "training.epochs=3", "results/lcs6"])
+    line = results.command_line(
+        ["train", "lcs6", "--mirror", "/some/where/release", "--out=/elsewhere/x", "--set", "training.epochs=3", "results/lcs6"]
+    )
     assert line == "nesf train lcs6 --mirror release --out=x --set training.epochs=3 results/lcs6"
 
 
