@@ -24,8 +24,10 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    # Threads that spin while they wait make torch many times slower as soon as another program wants a core. Read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that spin for long while they wait make torch many times slower as soon as another program wants a core; threads that sleep
+        # at once cost a quarter of a training step on a quiet machine. Read when torch is loaded, hence not in nesf.machine.
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options = parser.parse_args(words)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from nesf.config import ModelConfig
 from nesf.crystals import PaddedCrystals
+from nesf.field_function import FieldFunction
 
 
 class Lattice(NamedTuple):
@@ -61,9 +62,7 @@ class Encoder(nn.Module):
         mask = crystals.mask
         one_hot = functional.one_hot(crystals.species[mask], self.n_species).to(crystals.positions.dtype)
         features = self.mix(torch.cat([self.position(crystals.positions[mask]), self.species(one_hot)], dim=-1))  # [n, 512]
-        padded = features.new_full((*mask.shape, features.shape[-1]), -torch.inf)
-        padded[mask] = features
-        pooled = padded.amax(dim=1)  # [B, 512]
+        pooled = torch.segment_reduce(features, "max", lengths=mask.sum(1), unsafe=True)  # [B, 512]
         return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
 
 
@@ -100,56 +99,59 @@ class Field(nn.Module):
             queries: [B, Q, 3] in Å; or [M, 3] with `crystal`, where crystals have different numbers of queries.
             z: latent vectors [B, latent_size].
             crystal: [M], the crystal each of M queries belongs to.
-            precision: `fp32`, or `bf16` for the matrix products: coordinates then enter as a bf16 pair (high and low part, shared
-                weights), because one bf16 number is 0.06 Å coarse at 12 Å; statistics, the first layer and the result stay fp32.
+            precision: in training, `fp32`, or `bf16` for the matrix products (see `FieldFunction`); evaluation is always fp32.
 
         Returns:
             [B, Q, n_out] or [M, n_out]: vectors to the nearest atom in Å, or logits of the species.
         """
         query = self.encode_query(queries).reshape(-1, self.n_query)  # [M, 3]
-        half = torch.bfloat16 if precision == "bf16" else query.dtype
-        if precision == "bf16":
-            high = query.to(half)
-            coordinates = torch.cat([high, (query - high.to(query.dtype)).to(half)], dim=-1)  # [M, 6]
-        else:
-            coordinates = query
-
-        def affine(x: Tensor, weight: Tensor, weight_query: Tensor | None, bias: Tensor) -> Tensor:
-            if weight_query is not None:
-                x = torch.cat([x, coordinates], dim=-1)
-                weight = torch.cat([weight] + [weight_query] * (coordinates.shape[-1] // self.n_query), dim=-1)
-            return functional.linear(x, weight.to(half), bias.to(half))
-
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         split = first.in_features - self.n_query
         per_crystal = functional.linear(z, first.weight[:, :split], first.bias)  # [B, 256]: once per crystal, not per query
-        per_crystal = per_crystal[:, None] if crystal is None else per_crystal[crystal]
-        x = (per_crystal + functional.linear(query, first.weight[:, split:]).view(*queries.shape[:-1], first.out_features)).flatten(0, -2).to(half)
-        x = torch.relu(x)
-        scale, shift = self._normalise(x, self.norms[0])  # type: ignore[arg-type]
-        for layer, norm in zip(list(self.layers)[1:], list(self.norms)[1:], strict=True):
-            weight: Tensor = layer.weight[:, : -self.n_query]  # type: ignore[index, assignment]
-            weight_query: Tensor = layer.weight[:, -self.n_query :]  # type: ignore[index, assignment]
-            x = torch.relu(affine(x, weight * scale, weight_query, layer.bias + weight @ shift))  # type: ignore[operator]
-            scale, shift = self._normalise(x, norm)  # type: ignore[arg-type]
-        n = x.shape[-1]
-        weight, last_query = self.last.weight[:, :n], self.last.weight[:, n:] if self.query_in_last_layer else None
-        y = affine(x, weight * scale, last_query, self.last.bias + weight @ shift)
-        return y.to(queries.dtype).view(*queries.shape[:-1], self.last.out_features)
-
-    def _normalise(self, x: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-        """Scale and shift [width] that batch normalisation applies to x [M, width]; in training its running statistics move."""
-        if self.training:
-            variance, mean = torch.var_mean(x.float() if x.dtype == torch.bfloat16 else x, dim=0, correction=0)
-            with torch.no_grad():
-                n = x.shape[0]
-                norm.running_mean.lerp_(mean.detach(), norm.momentum)  # type: ignore[union-attr, arg-type]
-                norm.running_var.lerp_(variance.detach() * (n / max(n - 1, 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
-                norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        if crystal is None:
+            crystal = torch.arange(len(z), device=z.device)[:, None].expand(queries.shape[:-1]).reshape(-1)
+            even = True
         else:
-            mean, variance = norm.running_mean, norm.running_var  # type: ignore[assignment]
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        return scale, norm.bias - mean * scale
+            even = False
+        run = self._train if self.training else self._evaluate
+        return run(query, per_crystal, crystal, even, precision).view(*queries.shape[:-1], self.last.out_features)
+
+    def _later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
+        """Per layer after the first: the norm before it, its weight for what that norm gives, its weight for the query, its bias."""
+        layers = []
+        for norm, layer in zip(self.norms, [*list(self.layers)[1:], self.last], strict=True):
+            n = norm.num_features  # type: ignore[operator, union-attr]
+            reads_query = layer is not self.last or self.query_in_last_layer
+            layers.append((norm, layer.weight[:, :n], layer.weight[:, n:] if reads_query else None, layer.bias))  # type: ignore[index]
+        return layers  # type: ignore[return-value]
+
+    def _evaluate(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, even: bool, precision: str) -> Tensor:
+        """The field with running statistics [M, n_out], fp32; differentiable in everything."""
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        y = per_crystal[crystal] + functional.linear(query, first.weight[:, -self.n_query :])
+        for norm, weight, weight_query, bias in self._later_layers():
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
+            shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+            x = torch.relu(y)
+            y = functional.linear(x, weight * scale, bias + weight @ shift)
+            if weight_query is not None:
+                y = y + functional.linear(query, weight_query)
+        return y
+
+    def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, even: bool, precision: str) -> Tensor:
+        """The field with the statistics of this batch [M, n_out]; the running statistics move."""
+        layers = self._later_layers()
+        flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        y, *statistics = FieldFunction.apply(
+            query, per_crystal, None if even else crystal, precision == "bf16", layers[0][0].eps, first.weight[:, -self.n_query :], *flat
+        )
+        with torch.no_grad():
+            for (norm, *_), mean, variance in zip(layers, statistics[0::2], statistics[1::2], strict=True):
+                norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
+                norm.running_var.lerp_(variance, norm.momentum)  # type: ignore[union-attr, arg-type]
+                norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        return y
 
 
 class Autoencoder(nn.Module):

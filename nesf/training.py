@@ -11,7 +11,6 @@ import dataclasses
 import io
 import json
 import math
-import shutil
 import signal
 import sys
 import time
@@ -35,6 +34,7 @@ from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Queries, Sampler, nearest_atom
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.machine import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder, Field
 
 TERMS = ("loss", "loss_position", "loss_species", "loss_length", "loss_angle")
@@ -101,31 +101,14 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1)))
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile can work: on a CPU it needs a C++ compiler, on a GPU Triton."""
-    if device.type == "cpu":
-        return shutil.which("g++") is not None or shutil.which("clang++") is not None
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def resolve(config: Config, device: torch.device) -> Config:
     """Replace `auto` by what this machine can do, and say so where something asked for cannot be had."""
     t = config.training
     compiled = t.compile and can_compile(device)
     if t.compile and not compiled:
         warnings.warn("no C++ compiler found (g++): training runs without torch.compile, which is slower", stacklevel=2)
-    precision = ("bf16" if compiled and has_bf16(device) else "fp32") if t.precision == "auto" else t.precision
+    pays = has_bf16(device) and (compiled or device.type == "cuda")  # on a CPU conversions cost more than they save unless they are compiled
+    precision = ("bf16" if pays else "fp32") if t.precision == "auto" else t.precision
     return dataclasses.replace(config, training=dataclasses.replace(t, compile=compiled, precision=precision))
 
 
@@ -160,6 +143,8 @@ def train(
         NesfError: the loss became infinite or not a number.
     """
     out, chosen = Path(out), choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     started = (out / "checkpoint.json").exists()
     if started and not resume:
         raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
@@ -231,7 +216,7 @@ class _Run:
         self.val_split = padded_split(self.trained, dataset.splits["val"], device)
         self.sampler = Sampler(config.sampling, self.trained.box, device)
         self.generator = torch.Generator(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.training.learning_rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.training.learning_rate, fused=True)
         self.steps = math.ceil(len(self.train_split) / config.training.batch_size)
         if len(self.train_split) % config.training.batch_size == 1:
             self.steps -= 1  # batch statistics of a single crystal do not exist: it joins the last full batch

@@ -227,7 +227,7 @@ def test_fast_field_is_the_plain_one(training: bool, query_in_last_layer: bool, 
 
 def test_bf16_field_is_close() -> None:
     fast, _ = both_fields()
-    fast.float().eval()
+    fast.float().train()
     z, p = torch.randn(4, CONFIG.latent_size), 6 * torch.rand(4, 200, 3)
     exact, coarse = fast(p, z), fast(p, z, None, "bf16")
     assert exact.dtype == coarse.dtype == torch.float32
@@ -237,7 +237,7 @@ def test_bf16_field_is_close() -> None:
 def test_bf16_does_not_round_coordinates() -> None:
     """A field that returns p - 11 Å: one bf16 number is 0.06 Å coarse there, the pair of high and low part is not."""
     field, _ = both_fields(query_in_last_layer=True)
-    field.float().eval()
+    field.float().train()
     with torch.no_grad():
         field.last.weight.zero_()
         field.last.weight[:, -3:] = torch.eye(3)

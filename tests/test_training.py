@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import nesf.machine
 import nesf.training
 from nesf.checkpoints import TrainedModel, choose_device, read_tensors
 from nesf.config import Config, preset
@@ -357,7 +358,7 @@ def test_paper_s_full_sampling_trains(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_without_a_compiler_training_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nesf.training.shutil, "which", lambda _: None)
+    monkeypatch.setattr(nesf.machine.shutil, "which", lambda _: None)
     asked = CONFIG.with_values({"training.compile": True, "training.precision": "auto"})
     with pytest.warns(UserWarning, match="compiler"):
         resolved = nesf.training.resolve(asked, torch.device("cpu"))
