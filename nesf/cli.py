@@ -201,23 +201,29 @@ def _decoding(options: argparse.Namespace) -> Any:
 
 def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
     from nesf.config import preset
+    from nesf.distributed import launched, processes
     from nesf.pipeline import config_for, train_run
     from nesf.results import command_line
 
+    number, n_processes = launched()
+    launcher = f"torchrun --nproc-per-node {n_processes} -m " if n_processes > 1 else ""
     config = None
     if not options.resume or options.preset or options.set:
         config = config_for(dataset, preset(options.preset or "cpu")).with_values(_assignments(options.set, "--set"))
-    result = train_run(
-        dataset,
-        config,
-        folder,
-        seed=options.seed,
-        device=options.device,
-        resume=options.resume,
-        minutes=options.minutes,
-        max_minutes=options.max_minutes,
-        command=command_line(options.words),
-    )
+    with processes(options.device) as device:
+        result = train_run(
+            dataset,
+            config,
+            folder,
+            seed=options.seed,
+            device=device,
+            resume=options.resume,
+            minutes=options.minutes,
+            max_minutes=options.max_minutes,
+            command=launcher + command_line(options.words),
+        )
+    if number > 0:  # the first process says it, and does all that follows
+        return None
     state = "finished" if result.finished else f"stopped; go on with --resume --out {folder}"
     info = result.model.info
     print(f"training {state}: {info['epochs_trained']} epochs, {info['minutes']:.1f} minutes, weights of epoch {info['epoch']} in {folder}")
@@ -237,7 +243,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.method != "nesf":
         metrics = pipeline.predictor_run(options.method, dataset, folder, splits, config=decoding, command=results.command_line(options.words))
     else:
-        if not _trained(options, dataset, folder).finished:
+        trained = _trained(options, dataset, folder)
+        if trained is None or not trained.finished:
             return
         pipeline.reconstruct_run(folder, dataset, splits, config=decoding, device=options.device)
         metrics = pipeline.evaluate_run(folder, dataset, splits)

@@ -306,6 +306,7 @@ class PaddedCrystals:
         lengths: [B, 3] float32, Å.
         angles: [B, 3] float32, radians.
         lattice: [B, 3, 3] float32, Å.
+        n_atoms: number of atoms of all crystals, where it is known; asking a GPU for it would make the program wait.
     """
 
     FAR = 1e4  # Å; padding is never the nearest atom
@@ -316,18 +317,25 @@ class PaddedCrystals:
     lengths: torch.Tensor
     angles: torch.Tensor
     lattice: torch.Tensor
+    n_atoms: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def select(self, indices: torch.Tensor) -> PaddedCrystals:
+    def select(self, indices: torch.Tensor, n_atoms: int | None = None) -> PaddedCrystals:
         """The crystals at the given indices [b]; trailing padding that none of them needs stays."""
-        return PaddedCrystals(*(getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")))
+        chosen = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
+        return PaddedCrystals(**chosen, n_atoms=n_atoms)
+
+    def atoms(self) -> torch.Tensor:
+        """Where the atoms are [n_atoms] in the flattened [B · N] positions and species, crystal by crystal."""
+        n = self.n_atoms if self.n_atoms is not None else int(self.mask.sum())
+        return torch.nonzero_static(self.mask.flatten(), size=n)[:, 0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedCrystals:
         """The batch on another device, or in another floating-point type."""
-        moved = [self.positions.to(device, dtype), self.species.to(device), self.mask.to(device)]
-        return PaddedCrystals(*moved, *(t.to(device, dtype) for t in (self.lengths, self.angles, self.lattice)))
+        moved = {f: getattr(self, f).to(device, dtype) for f in ("positions", "lengths", "angles", "lattice")}
+        return PaddedCrystals(species=self.species.to(device), mask=self.mask.to(device), n_atoms=self.n_atoms, **moved)
 
 
 def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
@@ -361,7 +369,10 @@ def pad(crystals: Crystals, vocabulary: Sequence[int], device: torch.device | st
     species = np.zeros((b, n), dtype=np.int64)
     positions[mask], species[mask] = crystals.positions, index
     lengths, angles = lattice_parameters(crystals.lattice)
-    floats = [torch.as_tensor(x).to(device, dtype) for x in (lengths, angles, crystals.lattice)]
+    floats = {"positions": positions, "lengths": lengths, "angles": angles, "lattice": crystals.lattice}
     return PaddedCrystals(
-        torch.as_tensor(positions).to(device, dtype), torch.as_tensor(species).to(device), torch.as_tensor(mask).to(device), *floats
+        species=torch.as_tensor(species).to(device),
+        mask=torch.as_tensor(mask).to(device),
+        n_atoms=len(index),
+        **{k: torch.as_tensor(v).to(device, dtype) for k, v in floats.items()},
     )

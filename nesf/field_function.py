@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nesf.distributed import n_processes, total
+
 
 def _columns(query: Tensor, half: bool) -> Tensor:
     """The further columns of a layer's input [M, c]: query position and 1.
@@ -74,6 +76,9 @@ class FieldFunction(torch.autograd.Function):
             [M, n_out], then for each norm its mean and its unbiased variance [width].
         """
         m, n_query = query.shape
+        together = n_processes() > 1
+        count = total(query.new_full((), m)) if together else None  # queries in all processes
+        share = m / count if count is not None else 1.0
         columns = _columns(query, half)
         y = query @ first_query.T
         y = (y.view(len(per_crystal), -1, y.shape[1]) + per_crystal[:, None]).view(m, -1) if crystal is None else y + per_crystal[crystal]
@@ -83,8 +88,10 @@ class FieldFunction(torch.autograd.Function):
             gamma, beta, weight, weight_query, bias = layers[k : k + 5]
             a = torch.relu(y).to(kind)
             wide = a.float() if half else a
-            mean = wide.sum(0) / m
-            variance = ((wide * wide).sum(0) / m - mean * mean).clamp(min=0)
+            mean, square = wide.sum(0) / m, (wide * wide).sum(0) / m
+            if together:
+                mean, square = total(torch.stack([mean, square]) * share)
+            variance = (square - mean * mean).clamp(min=0)
             scale = gamma * torch.rsqrt(variance + eps)
             shift = beta - mean * scale
             w = torch.cat([(weight * scale).to(kind), _weight_columns(weight_query, bias + (weight * shift).sum(1), n_query, half)], dim=-1)
@@ -93,8 +100,8 @@ class FieldFunction(torch.autograd.Function):
             inputs.append(x)
             weights.append(w)
             saved += [mean, variance]
-            statistics += [mean, variance * (m / max(m - 1, 1))]
-        ctx.save_for_backward(columns, crystal, first_query, *layers, *inputs, *weights, *saved)
+            statistics += [mean, variance * (m / max(m - 1, 1) if count is None else count / (count - 1).clamp(min=1))]
+        ctx.save_for_backward(columns, crystal, count, first_query, *layers, *inputs, *weights, *saved)
         ctx.n, ctx.half, ctx.eps, ctx.n_query, ctx.n_crystals = len(layers) // 5, half, eps, n_query, len(per_crystal)
         ctx.mark_non_differentiable(*statistics)
         return (y.to(query.dtype), *statistics)
@@ -103,9 +110,10 @@ class FieldFunction(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients in the order of `forward`'s arguments."""
         n, half, n_query = ctx.n, ctx.half, ctx.n_query
-        columns, crystal, first_query, *rest = ctx.saved_tensors
+        columns, crystal, count, first_query, *rest = ctx.saved_tensors
         layers, inputs, weights, saved = rest[: 5 * n], rest[5 * n : 6 * n], rest[6 * n : 7 * n], rest[7 * n :]
         m, kind = len(columns), columns.dtype
+        n_all = m if count is None else count
         g = g.to(kind)
         gradients: list[Tensor | None] = []
         d_queries = torch.zeros(m, n_query, dtype=layers[0].dtype, device=g.device) if ctx.needs_input_grad[0] else None  # in training: no
@@ -122,8 +130,10 @@ class FieldFunction(torch.autograd.Function):
             centred = weight * (d_folded - d_bias[:, None] * mean)  # summed over the outputs: the gradient of s
             d_gamma, d_beta = (centred * inverse).sum(0), (weight * d_bias[:, None]).sum(0)
             # The factors stand inside of the sums: a compiler would else compute them again for every query.
-            c1 = (centred * (-gamma * inverse * inverse * inverse / m)).sum(0)
-            c0 = (weight * d_bias[:, None] * (-scale / m)).sum(0)
+            c1 = (centred * (-gamma * inverse * inverse * inverse / n_all)).sum(0)
+            c0 = (weight * d_bias[:, None] * (-scale / n_all)).sum(0)
+            if count is not None:
+                c0, c1 = total(torch.stack([c0, c1]))
             gradients = [d_gamma, d_beta, d_weight, d_query if weight_query is not None else None, d_bias, *gradients]
             if d_queries is not None:
                 d_queries = d_queries + g @ w[:, width : width + n_query]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,7 +44,30 @@ def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
     return positions - (positions @ torch.linalg.inv(lattice)).floor() @ lattice
 
 
-def nearest_atom(queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24) -> tuple[Tensor, Tensor]:
+def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None) -> Tensor:
+    """Which atom is nearest; by differences, because |p|² - 2pa + |a|² cancels in fp32.
+
+    Args:
+        queries: [B, Q, 3], or [M, 3] with `crystal`.
+        atoms: [B, N, 3], padded with positions far away.
+        crystal: [M].
+
+    Returns:
+        Index along N, [B, Q] or [M].
+    """
+    near = atoms[:, None] if crystal is None else atoms[crystal]
+    squares = sum((queries[..., None, k] - near[..., k]).square() for k in range(3))
+    return squares.argmin(dim=-1)  # type: ignore[union-attr]
+
+
+def nearest_atom(
+    queries: Queries,
+    crystals: PaddedCrystals,
+    *,
+    periodic: bool = False,
+    max_distances: int = 1 << 24,
+    search: Callable[..., Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """The ground-truth fields: vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
 
     Args:
@@ -50,6 +75,7 @@ def nearest_atom(queries: Queries, crystals: PaddedCrystals, *, periodic: bool =
         crystals: B crystals.
         periodic: nearest among all periodic images; paper and official: among the atoms of the cell only.
         max_distances: at most so many query-atom distances at a time (4 bytes each, and thrice that for their differences).
+        search: `nearest_index` in a compiled form, which stores no distances and so needs no limit.
 
     Returns:
         Vectors in Å with the shape of the queries, and species indices with that shape less its last axis.
@@ -59,20 +85,15 @@ def nearest_atom(queries: Queries, crystals: PaddedCrystals, *, periodic: bool =
         crystals = images(crystals)
         p = into_cell(p, crystals.lattice) if index is None else into_cell(p[:, None], crystals.lattice[index])[:, 0]
     if index is None:
-        step = max(1, max_distances // (crystals.positions.shape[1] * len(crystals)))
-        nearest = torch.cat([_nearest(part, crystals.positions) for part in p.split(step, dim=1)], dim=1)  # [B, Q]
+        step = max(1, p.shape[1]) if search else max(1, max_distances // (crystals.positions.shape[1] * len(crystals)))
+        parts = [(search or nearest_index)(part, crystals.positions) for part in p.split(step, dim=1)]
+        nearest = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]  # [B, Q]
         vectors = crystals.positions.gather(1, nearest[..., None].expand(-1, -1, 3)) - p
         return vectors, crystals.species.gather(1, nearest)
-    step = max(1, max_distances // crystals.positions.shape[1])
-    parts = [_nearest(q[:, None], crystals.positions[i])[:, 0] for q, i in zip(p.split(step), index.split(step), strict=True)]
-    nearest = torch.cat(parts)  # [M]
+    step = max(1, len(p)) if search else max(1, max_distances // crystals.positions.shape[1])
+    parts = [(search or nearest_index)(q, crystals.positions, i) for q, i in zip(p.split(step), index.split(step), strict=True)]
+    nearest = torch.cat(parts) if len(parts) > 1 else parts[0]  # [M]
     return crystals.positions[index, nearest] - p, crystals.species[index, nearest]
-
-
-def _nearest(queries: Tensor, atoms: Tensor) -> Tensor:
-    """Index [B, Q] of the nearest of the atoms [B, N, 3]; by differences, because |p|² - 2pa + |a|² cancels in fp32."""
-    squares = sum((queries[:, :, None, k] - atoms[:, None, :, k]).square() for k in range(3))
-    return squares.argmin(dim=-1)  # type: ignore[union-attr]
 
 
 def box_grid(box: Box, interval: float, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
@@ -107,6 +128,25 @@ def local_grid(
     return torch.cartesian_prod(axis, axis, axis)
 
 
+class Draws(NamedTuple):
+    """Random numbers for a process's crystals of a batch: those that one process would draw for the same crystals of the whole batch.
+
+    Attributes:
+        generator: in the same state in every process.
+        before: crystals of the batch that come before this process's.
+        of: crystals of the whole batch; None: as many as are asked for.
+    """
+
+    generator: torch.Generator
+    before: int = 0
+    of: int | None = None
+
+    def rows(self, draw: Callable[..., Tensor], b: int, *shape: int) -> Tensor:
+        """[b, *shape] of what `draw` (torch.rand, torch.randn, ...) gives for the whole batch."""
+        whole = draw((b if self.of is None else self.of, *shape), generator=self.generator, device=self.generator.device)
+        return whole[self.before : self.before + b]
+
+
 class Sampler:
     """Draws training queries around crystals: global and local grid sampling, each with a Gaussian perturbation (Section 2.2).
 
@@ -120,68 +160,83 @@ class Sampler:
         self.local_points = local_grid(config.local_interval, config.local_range, half_open=config.half_open, device=device)
         self.species_points = local_grid(config.species_interval, config.species_range, half_open=config.half_open, device=device)
 
-    def position_queries(self, crystals: PaddedCrystals, generator: torch.Generator) -> Queries:
-        """Queries for the position field: global and local ones."""
-        c = self.config
+    def n_global(self, crystals: PaddedCrystals) -> Tensor:
+        """Number of points [B] that the full global grid has for each crystal."""
+        if self.config.global_region == "cell":
+            return self._cell_counts(crystals).prod(-1).long()
+        return torch.full((len(crystals),), len(self.box_points), device=crystals.positions.device)
+
+    def position_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws, n_global: int | None = None) -> Queries:
+        """Queries for the position field: global and local ones.
+
+        Args:
+            crystals: B crystals.
+            generator: of random numbers; `Draws` where several processes share a batch (full sampling: each has a generator of its own).
+            n_global: sum of `n_global` over the crystals, where it is known (asking a GPU for it would make the program wait).
+        """
+        c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
         if not c.n_position:
-            around, around_index = self._all_local(crystals, self.local_points, c.local_sigma, generator)
-            everywhere, everywhere_index = self._all_global(crystals, generator)
+            around, around_index = self._all_local(crystals, self.local_points, c.local_sigma, draws.generator)
+            everywhere, everywhere_index = self._all_global(crystals, draws.generator, n_global)
             return Queries(torch.cat([everywhere, around]), torch.cat([everywhere_index, around_index]))
-        shape, device = (len(crystals), c.n_position), crystals.positions.device
-        n_global = (
-            self._cell_counts(crystals).prod(-1) if c.global_region == "cell" else torch.full((len(crystals),), len(self.box_points), device=device)
-        )
+        b, n = len(crystals), c.n_position
+        n_global_points = self.n_global(crystals)
         n_local = crystals.mask.sum(1) * len(self.local_points)
-        share = n_global / (n_global + n_local) if c.global_share is None else torch.full_like(n_local, c.global_share, dtype=torch.float32)
-        is_global = torch.rand(shape, generator=generator, device=device) < share[:, None]
+        share = (
+            n_global_points / (n_global_points + n_local) if c.global_share is None else torch.full_like(n_local, c.global_share, dtype=torch.float32)
+        )
+        is_global = draws.rows(torch.rand, b, n) < share[:, None]
         if c.global_region == "cell":
-            counts = self._cell_counts(crystals)[:, None].expand(*shape, 3)
-            steps = torch.rand((*shape, 3), generator=generator, device=device).mul(counts).floor()
+            counts = self._cell_counts(crystals)[:, None].expand(b, n, 3)
+            steps = draws.rows(torch.rand, b, n, 3).mul(counts).floor()
             everywhere = ((steps + 0.5) / counts) @ crystals.lattice
         else:
-            everywhere = self.box_points[torch.randint(len(self.box_points), shape, generator=generator, device=device)]
-        around = self._some_local(crystals, self.local_points, c.n_position, generator)
+            everywhere = self.box_points[draws.rows(partial(torch.randint, len(self.box_points)), b, n)]
+        around = self._some_local(crystals, self.local_points, n, draws)
         sigma = torch.where(is_global, c.global_sigma, c.local_sigma)[..., None]
-        noise = torch.randn((*shape, 3), generator=generator, device=device)
+        noise = draws.rows(torch.randn, b, n, 3)
         return Queries(torch.where(is_global[..., None], everywhere, around) + sigma * noise, None)
 
-    def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator) -> Queries:
-        """Queries for the species field: local ones only."""
-        c = self.config
+    def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws) -> Queries:
+        """Queries for the species field: local ones only; arguments as of `position_queries`."""
+        c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
         if not c.n_species:
-            return Queries(*self._all_local(crystals, self.species_points, c.species_sigma, generator))
-        around = self._some_local(crystals, self.species_points, c.n_species, generator)
-        noise = torch.randn(around.shape, generator=generator, device=around.device)
+            return Queries(*self._all_local(crystals, self.species_points, c.species_sigma, draws.generator))
+        around = self._some_local(crystals, self.species_points, c.n_species, draws)
+        noise = draws.rows(torch.randn, *around.shape)
         return Queries(around + c.species_sigma * noise, None)
 
     def _cell_counts(self, crystals: PaddedCrystals) -> Tensor:
         """Grid points along each lattice vector [B, 3], for a grid no coarser than the interval."""
         return (crystals.lengths / self.config.global_interval - 1e-4).ceil().clamp(min=1)
 
-    def _all_global(self, crystals: PaddedCrystals, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _all_global(self, crystals: PaddedCrystals, generator: torch.Generator, n_global: int | None) -> tuple[Tensor, Tensor]:
         b, device = len(crystals), crystals.positions.device
         if self.config.global_region == "box":
             points = self.box_points.expand(b, -1, -1).flatten(0, 1)
             index = torch.arange(b, device=device).repeat_interleave(len(self.box_points))
         else:
-            counts = self._cell_counts(crystals)
-            axes = [torch.arange(int(n), device=device, dtype=counts.dtype) for n in counts.amax(0)]
-            steps = torch.cartesian_prod(*axes)  # [G, 3], those that the largest cell needs
-            inside = (steps[None] < counts[:, None]).all(-1)  # [B, G]
-            points = (((steps[None] + 0.5) / counts[:, None]) @ crystals.lattice)[inside]
-            index = inside.nonzero()[:, 0]
+            counts = self._cell_counts(crystals).long()  # [B, 3]
+            each = counts.prod(-1)
+            index = torch.arange(b, device=device).repeat_interleave(each, output_size=n_global)  # [G], cell after cell
+            rank = torch.arange(len(index), device=device) - (each.cumsum(0) - each)[index]  # of a point in its cell
+            _nx, ny, nz = counts[index].unbind(-1)
+            steps = torch.stack([rank // (ny * nz), rank // nz % ny, rank % nz], dim=-1)
+            fractional = (steps.to(crystals.lattice.dtype) + 0.5) / counts[index]
+            points = (fractional[:, None] @ crystals.lattice[index])[:, 0]
         noise = torch.randn(points.shape, generator=generator, device=device)
         return points + self.config.global_sigma * noise, index
 
     def _all_local(self, crystals: PaddedCrystals, grid: Tensor, sigma: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        atoms, owner = crystals.positions[crystals.mask], crystals.mask.nonzero()[:, 0]
+        where = crystals.atoms()
+        atoms, owner = crystals.positions.flatten(0, 1)[where], where // crystals.positions.shape[1]
         points = (atoms[:, None] + grid).flatten(0, 1)
         noise = torch.randn(points.shape, generator=generator, device=points.device)
-        return points + sigma * noise, owner.repeat_interleave(len(grid))
+        return points + sigma * noise, owner[:, None].expand(-1, len(grid)).flatten()
 
-    def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        shape, device = (len(crystals), n), crystals.positions.device
+    def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: Draws) -> Tensor:
+        b = len(crystals)
         n_atoms = crystals.mask.sum(1, keepdim=True)
-        atom = torch.rand(shape, generator=generator, device=device).mul(n_atoms).long().clamp(max=n_atoms - 1)
+        atom = draws.rows(torch.rand, b, n).mul(n_atoms).long().clamp(max=n_atoms - 1)
         centre = crystals.positions.gather(1, atom[..., None].expand(-1, -1, 3))
-        return centre + grid[torch.randint(len(grid), shape, generator=generator, device=device)]
+        return centre + grid[draws.rows(partial(torch.randint, len(grid)), b, n)]

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from nesf.config import ModelConfig
 from nesf.crystals import PaddedCrystals
+from nesf.distributed import BatchNorm
 from nesf.field_function import FieldFunction
 
 
@@ -35,7 +36,7 @@ class MLP(nn.Sequential):
             if i < len(widths) - 1:
                 layers.append(nn.ReLU())
                 if batch_norm:
-                    layers.append(nn.BatchNorm1d(width, momentum=momentum))
+                    layers.append(BatchNorm(width, momentum=momentum))
                 if dropout:
                     layers.append(nn.Dropout(dropout))
             n_in = width
@@ -59,10 +60,11 @@ class Encoder(nn.Module):
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
         """Latent vectors z [B, latent_size]; invariant to the order of the atoms. Padding takes no part, in batch statistics either."""
-        mask = crystals.mask
-        one_hot = functional.one_hot(crystals.species[mask], self.n_species).to(crystals.positions.dtype)
-        features = self.mix(torch.cat([self.position(crystals.positions[mask]), self.species(one_hot)], dim=-1))  # [n, 512]
-        pooled = torch.segment_reduce(features, "max", lengths=mask.sum(1), unsafe=True)  # [B, 512]
+        atoms = crystals.atoms()
+        positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
+        one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
+        features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))  # [n, 512]
+        pooled = torch.segment_reduce(features, "max", lengths=crystals.mask.sum(1), unsafe=True)  # [B, 512]
         return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
 
 

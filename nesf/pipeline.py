@@ -19,6 +19,7 @@ from nesf.checkpoints import TrainedModel
 from nesf.config import Config, ReconstructionConfig
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, bounding_box
+from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 from nesf.metrics import Metrics, evaluate
@@ -60,6 +61,10 @@ def train_run(
         if before["commit"] != commit:
             changes["earlier_commits"] = [*before.get("earlier_commits", []), before["commit"]]
     result = train(dataset, config, folder, seed=seed, device=device, resume=resume, minutes=minutes, max_minutes=max_minutes, progress=progress)
+    if rank() > 0:
+        return result
+    if n_processes() > 1:
+        changes["processes"] = n_processes()
     run = results.write_run(
         folder,
         dataset,

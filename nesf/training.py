@@ -24,20 +24,18 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from nesf.checkpoints import TrainedModel, choose_device, describe, model_for, padded_split, read_tensors
 from nesf.config import Config, TrainingConfig
-from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Dataset
+from nesf.distributed import decided_by_first, n_processes, rank, total
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.fields import Queries, Sampler, nearest_atom
+from nesf.fields import Draws, Sampler, nearest_index
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.losses import TERMS, Functions, losses
 from nesf.machine import can_compile, has_bf16, keep_freed_memory
-from nesf.model import Autoencoder, Field
 
-TERMS = ("loss", "loss_position", "loss_species", "loss_length", "loss_angle")
 LOG_COLUMNS = ("epoch", "minutes", "learning_rate", *TERMS, *(f"val_{t}" for t in TERMS))
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
 
@@ -57,39 +55,6 @@ class TrainingResult:
     folder: Path
     log: list[dict[str, float]]
     finished: bool
-
-
-def losses(
-    model: Autoencoder,
-    crystals: PaddedCrystals,
-    sampler: Sampler,
-    config: Config,
-    generator: torch.Generator,
-    fields: tuple[Callable[..., Tensor], Callable[..., Tensor]] | None = None,
-) -> Tensor:
-    """Eq. 2 and its terms for one batch.
-
-    Args:
-        fields: the model's position and species field in another (compiled) form; None: the model's own in fp32.
-
-    Returns:
-        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²), L_ang (radians²).
-    """
-    position_field, species_field = fields or (model.position_field, model.species_field)
-    precision = config.training.precision if fields else "fp32"
-    z = model.encode(crystals)
-    p, index = sampler.position_queries(crystals, generator)
-    vectors, _ = nearest_atom(Queries(p, index), crystals, periodic=config.sampling.periodic)
-    loss_position = functional.mse_loss(position_field(p, z, index, precision), vectors)
-    p, index = sampler.species_queries(crystals, generator)
-    _, species = nearest_atom(Queries(p, index), crystals, periodic=config.sampling.periodic)
-    loss_species = functional.cross_entropy(species_field(p, z, index, precision).flatten(0, -2), species.flatten())
-    lattice = model.decode_lattice(z)
-    loss_length = functional.mse_loss(lattice.lengths, crystals.lengths)
-    loss_angle = functional.mse_loss(lattice.angles, crystals.angles)
-    t = config.training
-    total = t.weight_position * loss_position + t.weight_species * loss_species + t.weight_length * loss_length + t.weight_angle * loss_angle
-    return torch.stack([total, loss_position, loss_species, loss_length, loss_angle])
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:
@@ -145,7 +110,7 @@ def train(
     out, chosen = Path(out), choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
-    started = (out / "checkpoint.json").exists()
+    started = bool(decided_by_first((out / "checkpoint.json").exists(), chosen))  # of several processes the first one may be ahead
     if started and not resume:
         raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
     if resume and not started:
@@ -195,7 +160,7 @@ def plan_epochs(dataset: Dataset, config: Config, seed: int, device: torch.devic
     run.validate()
     validation = (time.perf_counter() - start) / config.training.validate_every
     epoch = sorted(times)[len(times) // 2] * run.steps + validation
-    epochs = max(1, int(60 * minutes / epoch))
+    epochs = max(1, int(decided_by_first(60 * minutes / epoch, device)))
     return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
 
 
@@ -205,8 +170,12 @@ class _Run:
     def __init__(self, dataset: Dataset, config: Config, out: Path | None, seed: int, device: torch.device) -> None:
         if config.training.epochs < 1 or config.training.batch_size < 2:
             raise ConfigError("training.epochs must be at least 1 and training.batch_size at least 2 (batch statistics need two crystals)")
-        if len(dataset.splits["train"]) < 2:
-            raise DataError(f"dataset {dataset.label}: {len(dataset.splits['train'])} training crystals; at least 2 are needed")
+        least = max(2, n_processes())
+        if min(len(dataset.splits["train"]), config.training.batch_size) < least:
+            raise DataError(
+                f"dataset {dataset.label}: {len(dataset.splits['train'])} training crystals in batches of {config.training.batch_size}; "
+                f"at least {least} are needed, two, and one for each process"
+            )
         torch.manual_seed(seed)
         self.out, self.seed, self.device = out, seed, device
         self.trained = model_for(dataset, config)
@@ -218,16 +187,23 @@ class _Run:
         self.generator = torch.Generator(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.training.learning_rate, fused=True)
         self.steps = math.ceil(len(self.train_split) / config.training.batch_size)
-        if len(self.train_split) % config.training.batch_size == 1:
+        if 0 < len(self.train_split) % config.training.batch_size < least:
             self.steps -= 1  # batch statistics of a single crystal do not exist: it joins the last full batch
+        self.n_atoms = torch.as_tensor(dataset.splits["train"].n_atoms)  # of each crystal, kept beside the processor that plans the steps
+        self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
+        self.order: tuple[int, Tensor, Tensor] | None = None
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.training.average else None
         self.best: dict[str, Tensor] | None = None
         self.best_loss, self.best_epoch = math.inf, -1
         self.epoch, self.next_step, self.minutes = 0, 0, 0.0
         self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
         self.log: list[dict[str, float]] = []
-        fields: tuple[Field, Field] = (self.model.position_field, self.model.species_field)
-        self.fields: Any = tuple(torch.compile(f, dynamic=False) for f in fields) if config.training.compile else fields
+        functions = Functions(self.model.position_field, self.model.species_field, nearest_index)
+        drawn = bool(config.sampling.n_position and config.sampling.n_species)  # then all shapes are the same in every step
+        if config.training.compile:
+            self.functions = Functions(*(torch.compile(f, dynamic=False if drawn else None) for f in functions))  # type: ignore[arg-type]
+        else:
+            self.functions = functions._replace(nearest=None)
 
     def _seed(self, *purpose: int) -> int:
         """One number from the run's seed and a purpose, so that nothing random depends on what came before."""
@@ -237,27 +213,39 @@ class _Run:
             value ^= value >> 29
         return value
 
-    def batch(self, epoch: int, step: int) -> Tensor:
-        """Indices of the crystals in one step; every crystal once an epoch."""
-        order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
+    def batch(self, epoch: int, step: int) -> slice:
+        """Where one step's crystals are in `self.order`; every crystal comes once an epoch, in an order that the seed and the epoch give."""
+        if self.order is None or self.order[0] != epoch:
+            order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
+            self.order = (epoch, order, order.to(self.device))  # once an epoch; a step itself moves nothing between processor and device
         size = self.config.training.batch_size
-        return order[step * size : (step + 1) * size if step < self.steps - 1 else None].to(self.device)
+        return slice(step * size, (step + 1) * size if step < self.steps - 1 else len(self.train_split))
 
     def step(self, epoch: int, step: int) -> None:
         """One step of the optimiser."""
         t = self.config.training
         self.model.train()
-        torch.manual_seed(self._seed(epoch, step, 0))  # dropout
-        self.generator.manual_seed(self._seed(epoch, step, 1))  # queries
+        whole = self.batch(epoch, step)
+        assert self.order is not None
+        n, processes = whole.stop - whole.start, n_processes()
+        before = rank() * n // processes
+        own = slice(whole.start + before, whole.start + (rank() + 1) * n // processes)
+        torch.manual_seed(self._seed(epoch, step, 2 * rank()))  # dropout
+        shared = self.config.sampling.n_position and self.config.sampling.n_species
+        self.generator.manual_seed(self._seed(epoch, step, 1 if shared else 1 + 2 * rank()))  # queries
+        indices = self.order[1][own]
+        crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()))
+        n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(t, epoch + step / self.steps)
-        terms = losses(self.model, self.train_split.select(self.batch(epoch, step)), self.sampler, self.config, self.generator, self.fields)
+        terms = losses(self.model, crystals, self.sampler, self.config, Draws(self.generator, before, n), self.functions, n_global)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
+        terms = self.add_up(terms.detach())
         if t.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.gradient_clip)
         self.optimizer.step()
-        self.sums += terms.detach().double()
+        self.sums += terms.double()
         if self.average is not None:
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
@@ -265,6 +253,16 @@ class _Run:
                         self.average[name].lerp_(value, 1 - t.average)
                     else:
                         self.average[name].copy_(value)
+
+    def add_up(self, terms: Tensor) -> Tensor:
+        """Sum gradients and loss terms over all processes, in one message; gives the terms."""
+        if n_processes() == 1:
+            return terms
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        message = total(torch.cat([terms, *(g.flatten() for g in gradients)]))
+        for gradient, summed in zip(gradients, message[len(terms) :].split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+        return message[: len(terms)]
 
     def candidate(self) -> dict[str, Tensor]:
         """The weights that would be kept now: the moving average where there is one."""
@@ -277,14 +275,14 @@ class _Run:
         if self.average is not None:
             self.model.load_state_dict(self.average)
         self.model.eval()
-        self.generator.manual_seed(self._seed(-1))
-        total, n = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device), len(self.val_split)
-        for indices in torch.arange(n, device=self.device).split(self.config.training.batch_size):
-            terms = losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator)
-            total += terms.double() * len(indices)
+        sums, n = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device), len(self.val_split)
+        for i, indices in enumerate(torch.arange(n, device=self.device).split(self.config.training.batch_size)):
+            if i % n_processes() == rank():
+                self.generator.manual_seed(self._seed(-1, i))
+                sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
         if current is not None:
             self.model.load_state_dict(current)
-        return total / max(n, 1)
+        return total(sums) / max(n, 1)
 
     def end_epoch(self, bar: Any) -> None:
         """Log the epoch, validate, remember the best weights."""
@@ -317,7 +315,7 @@ class _Run:
             initial=self.epoch,
             unit="epoch",
             desc="training",
-            disable=not progress,
+            disable=not progress or rank() > 0,
             mininterval=1 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
@@ -328,7 +326,7 @@ class _Run:
                 self.minutes = before + (time.monotonic() - begin) / 60
                 if self.next_step == self.steps:
                     self.end_epoch(bar)
-                stop = interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes)
+                stop = self.agreed(interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes))
                 if stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                     self.save()
                     last_save = time.monotonic()
@@ -336,6 +334,12 @@ class _Run:
                     break
         self.save()
         return self.finish()
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether all processes stop here: those that train together ask each other now and then, as soon as one wishes to."""
+        if n_processes() == 1:
+            return wish
+        return self.next_step % 20 == 0 and bool(total(torch.tensor(float(wish), device=self.device)) > 0)
 
     def finish(self) -> TrainingResult:
         """Write the weights to keep."""
@@ -353,11 +357,14 @@ class _Run:
         }
         self.model.load_state_dict(chosen)
         self.model.eval()
-        self.trained.save(self.out)
+        if rank() == 0:
+            self.trained.save(self.out)
         return TrainingResult(self.trained, self.out, self.log, self.epoch >= self.config.training.epochs)
 
     def save(self) -> None:
         """Write a checkpoint: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
+        if rank() > 0:
+            return
         assert self.out is not None
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for prefix, state in (("average.", self.average), ("best.", self.best)):
@@ -419,7 +426,7 @@ class _Run:
         for i, parameter in enumerate(self.model.parameters()):
             moments = part(f"adam.{i}.")
             if moments:
-                moments["step"] = moments["step"].cpu()
+                moments["step"] = moments["step"].to(self.device)
                 self.optimizer.state[parameter] = moments
         self.sums = tensors["sums"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]

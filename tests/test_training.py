@@ -302,10 +302,15 @@ def test_every_crystal_once_an_epoch_and_no_batch_of_one(dataset: Dataset) -> No
     for n, size, expected in ((10, 3, [3, 3, 4]), (9, 3, [3, 3, 3]), (8, 3, [3, 3, 2]), (5, 4, [5]), (3, 2, [3]), (10, 128, [10])):
         part = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"train": dataset.splits["train"].select(range(n))})
         run = nesf.training._Run(part, CONFIG.with_values({"training.batch_size": size}), None, 0, device)
-        batches = [run.batch(2, step) for step in range(run.steps)]
-        assert [len(b) for b in batches] == expected
-        assert sorted(torch.cat(batches).tolist()) == list(range(n))
-        assert n < 8 or torch.cat(batches).tolist() != torch.cat([run.batch(3, step) for step in range(run.steps)]).tolist()
+
+        def batches(epoch: int, run: nesf.training._Run = run) -> list[list[int]]:
+            slices = [run.batch(epoch, step) for step in range(run.steps)]
+            assert run.order is not None
+            return [run.order[1][s].tolist() for s in slices]
+
+        assert [len(b) for b in batches(2)] == expected
+        assert sorted(sum(batches(2), [])) == list(range(n))
+        assert n < 8 or batches(2) != batches(3)
 
 
 def test_validation_asks_the_same_queries_every_time_and_changes_nothing(dataset: Dataset) -> None:

@@ -1,0 +1,90 @@
+"""Training in several processes: `torchrun --nproc-per-node 8 -m nesf train …` (`torch.distributed`, NCCL on GPUs and gloo on CPUs).
+
+Each process computes a share of every batch. Batch statistics, gradients and losses are summed over all of them, so that the steps are
+those that one process would take with the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def n_processes() -> int:
+    """Number of processes that train together; 1 outside of `distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0; the first one writes files."""
+    return dist.get_rank() if n_processes() > 1 else 0
+
+
+def launched() -> tuple[int, int]:
+    """Number of this process and number of processes that a launcher such as torchrun started; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[str]:
+    """Join the other processes that a launcher started, if it did; gives the device of this one."""
+    if launched()[1] == 1:
+        yield device
+        return
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum of a tensor over all processes; without gradient."""
+    if n_processes() == 1:
+        return x
+    x = x.contiguous().clone()
+    dist.all_reduce(x)
+    return x
+
+
+def decided_by_first(value: float, device: torch.device) -> float:
+    """The first process's value, in all of them."""
+    return float(total(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return total(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return total(g)
+
+
+class BatchNorm(torch.nn.BatchNorm1d):
+    """Batch normalisation whose statistics are those of all processes' rows together (torch's SyncBatchNorm has no CPU form)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised x [M, width]."""
+        if not self.training or n_processes() == 1:
+            return super().forward(x)
+        sums = _Total.apply(torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))]))
+        n = sums[-1].detach()
+        mean, square = sums[: x.shape[1]] / n, sums[x.shape[1] : -1] / n
+        variance = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
+            self.running_var.lerp_(variance * (n / (n - 1).clamp(min=1)), self.momentum)  # type: ignore[union-attr, arg-type]
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        return (x - mean) * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias
