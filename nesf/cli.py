@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -147,7 +148,9 @@ def _data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> None:
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", action="append", help="train, val or test; may be repeated (default: val and test)")
-    parser.add_argument("--decode", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the decoding, e.g. nms_radius=0.4")
+    parser.add_argument(
+        "--decode", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4"
+    )
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -276,8 +279,10 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
     model = TrainedModel.load(options.run, options.device)
     crystals, skipped = read_structures(options.structures, cell=options.cell, skip_bad=options.skip_bad, vocabulary=model.vocabulary)
-    result = reconstruct(model, crystals, _decoding(options), progress=True)
-    about = {"model": dict(model.dataset), "input": options.structures.name, "skipped": [{"entry": s.entry, "reason": s.reason} for s in skipped]}
+    decoding = _decoding(options)
+    result = reconstruct(model, crystals, decoding, progress=True)
+    about = {"model": dict(model.dataset), "input": options.structures.name, "reconstruction": dataclasses.asdict(decoding)}
+    about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
     write_reconstruction(options.out, result, about)
     _skipped(skipped)
     print(

@@ -99,7 +99,12 @@ class ReconstructionConfig:
 
     grid_interval: float = 0.5  # step 1
     iterations: int = 64  # step 2; paper: not given / official: 64
-    converged: float = 1e-3  # step 2: a particle whose step is shorter has arrived and stays; paper and official: 0, none stays
+    # step 2: a particle whose step would be shorter has arrived and stays, which changes positions by less than this; paper and official: 0, none stays
+    converged: float = 1e-3
+    # exact: the atoms that the plain algorithm finds / fast: rough first steps, and particles that met go on as one (see the speed page of the book)
+    mode: Literal["exact", "fast"] = "exact"
+    rough_iterations: int = 1  # fast: steps that may be computed in bf16
+    merge_distance: float = 0.05  # fast: side of the cells in which particles are merged after each step
     score_threshold: float = 0.9  # step 3
     nms_radius: float = 0.5  # step 4
     min_particles: int = 10  # step 4

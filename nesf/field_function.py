@@ -20,7 +20,7 @@ from torch import Tensor
 from nesf.distributed import n_processes, total
 
 
-def _columns(query: Tensor, half: bool) -> Tensor:
+def columns_of(query: Tensor, half: bool) -> Tensor:
     """The further columns of a layer's input [M, c]: query position and 1.
 
     In bf16 a coordinate enters as a pair of numbers, high and low part, and so do its weights and the bias: one bf16 number is
@@ -36,8 +36,8 @@ def _columns(query: Tensor, half: bool) -> Tensor:
     return torch.cat([*parts, high.new_zeros(len(query), -width % 32)], dim=-1)
 
 
-def _weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half: bool) -> Tensor:
-    """The weights [n_out, c] of `_columns`."""
+def weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half: bool) -> Tensor:
+    """The weights [n_out, c] of `columns_of`."""
     w = bias.new_zeros(len(bias), n_query) if weight_query is None else weight_query
     if not half:
         return torch.cat([w, bias[:, None]], dim=-1)
@@ -48,7 +48,7 @@ def _weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, hal
 
 
 def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `_weight_columns`."""
+    """Gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `weight_columns`."""
     if not half:
         return gradient[:, :n_query], gradient[:, n_query]
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]
@@ -79,7 +79,7 @@ class FieldFunction(torch.autograd.Function):
         together = n_processes() > 1
         count = total(query.new_full((), m)) if together else None  # queries in all processes
         share = m / count if count is not None else 1.0
-        columns = _columns(query, half)
+        columns = columns_of(query, half)
         y = query @ first_query.T
         y = (y.view(len(per_crystal), -1, y.shape[1]) + per_crystal[:, None]).view(m, -1) if crystal is None else y + per_crystal[crystal]
         kind = torch.bfloat16 if half else query.dtype
@@ -94,7 +94,7 @@ class FieldFunction(torch.autograd.Function):
             variance = (square - mean * mean).clamp(min=0)
             scale = gamma * torch.rsqrt(variance + eps)
             shift = beta - mean * scale
-            w = torch.cat([(weight * scale).to(kind), _weight_columns(weight_query, bias + (weight * shift).sum(1), n_query, half)], dim=-1)
+            w = torch.cat([(weight * scale).to(kind), weight_columns(weight_query, bias + (weight * shift).sum(1), n_query, half)], dim=-1)
             x = torch.cat([a, columns], dim=-1)
             y = x @ w.T
             inputs.append(x)

@@ -118,7 +118,7 @@ class Field(nn.Module):
         run = self._train if self.training else self._evaluate
         return run(query, per_crystal, crystal, even, precision).view(*queries.shape[:-1], self.last.out_features)
 
-    def _later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
+    def later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
         """Per layer after the first: the norm before it, its weight for what that norm gives, its weight for the query, its bias."""
         layers = []
         for norm, layer in zip(self.norms, [*list(self.layers)[1:], self.last], strict=True):
@@ -131,7 +131,7 @@ class Field(nn.Module):
         """The field with running statistics [M, n_out], fp32; differentiable in everything."""
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         y = per_crystal[crystal] + functional.linear(query, first.weight[:, -self.n_query :])
-        for norm, weight, weight_query, bias in self._later_layers():
+        for norm, weight, weight_query, bias in self.later_layers():
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
             shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
             x = torch.relu(y)
@@ -142,7 +142,7 @@ class Field(nn.Module):
 
     def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, even: bool, precision: str) -> Tensor:
         """The field with the statistics of this batch [M, n_out]; the running statistics move."""
-        layers = self._later_layers()
+        layers = self.later_layers()
         flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         y, *statistics = FieldFunction.apply(

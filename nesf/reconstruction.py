@@ -10,8 +10,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,68 +21,13 @@ from tqdm import tqdm
 
 from nesf.checkpoints import TrainedModel
 from nesf.config import ReconstructionConfig
-from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad, standard_lattice
+from nesf.crystals import Crystals, concatenate, pad, standard_lattice
 from nesf.data.dataset import Box
 from nesf.errors import DataError
-from nesf.fields import Queries, box_grid, local_grid, nearest_atom
+from nesf.fields import box_grid, local_grid
 from nesf.files import write_atomically, write_json
-from nesf.model import Autoencoder
-
-
-class StructureFields(Protocol):
-    """The fields and lattices of B crystals, whatever they come from."""
-
-    def position(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Vectors to the nearest atom [M, 3], Å, at queries [M, 3] of the crystals [M]."""
-        ...
-
-    def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Index of the most probable species [M] at queries [M, 3] of the crystals [M]."""
-        ...
-
-    def lattice(self) -> tuple[Tensor, Tensor]:
-        """Lengths [B, 3] in Å and angles [B, 3] in radians."""
-        ...
-
-
-@dataclass(frozen=True)
-class NeuralFields:
-    """The decoder's fields for latent vectors z [B, latent_size]."""
-
-    autoencoder: Autoencoder
-    z: Tensor
-
-    def position(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """See `StructureFields`."""
-        return self.autoencoder.position_field(queries, self.z, crystal)
-
-    def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """See `StructureFields`."""
-        return self.autoencoder.species_field(queries, self.z, crystal).argmax(-1)
-
-    def lattice(self) -> tuple[Tensor, Tensor]:
-        """See `StructureFields`."""
-        return self.autoencoder.decode_lattice(self.z)
-
-
-@dataclass(frozen=True)
-class GroundTruthFields:
-    """The structure fields of known crystals."""
-
-    crystals: PaddedCrystals
-    periodic: bool = False
-
-    def position(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """See `StructureFields`."""
-        return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)[0]
-
-    def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """See `StructureFields`."""
-        return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)[1]
-
-    def lattice(self) -> tuple[Tensor, Tensor]:
-        """See `StructureFields`."""
-        return self.crystals.lengths, self.crystals.angles
+from nesf.inference import GroundTruthFields, NeuralFields, StructureFields
+from nesf.suppression import suppress
 
 
 @dataclass(frozen=True)
@@ -119,75 +65,116 @@ class Reconstruction:
         return [i for i, n in zip(self.crystals.ids, self.crystals.n_atoms, strict=True) if n == 0]
 
 
-def initialize_particles(box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Step 1: particles on a regular grid over the bounding box, the same for every crystal.
+class Particles(NamedTuple):
+    """Particles of a batch of crystals.
 
-    Returns:
-        Positions [B·G, 3] in Å and the crystal each belongs to [B·G].
+    Attributes:
+        positions: [M, 3], Å.
+        crystal: [M], the crystal that each belongs to.
+        counts: [M], how many particles of step 1 each stands for; more than one where particles that met go on as one.
+        scores: [M], Å: ‖f_p‖ at the position, the estimated distance to the nearest atom; not a number where it is not known yet.
     """
+
+    positions: Tensor
+    crystal: Tensor
+    counts: Tensor
+    scores: Tensor
+
+    def select(self, which: Tensor) -> Particles:
+        """Those at the given indices, or where a mask is true."""
+        return Particles(*(t[which] for t in self))
+
+
+def initialize_particles(box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu") -> Particles:
+    """Step 1: particles on a regular grid over the bounding box, the same for every crystal [B·G]."""
     grid = box_grid(box, config.grid_interval, device)
-    return grid.repeat(n_crystals, 1), torch.arange(n_crystals, device=device).repeat_interleave(len(grid))
+    crystal = torch.arange(n_crystals, device=device).repeat_interleave(len(grid))
+    positions = grid.repeat(n_crystals, 1)
+    return Particles(positions, crystal, torch.ones_like(crystal), torch.full_like(positions[:, 0], torch.nan))
 
 
-def move_particles(fields: StructureFields, particles: Tensor, crystal: Tensor, config: ReconstructionConfig) -> Tensor:
+def move_particles(fields: StructureFields, particles: Particles, config: ReconstructionConfig) -> Particles:
     """Step 2: p <- p + f_p(p, z), again and again.
 
-    paper and official: every particle moves `iterations` times / here: one whose step is shorter than `converged` has arrived and stays,
-    which saves most of the work.
-
-    Returns:
-        Positions [M, 3], Å.
+    paper and official: every particle moves `iterations` times / here: one whose step would be shorter than `converged` has arrived; it
+    stays, and the step's length is its score. With `mode = "fast"` the first `rough_iterations` steps are computed roughly (later ones
+    correct them), and after each step particles in the same cell of side `merge_distance` go on as one, at their mean.
     """
-    particles = particles.clone()
-    active = torch.arange(len(particles), device=particles.device)
-    for _ in range(config.iterations):
-        if not len(active):
+    fast = config.mode == "fast"
+    arrived: list[Particles] = []
+    for i in range(config.iterations):
+        if not len(particles.positions):
             break
-        steps = _in_parts(fields.position, particles[active], crystal[active], config)
-        particles[active] += steps
-        if config.converged:
-            active = active[steps.norm(dim=-1) >= config.converged]
-    return particles
+        rough = fast and i < config.rough_iterations
+        steps = _in_parts(partial(fields.position, rough=rough) if rough else fields.position, particles.positions, particles.crystal, config)
+        if config.converged and not rough:
+            scores = steps.norm(dim=-1)
+            stays = scores < config.converged
+            arrived.append(particles._replace(scores=scores).select(stays))
+            particles, steps = particles.select(~stays), steps[~stays]
+        particles = particles._replace(positions=particles.positions + steps)
+        if fast and config.merge_distance:
+            particles = merge_particles(particles, config.merge_distance)
+    return Particles(*(torch.cat(parts) for parts in zip(*arrived, particles, strict=True)))
 
 
-def score_particles(fields: StructureFields, particles: Tensor, crystal: Tensor, config: ReconstructionConfig) -> Tensor:
-    """Step 3: ‖f_p(p, z)‖, the estimated distance to the nearest atom. paper: at the final position / official: squared, of the last step taken.
+def merge_particles(particles: Particles, side: float) -> Particles:
+    """Particles of a crystal that share a cell of a grid become one, at their mean position; scores become unknown."""
+    cell = torch.floor(particles.positions.double() / side).long().clamp(-(1 << 15), (1 << 15) - 1) + (1 << 15)  # 16 bits; what ran away is lost
+    key = particles.crystal << 48 | cell[:, 0] << 32 | cell[:, 1] << 16 | cell[:, 2]
+    _, group, counts = torch.unique(key, return_inverse=True, return_counts=True)
+    n, kind = len(counts), particles.positions.dtype
+    total = particles.counts.new_zeros(n).index_add_(0, group, particles.counts)
+    weight = (particles.counts / total[group]).to(kind)
+    mean = particles.positions.new_zeros(n, 3).index_add_(0, group, particles.positions * weight[:, None])
+    crystal = particles.crystal.new_zeros(n).index_copy_(0, group, particles.crystal)
+    return Particles(mean, crystal, total, torch.full_like(mean[:, 0], torch.nan))
+
+
+def score_particles(fields: StructureFields, particles: Particles, config: ReconstructionConfig) -> Particles:
+    """Step 3: ‖f_p(p, z)‖ of those whose score is not known yet. paper: at the final position / official: squared, of the last step taken.
 
     Returns:
-        Scores [M], Å; particles above `score_threshold` are to be discarded.
+        The particles with their scores, Å; those above `score_threshold` are to be discarded.
     """
-    return _in_parts(fields.position, particles, crystal, config).norm(dim=-1)
+    unknown = particles.scores.isnan().nonzero()[:, 0]
+    values = _in_parts(fields.position, particles.positions[unknown], particles.crystal[unknown], config).norm(dim=-1)
+    return particles._replace(scores=particles.scores.index_copy(0, unknown, values.to(particles.scores.dtype)))
 
 
-def detect_atoms(particles: np.ndarray, scores: np.ndarray, config: ReconstructionConfig) -> DetectedAtoms:
-    """Step 4: non-maximum suppression among the particles of one crystal.
+def detect_atoms(particles: Particles, n_crystals: int, config: ReconstructionConfig) -> list[DetectedAtoms]:
+    """Steps 3 and 4: discard particles above `score_threshold`, then non-maximum suppression (`nesf.suppression`) in each crystal.
 
     The particle with the lowest score becomes an atom if at least `min_particles` particles (itself included) are within `nms_radius`;
-    either way these are removed, until none is left. One pass of the loop per cluster, not per particle.
+    either way these are removed, until none is left.
 
     Args:
-        particles: [M, 3], Å.
-        scores: [M], Å.
+        particles: with their scores.
+        n_crystals: B.
+
+    Returns:
+        B crystals' atoms, best score first.
     """
-    order = np.argsort(scores, kind="stable")
-    p, s = particles[order].astype(np.float64), scores[order].astype(np.float64)
-    positions, best, sizes, rejected = [], [], [], []
-    while len(p):
-        near = ((p - p[0]) ** 2).sum(-1) < config.nms_radius**2
-        near[0] = True  # also with a radius of 0, or the loop would never end
-        size = int(near.sum())
-        if size >= config.min_particles:
-            if config.atom_position == "cluster_mean":
-                weights = np.exp(s[0] ** 2 - s[near] ** 2)
-                positions.append(weights @ p[near] / weights.sum())
-            else:
-                positions.append(p[0])
-            best.append(s[0])
-            sizes.append(size)
-        else:
-            rejected.append(size)
-        p, s = p[~near], s[~near]
-    return DetectedAtoms(np.array(positions).reshape(-1, 3), np.array(best), np.array(sizes, np.int64), np.array(rejected, np.int64))
+    particles = particles.select(particles.scores <= config.score_threshold)  # a score that is not a number is discarded too
+    clusters = suppress(particles.positions, particles.scores, particles.crystal, config.nms_radius)
+    centre, member_of = clusters.centre, clusters.member_of
+    sizes = particles.counts.new_zeros(len(centre)).index_add_(0, member_of, particles.counts)
+    positions = particles.positions[centre].double()
+    if config.atom_position == "cluster_mean":
+        squares = particles.scores.double().square()
+        weights = torch.exp(squares[centre][member_of] - squares) * particles.counts
+        sums = positions.new_zeros(len(centre), 4)
+        sums.index_add_(0, member_of, torch.cat([particles.positions * weights[:, None], weights[:, None]], dim=-1))
+        positions = sums[:, :3] / sums[:, 3:]
+    columns = torch.cat([positions, particles.scores[centre].double()[:, None], sizes[:, None], particles.crystal[centre][:, None]], dim=-1)
+    found = columns.cpu().numpy()  # one transfer
+    found = found[np.argsort(found[:, 5], kind="stable")]
+    detected = []
+    for part in np.split(found, np.searchsorted(found[:, 5], np.arange(1, n_crystals))):
+        large = part[:, 4] >= config.min_particles
+        kept = part[large]
+        detected.append(DetectedAtoms(kept[:, :3], kept[:, 3], kept[:, 4].astype(np.int64), part[~large, 4].astype(np.int64)))
+    return detected
 
 
 def estimate_species(
@@ -228,17 +215,11 @@ def decode(
         box: bounding box common to the dataset, Å.
         vocabulary: atomic numbers along the species axis.
     """
-    particles, crystal = initialize_particles(box, len(ids), config, device)
-    particles = move_particles(fields, particles, crystal, config)
-    scores = score_particles(fields, particles, crystal, config)
-    p, s = particles.cpu().numpy(), scores.cpu().numpy()
-    per_crystal = len(p) // max(len(ids), 1)
-    detected = []
-    for i in range(len(ids)):
-        part = slice(i * per_crystal, (i + 1) * per_crystal)
-        kept = s[part] <= config.score_threshold  # a score that is not a number is discarded too
-        detected.append(detect_atoms(p[part][kept], s[part][kept], config))
-    atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=particles.dtype, device=device)
+    start = initialize_particles(box, len(ids), config, device)
+    per_crystal = len(start.positions) // max(len(ids), 1)
+    particles = score_particles(fields, move_particles(fields, start, config), config)
+    detected = detect_atoms(particles, len(ids), config)
+    atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=particles.positions.dtype, device=device)
     owner = torch.as_tensor(np.repeat(np.arange(len(ids)), [len(d.positions) for d in detected]), device=device)
     species, votes = estimate_species(fields, atoms, owner, len(vocabulary), config)
     lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
@@ -297,7 +278,8 @@ def _decode_batches(
     """`decode` over batches of so many crystals that all their particles fit in one pass of a field."""
     if not len(crystals_ids):
         raise DataError("there is no crystal to reconstruct")
-    size = max(1, config.max_queries // max(len(box_grid(box, config.grid_interval)), 1))
+    most = config.max_queries * (16 if device.type == "cuda" else 1)  # a GPU wants more at a time
+    size = max(1, most // max(len(box_grid(box, config.grid_interval)), 1))
     parts: list[Crystals] = []
     reports: list[dict[str, Any]] = []
     with tqdm(total=len(crystals_ids), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
@@ -316,7 +298,7 @@ def decode_latent(
     """Crystals from latent vectors z [B, latent_size]."""
     config = config or ReconstructionConfig()
     model.autoencoder.eval()
-    return _decode_batches(lambda a, b: NeuralFields(model.autoencoder, z[a:b]), ids, model.box, model.vocabulary, config, model.device, progress)
+    return _decode_batches(NeuralFields(model.autoencoder, z).of, ids, model.box, model.vocabulary, config, model.device, progress)
 
 
 def reconstruct(model: TrainedModel, crystals: Crystals, config: ReconstructionConfig | None = None, *, progress: bool = False) -> Reconstruction:

@@ -102,19 +102,13 @@ config = ReconstructionConfig()  # the paper's parameters
 example = chosen.select([figures.best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))
-    start, owner = initialize_particles(
-        model.box, 1, config, model.device
-    )  # step 1
-    once = move_particles(fields, start, owner, replace(config, iterations=1))
-    moved = move_particles(fields, start, owner, config)  # step 2
-    scores = score_particles(fields, moved, owner, config)  # step 3
-    kept = scores <= config.score_threshold
-    atoms = detect_atoms(
-        moved[kept].cpu().numpy(), scores[kept].cpu().numpy(), config
-    )  # 4
-    positions = torch.as_tensor(
-        atoms.positions, dtype=moved.dtype, device=model.device
-    )
+    start = initialize_particles(model.box, 1, config, model.device)  # step 1
+    once = move_particles(fields, start, replace(config, iterations=1))
+    moved = move_particles(fields, start, config)  # step 2
+    moved = score_particles(fields, moved, config)  # step 3
+    kept = moved.select(moved.scores <= config.score_threshold)
+    atoms = detect_atoms(kept, 1, config)[0]  # step 4
+    positions = torch.as_tensor(atoms.positions).to(kept.positions)
     at = torch.zeros(len(positions), dtype=torch.long, device=model.device)
     species, votes = estimate_species(
         fields, positions, at, len(model.vocabulary), config
@@ -124,9 +118,10 @@ frames = {
     "1  initialise": start,
     "2  moved once": once,
     "2  moved": moved,
-    "3  kept": moved[kept],
+    "3  kept": kept,
 }
-figures.particle_paths({k: v.cpu().numpy() for k, v in frames.items()}, example)
+frames = {k: v.positions.cpu().numpy() for k, v in frames.items()}
+figures.particle_paths(frames, example)
 
 # %% [markdown]
 # *Particles of one crystal of the split, seen along z; circles are its true atoms.* What steps 4 and 5 make of them:

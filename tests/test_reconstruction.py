@@ -22,11 +22,13 @@ from nesf.fields import box_grid
 from nesf.reconstruction import (
     DetectedAtoms,
     GroundTruthFields,
+    Particles,
     Reconstruction,
     decode,
     detect_atoms,
     estimate_species,
     initialize_particles,
+    merge_particles,
     move_particles,
     oracle,
     reconstruct,
@@ -121,10 +123,11 @@ def test_periodic_truth_decodes_to_the_crystal_up_to_images() -> None:
 
 def test_step_1_particles_are_a_grid_for_every_crystal() -> None:
     box: Box = ((0.0, -1.0, 0.0), (2.0, 1.0, 3.0))
-    particles, crystal = initialize_particles(box, 3, DEFAULT)
+    particles = initialize_particles(box, 3, DEFAULT)
     grid = box_grid(box, 0.5)
-    assert particles.shape == (3 * len(grid), 3) and len(grid) == 6 * 6 * 8
-    assert torch.equal(particles.view(3, -1, 3)[2], grid) and torch.equal(torch.bincount(crystal), torch.tensor([len(grid)] * 3))
+    assert particles.positions.shape == (3 * len(grid), 3) and len(grid) == 6 * 6 * 8
+    assert torch.equal(particles.positions.view(3, -1, 3)[2], grid) and torch.equal(torch.bincount(particles.crystal), torch.tensor([len(grid)] * 3))
+    assert particles.counts.eq(1).all() and particles.scores.isnan().all()
 
 
 class HalfWay:
@@ -133,9 +136,9 @@ class HalfWay:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def position(self, queries: torch.Tensor, crystal: torch.Tensor) -> torch.Tensor:
+    def position(self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False) -> torch.Tensor:
         self.asked.append(len(queries))
-        return (1 - queries) / 2
+        return (1 - queries) / 2 + 0.02 * rough
 
     def species(self, queries: torch.Tensor, crystal: torch.Tensor) -> torch.Tensor:
         return (queries[:, 0] > 1).long() * 2 + crystal  # species by the side of x = 1 Å
@@ -145,26 +148,46 @@ class HalfWay:
 
 
 def test_steps_2_and_3_follow_the_field() -> None:
-    start, crystal = torch.rand(120, 3) * 4, torch.zeros(120, dtype=torch.long)
+    start = particles(torch.rand(120, 3) * 4)
     config = ReconstructionConfig(iterations=3, converged=0.0, max_queries=50)
     fields = HalfWay()
-    moved = move_particles(fields, start, crystal, config)
-    torch.testing.assert_close(moved, 1 + (start - 1) / 8)
-    assert fields.asked == [50, 50, 20] * 3
-    scores = score_particles(fields, moved, crystal, config)
-    torch.testing.assert_close(scores, (moved - 1).norm(dim=-1) / 2)  # ‖f_p‖ at the final position
-    frozen = HalfWay()  # a particle stays after its first step shorter than 0.2 Å
-    arrived = move_particles(frozen, start, crystal, ReconstructionConfig(iterations=64, converged=0.2, max_queries=1000))
-    distance, expected = (start - 1).norm(dim=-1), (start - 1).clone()
-    for i in range(120):
-        while distance[i] > 0:
-            step = distance[i] / 2
-            expected[i] /= 2
-            distance[i] /= 2
-            if step < 0.2:
-                break
-    torch.testing.assert_close(arrived, 1 + expected)
+    moved = move_particles(fields, start, config)
+    torch.testing.assert_close(moved.positions, 1 + (start.positions - 1) / 8)
+    assert fields.asked == [50, 50, 20] * 3 and moved.scores.isnan().all()
+    scores = score_particles(fields, moved, config).scores
+    torch.testing.assert_close(scores, (moved.positions - 1).norm(dim=-1) / 2)  # ‖f_p‖ at the final position
+    frozen = HalfWay()  # a particle stays where its next step would be shorter than 0.2 Å
+    start = start._replace(counts=torch.arange(120))  # to know them again
+    arrived = move_particles(frozen, start, ReconstructionConfig(iterations=64, converged=0.2, max_queries=1000))
     assert frozen.asked[0] == 120 and sorted(frozen.asked, reverse=True) == frozen.asked and len(frozen.asked) < 8
+    order = arrived.counts.argsort()
+    expected = start.positions - 1
+    for _ in range(64):
+        expected = torch.where(expected.norm(dim=-1, keepdim=True) / 2 < 0.2, expected, expected / 2)
+    torch.testing.assert_close(arrived.positions[order], 1 + expected)
+    torch.testing.assert_close(arrived.scores[order], expected.norm(dim=-1) / 2)
+    asked = len(frozen.asked)
+    assert torch.equal(score_particles(frozen, arrived, config).scores, arrived.scores) and len(frozen.asked) == asked + 1 and frozen.asked[-1] == 0
+
+
+def test_fast_mode_merges_particles_that_met_and_keeps_their_counts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = particles(torch.rand(500, 3, generator=generator) * 4, torch.arange(500) % 2)
+    fields = HalfWay()
+    moved = move_particles(fields, start, ReconstructionConfig(mode="fast", merge_distance=0.05))
+    assert fields.asked[0] == 500 and fields.asked[-1] <= 16  # at most the eight cells that meet at (1, 1, 1), twice
+    assert torch.bincount(moved.crystal, moved.counts.double()).tolist() == [250, 250]
+    assert (moved.positions - 1).norm(dim=-1).max() < 0.01  # rough first steps are corrected by later ones
+    a = torch.tensor([[0.011, 0.0, 0.0], [0.014, 0.0, 0.0], [0.9, 0.0, 0.0], [0.012, 0.0, 0.0], [-0.01, 0.0, 0.0], [5e8, 0.0, 0.0]])
+    merged = merge_particles(particles(a, torch.tensor([0, 0, 0, 1, 0, 0]))._replace(counts=torch.tensor([1, 3, 1, 1, 1, 1])), 0.05)
+    rows = sorted(zip(merged.crystal.tolist(), merged.counts.tolist(), merged.positions[:, 0].tolist(), strict=True))
+    assert [r[:2] for r in rows] == [(0, 1), (0, 1), (0, 1), (0, 4), (1, 1)]
+    assert [r[2] for r in rows] == pytest.approx([-0.01, 0.9, 5e8, (0.011 + 3 * 0.014) / 4, 0.012])
+
+
+def particles(positions: torch.Tensor, crystal: torch.Tensor | None = None, scores: torch.Tensor | None = None) -> Particles:
+    crystal = torch.zeros(len(positions), dtype=torch.long) if crystal is None else crystal
+    return Particles(positions, crystal, torch.ones_like(crystal), torch.full((len(positions),), torch.nan) if scores is None else scores)
 
 
 def cluster(n: int, centre: tuple[float, float, float], scores: list[float] | float, spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +197,8 @@ def cluster(n: int, centre: tuple[float, float, float], scores: list[float] | fl
 
 def detect(*parts: tuple[np.ndarray, np.ndarray], **changes: object) -> DetectedAtoms:
     config = dataclasses.replace(DEFAULT, **changes)  # type: ignore[arg-type]
-    return detect_atoms(np.concatenate([p for p, _ in parts]), np.concatenate([s for _, s in parts]), config)
+    positions, scores = (torch.as_tensor(np.concatenate([part[k] for part in parts])) for k in (0, 1))
+    return detect_atoms(particles(positions, None, scores), 1, config)[0]
 
 
 def test_step_4_ten_particles_are_an_atom_nine_are_not() -> None:
@@ -216,7 +240,7 @@ def test_step_4_radius_and_what_is_removed() -> None:
 def test_step_4_is_the_paper_s_loop() -> None:
     """Against non-maximum suppression written as Section 2.1 says it, one particle after another."""
     rng = np.random.default_rng(0)
-    points, scores = rng.uniform(0, 3, (400, 3)), rng.random(400)
+    points, scores = rng.uniform(0, 3, (400, 3)), 0.9 * rng.random(400)  # none above the threshold
     accepted, candidates = [], list(range(400))
     while candidates:
         best = min(candidates, key=lambda i: scores[i])
@@ -224,7 +248,7 @@ def test_step_4_is_the_paper_s_loop() -> None:
         if len(near) >= 10:
             accepted.append(best)
         candidates = [i for i in candidates if i not in near]
-    found = detect_atoms(points, scores, DEFAULT)
+    found = detect((points, scores))
     assert 0 < len(accepted) < 30 and len(found.rejected) > 0
     np.testing.assert_allclose(found.positions, points[accepted])
 
@@ -240,7 +264,7 @@ def test_step_5_takes_the_majority() -> None:
 
 def test_particles_with_a_high_score_are_discarded() -> None:
     class Lost(HalfWay):
-        def position(self, queries: torch.Tensor, crystal: torch.Tensor) -> torch.Tensor:
+        def position(self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False) -> torch.Tensor:
             return torch.where(crystal[:, None] == 0, 0.0, torch.tensor([1.0, 0.0, 0.0])).expand(len(queries), 3)
 
     box: Box = ((0.0,) * 3, (1.0,) * 3)
