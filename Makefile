@@ -1,4 +1,4 @@
-# make book | make test | make setup | make lint | make clean      (make help lists them)
+# make book | make test | make bench | make setup | make lint | make clean      (make help lists them)
 # Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
 
 SHELL := /bin/bash
@@ -9,6 +9,11 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 VENV ?= .venv
 MIRROR ?=
+DATASET ?= starter
+DATA ?=
+MODEL ?=
+OUT ?=
+THREADS ?=
 # Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
 KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
@@ -21,10 +26,12 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book test lint format clean
+.PHONY: help setup book test bench lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
+	@echo "make bench   times training and decoding against the plain reference and records it   about 8 minutes"
+	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
 	@echo "make clean   remove the book and the notebook cache; $(VENV) stays"
@@ -57,6 +64,9 @@ lint: setup
 
 test: lint
 	$(call step,tests and notebooks (3 to 8 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+
+bench: setup
+	$(call step,benchmarks (5 to 10 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

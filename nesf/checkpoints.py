@@ -20,6 +20,7 @@ import nesf
 from nesf.config import Config
 from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Box, Dataset, bounding_box
+from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.model import Autoencoder
@@ -140,13 +141,17 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a safetensors file, or damaged ({error})") from None
 
 
-def model_for(dataset: Dataset, config: Config) -> TrainedModel:
+def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedModel:
     """An untrained model that fits a dataset: its vocabulary gives the species axis, its training atoms the bounding box."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_species=len(dataset.vocabulary)))
     about = {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
-    return TrainedModel(Autoencoder(config.model), config, dataset.vocabulary, bounding_box(dataset.splits["train"]), about)
+    training = dataset.splits["train"]
+    box = training.box if isinstance(training, StreamedCrystals) else bounding_box(training)
+    return TrainedModel(Autoencoder(config.model), config, dataset.vocabulary, box, about)
 
 
-def padded_split(model: TrainedModel, crystals: Crystals, device: torch.device) -> PaddedCrystals:
-    """A split as padded tensors in a model's vocabulary."""
+def padded_split(model: TrainedModel, crystals: Crystals | StreamedCrystals, device: torch.device) -> PaddedCrystals | PaddedStream:
+    """A split as padded tensors in a model's vocabulary: all of it on the device, or read batch by batch."""
+    if isinstance(crystals, StreamedCrystals):
+        return PaddedStream(crystals, model.vocabulary, device)
     return pad(crystals, model.vocabulary, device)

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train the autoencoder")
     train.add_argument("dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data")
     train.add_argument("--out", type=Path, required=True, help="run folder")
+    train.add_argument("--stream", action="store_true", help="read crystals from the packed dataset while training: for more than fit in memory")
     _training_options(train)
 
     reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct splits of a run's dataset, or any structures")
@@ -159,6 +160,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset, e.g. training.learning_rate=0.001"
     )
+    parser.add_argument("--label", help="name for a preset changed by --set, under which the run is recorded in place of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="plan the number of epochs to take about this long on this machine")
     parser.add_argument("--max-minutes", type=float, help="stop after so long, with a checkpoint")
@@ -213,6 +215,7 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
     config = None
     if not options.resume or options.preset or options.set:
         config = config_for(dataset, preset(options.preset or "cpu")).with_values(_assignments(options.set, "--set"))
+        config = dataclasses.replace(config, preset=options.label or config.preset)
     with processes(options.device) as device:
         result = train_run(
             dataset,
@@ -238,7 +241,7 @@ def _run(options: argparse.Namespace) -> None:
     from nesf.config import preset
 
     dataset, splits = _dataset(options), tuple(options.split or ("val", "test"))
-    name = preset(options.preset or "cpu").preset if options.method == "nesf" else "default"
+    name = options.label or preset(options.preset or "cpu").preset if options.method == "nesf" else "default"
     folder = options.out or results.run_folder(Path("results"), dataset.name, options.method, name, seed=options.seed, fold=dataset.fold)
     for split in splits:
         dataset.split(split)
@@ -256,7 +259,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    _trained(options, _dataset(options), options.out)
+    if not options.stream:
+        _trained(options, _dataset(options), options.out)
+        return
+    from nesf.data import stream
+
+    if options.skip_bad:
+        raise ConfigError("--skip-bad does not go with --stream: a packed dataset holds no bad entries")
+    _trained(options, stream(options.dataset, fold=options.fold, data_dir=options.data, mirror=options.mirror), options.out)
 
 
 def _reconstruct(options: argparse.Namespace) -> None:

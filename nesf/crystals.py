@@ -234,10 +234,11 @@ class Crystals:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            ids = arrays.pop("ids", None)  # of a file that was written part by part (nesf.data.streaming)
             properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(
-                tuple(json.loads(header["ids"])),
+                tuple(ids.tobytes().decode().split("\n")[:-1]) if ids is not None else tuple(json.loads(header["ids"])),
                 arrays["positions"],
                 arrays["species"].astype(np.int64),
                 arrays["lattice"],
@@ -246,7 +247,7 @@ class Crystals:
             )
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)") from None
 
 
@@ -343,12 +344,19 @@ def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
     return tuple(int(z) for z in np.unique(np.concatenate([p.species for p in parts])))
 
 
-def pad(crystals: Crystals, vocabulary: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PaddedCrystals:
+def pad(
+    crystals: Crystals,
+    vocabulary: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    width: int | None = None,
+) -> PaddedCrystals:
     """A batch as padded tensors.
 
     Args:
         crystals: B crystals.
         vocabulary: atomic numbers, ascending; their order is the species axis.
+        width: number of atoms to pad to; None: that of the largest crystal.
 
     Raises:
         DataError: an element is outside the vocabulary; the message names the crystal and the element.
@@ -363,7 +371,7 @@ def pad(crystals: Crystals, vocabulary: Sequence[int], device: torch.device | st
             f"{crystals.ids[owner]}: element with atomic number {int(crystals.species[atom])} is outside the vocabulary of {len(vocabulary)} species; "
             "train a model whose training set contains it, or leave the entry out (--skip-bad)"
         )
-    b, n = len(crystals), int(crystals.n_atoms.max(initial=1))
+    b, n = len(crystals), width or int(crystals.n_atoms.max(initial=1))
     mask = np.arange(n) < crystals.n_atoms[:, None]
     positions = np.full((b, n, 3), PaddedCrystals.FAR)
     species = np.zeros((b, n), dtype=np.int64)

@@ -150,13 +150,19 @@ class GroundTruthFields:
     crystals: PaddedCrystals
     periodic: bool = False
 
+    def _nearest(self, queries: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.crystals) > 1:
+            return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)
+        vectors, species = nearest_atom(Queries(queries[None], None), self.crystals, periodic=self.periodic)  # its atoms need not be copied per query
+        return vectors[0], species[0]
+
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
         """See `StructureFields`."""
-        return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)[0]
+        return self._nearest(queries, crystal)[0]
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
         """See `StructureFields`."""
-        return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)[1]
+        return self._nearest(queries, crystal)[1]
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """See `StructureFields`."""

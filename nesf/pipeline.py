@@ -19,6 +19,7 @@ from nesf.checkpoints import TrainedModel
 from nesf.config import Config, ReconstructionConfig
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, bounding_box
+from nesf.data.streaming import StreamedDataset
 from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
@@ -30,7 +31,7 @@ from nesf.trivial import constant, copy_nearest
 PREDICTORS = ("copy", "constant", "oracle")  # methods that need no training
 
 
-def config_for(dataset: Dataset, config: Config) -> Config:
+def config_for(dataset: Dataset | StreamedDataset, config: Config) -> Config:
     """The config that the paper uses for a dataset: no early stopping on YBCO-like, whose 5 validation crystals say too little (Section 4.3)."""
     if dataset.name != "ybco":
         return config
@@ -38,7 +39,7 @@ def config_for(dataset: Dataset, config: Config) -> Config:
 
 
 def train_run(
-    dataset: Dataset,
+    dataset: Dataset | StreamedDataset,
     config: Config | None,
     folder: Path,
     *,

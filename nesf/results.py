@@ -6,6 +6,8 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
     log.csv        per epoch the losses, `nesf.training.LOG_COLUMNS` (method nesf)
     model.safetensors, model.json   the weights, of one run per dataset
+results/benchmarks/<device>-<dataset>/
+    speed.json, scaling.json, profile.json   what `make bench` measured (schema/benchmark.json)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from nesf.checkpoints import versions
 from nesf.data.dataset import SPLITS, Dataset
+from nesf.data.streaming import StreamedDataset
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.metrics import ERRORS, HEADLINE, Metrics
@@ -85,9 +88,9 @@ def commit() -> str:
     return f"{head}-dirty" if changes else head
 
 
-def command_line(arguments: Sequence[str]) -> str:
-    """The command as a user would repeat it: `nesf` with its arguments, absolute paths cut to their last part."""
-    return shlex.join(["nesf", *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
+def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -> str:
+    """The command as a user would repeat it: `nesf` (or another program) with its arguments, absolute paths cut to their last part."""
+    return shlex.join([*program, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -114,7 +117,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 def write_run(
     folder: Path,
-    dataset: Dataset,
+    dataset: Dataset | StreamedDataset,
     *,
     method: str,
     preset: str,
@@ -167,6 +170,66 @@ def write_run(
     }
     _write_checked(Path(folder) / "run.json", run, "run")
     return run
+
+
+def write_benchmark(
+    folder: Path,
+    kind: str,
+    dataset: Dataset | StreamedDataset,
+    *,
+    command: str,
+    started: datetime,
+    device: str = "cpu",
+    model: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    **content: Any,
+) -> dict[str, Any]:
+    """Write `<kind>.json` of a recorded benchmark (schema/benchmark.json), after what it describes has ended.
+
+    Args:
+        folder: of the benchmark, `results/benchmarks/<name>`.
+        kind: speed, scaling or profile.
+        dataset: what was computed with.
+        command: what to type to repeat it.
+        started: UTC.
+        device: where it computed.
+        model: folder of the trained model, as in the command.
+        measured: `environment` of the process that computed, where it is not this one.
+        content: the measurements.
+
+    Returns:
+        The content written.
+
+    Raises:
+        DataError: the content is not valid; the message says where.
+    """
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "command": command,
+        "commit": commit(),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_time_seconds": (datetime.now(UTC) - started).total_seconds(),
+        **(measured or environment(device)),
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "model": model,
+        **content,
+    }
+    _write_checked(Path(folder) / f"{kind}.json", record, "benchmark")
+    return record
+
+
+def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
+    """What `write_benchmark` wrote.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    path = Path(folder) / f"{kind}.json"
+    content = read_json(path)
+    if problems := _schema_problems("benchmark", content):
+        raise DataError(f"{path}: {problems[0]}; measure again with `python -m benchmarks`")
+    return content
 
 
 def update_run(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from nesf.checkpoints import TrainedModel, choose_device, describe, model_for, padded_split, read_tensors
 from nesf.config import Config, TrainingConfig
 from nesf.data.dataset import Dataset
+from nesf.data.streaming import PaddedStream, StreamedDataset
 from nesf.distributed import decided_by_first, n_processes, rank, total
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Draws, Sampler, nearest_index
@@ -78,7 +79,7 @@ def resolve(config: Config, device: torch.device) -> Config:
 
 
 def train(
-    dataset: Dataset,
+    dataset: Dataset | StreamedDataset,
     config: Config | None,
     out: Path,
     *,
@@ -92,7 +93,7 @@ def train(
     """Train the autoencoder on a dataset's training split.
 
     Args:
-        dataset: crystals in the standard setting.
+        dataset: crystals in the standard setting; in memory, or read while it trains (`nesf.data.streaming.open_dataset`) with equal results.
         config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary. None, with `resume` only: the checkpoint's.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
@@ -144,13 +145,13 @@ def _resumed_config(path: Path, given: Config | None, planned: bool) -> Config:
     return Config.from_dict(saved)
 
 
-def plan_epochs(dataset: Dataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
+def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
     """The config with `training.epochs` such that training takes about `minutes` here; times a few steps of a throw-away model."""
     run = _Run(dataset, config, None, seed, device)
     for step in range(4):
         run.step(0, step % run.steps)  # compilation and first allocations
     times = []
-    for step in range(12):
+    for step in range(4, 16):
         start = time.perf_counter()
         run.step(0, step % run.steps)
         if device.type == "cuda":
@@ -167,7 +168,7 @@ def plan_epochs(dataset: Dataset, config: Config, seed: int, device: torch.devic
 class _Run:
     """The state of one training and the ways it moves."""
 
-    def __init__(self, dataset: Dataset, config: Config, out: Path | None, seed: int, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset | StreamedDataset, config: Config, out: Path | None, seed: int, device: torch.device) -> None:
         if config.training.epochs < 1 or config.training.batch_size < 2:
             raise ConfigError("training.epochs must be at least 1 and training.batch_size at least 2 (batch statistics need two crystals)")
         least = max(2, n_processes())
@@ -189,8 +190,12 @@ class _Run:
         self.steps = math.ceil(len(self.train_split) / config.training.batch_size)
         if 0 < len(self.train_split) % config.training.batch_size < least:
             self.steps -= 1  # batch statistics of a single crystal do not exist: it joins the last full batch
-        self.n_atoms = torch.as_tensor(dataset.splits["train"].n_atoms)  # of each crystal, kept beside the processor that plans the steps
-        self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
+        self.n_atoms: Tensor | None = None  # of each crystal, kept beside the processor that plans the steps; a stream knows a batch's itself
+        self.n_global: Tensor | None = None
+        self.home = torch.device("cpu")  # of the indices of a batch: where its crystals are taken from
+        if not isinstance(self.train_split, PaddedStream):
+            self.home, self.n_atoms = device, torch.as_tensor(dataset.splits["train"].n_atoms)
+            self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
         self.order: tuple[int, Tensor, Tensor] | None = None
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.training.average else None
         self.best: dict[str, Tensor] | None = None
@@ -217,9 +222,21 @@ class _Run:
         """Where one step's crystals are in `self.order`; every crystal comes once an epoch, in an order that the seed and the epoch give."""
         if self.order is None or self.order[0] != epoch:
             order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
-            self.order = (epoch, order, order.to(self.device))  # once an epoch; a step itself moves nothing between processor and device
+            self.order = (epoch, order, order.to(self.home))  # once an epoch; a step itself moves nothing between processor and device
+            if isinstance(self.train_split, PaddedStream):
+                self.train_split.expect(order[self.share(self.slice_of(k))] for k in range(step, self.steps))
+        return self.slice_of(step)
+
+    def slice_of(self, step: int) -> slice:
+        """Where a step's crystals are in any epoch's order."""
         size = self.config.training.batch_size
         return slice(step * size, (step + 1) * size if step < self.steps - 1 else len(self.train_split))
+
+    @staticmethod
+    def share(whole: slice) -> slice:
+        """What this process takes of a batch."""
+        n, processes = whole.stop - whole.start, n_processes()
+        return slice(whole.start + rank() * n // processes, whole.start + (rank() + 1) * n // processes)
 
     def step(self, epoch: int, step: int) -> None:
         """One step of the optimiser."""
@@ -227,18 +244,17 @@ class _Run:
         self.model.train()
         whole = self.batch(epoch, step)
         assert self.order is not None
-        n, processes = whole.stop - whole.start, n_processes()
-        before = rank() * n // processes
-        own = slice(whole.start + before, whole.start + (rank() + 1) * n // processes)
+        own = self.share(whole)
         torch.manual_seed(self._seed(epoch, step, 2 * rank()))  # dropout
         shared = self.config.sampling.n_position and self.config.sampling.n_species
         self.generator.manual_seed(self._seed(epoch, step, 1 if shared else 1 + 2 * rank()))  # queries
         indices = self.order[1][own]
-        crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()))
+        crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None)
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(t, epoch + step / self.steps)
-        terms = losses(self.model, crystals, self.sampler, self.config, Draws(self.generator, before, n), self.functions, n_global)
+        draws = Draws(self.generator, own.start - whole.start, whole.stop - whole.start)
+        terms = losses(self.model, crystals, self.sampler, self.config, draws, self.functions, n_global)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
         terms = self.add_up(terms.detach())
@@ -276,10 +292,14 @@ class _Run:
             self.model.load_state_dict(self.average)
         self.model.eval()
         sums, n = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device), len(self.val_split)
-        for i, indices in enumerate(torch.arange(n, device=self.device).split(self.config.training.batch_size)):
-            if i % n_processes() == rank():
-                self.generator.manual_seed(self._seed(-1, i))
-                sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
+        size = self.config.training.batch_size
+        own = range(rank() * size, n, n_processes() * size)  # batches in turn
+        if isinstance(self.val_split, PaddedStream):
+            self.val_split.expect(torch.arange(i, min(i + size, n)) for i in own)
+        for i in own:
+            indices = torch.arange(i, min(i + size, n), device=self.home)
+            self.generator.manual_seed(self._seed(-1, i // size))
+            sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
         if current is not None:
             self.model.load_state_dict(current)
         return total(sums) / max(n, 1)
@@ -379,19 +399,9 @@ class _Run:
         writer.writeheader()
         writer.writerows(self.log)
         write_atomically(self.out / "log.csv", buffer.getvalue())
-        state = {
-            "file": name,
-            "sha256": sha256_of(self.out / name),
-            "epoch": self.epoch,
-            "step": self.next_step,
-            "seed": self.seed,
-            "minutes": self.minutes,
-        }
-        state |= {
-            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "best_epoch": self.best_epoch,
-            "threads": torch.get_num_threads(),
-        }
+        state = {"file": name, "sha256": sha256_of(self.out / name), "epoch": self.epoch, "step": self.next_step, "seed": self.seed}
+        best = self.best_loss if math.isfinite(self.best_loss) else None
+        state |= {"minutes": self.minutes, "best_loss": best, "best_epoch": self.best_epoch, "threads": torch.get_num_threads()}
         about = describe(self.config, self.trained.vocabulary, self.trained.box, self.trained.dataset)
         write_json(self.out / "checkpoint.json", state | about | {"log": self.log})
         for old in (*self.out.glob("checkpoint-*.safetensors"), *self.out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter

@@ -16,6 +16,7 @@ from nesf.errors import ConfigError
 from nesf.pages import check_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+WITH_DATASET = [p for p in NOTEBOOKS if p.stem != "speed"]  # that page shows a recorded benchmark
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -35,8 +36,8 @@ def run_guard(path: Path, **given: Any) -> None:
     raise AssertionError("no cell checks the parameters")
 
 
-def test_the_three_pages_exist() -> None:
-    assert {"data", "train", "reconstruction"} <= {p.stem for p in NOTEBOOKS}
+def test_the_pages_exist() -> None:
+    assert {"data", "train", "reconstruction", "speed"} <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 
@@ -51,12 +52,13 @@ def test_pair_says_the_same_and_holds_no_output(path: Path) -> None:
 @by_name
 def test_parameters_are_documented_with_type_and_default(path: Path) -> None:
     parameters = papermill.inspect_notebook(str(path))
-    assert parameters["dataset"]["default"] == '"starter"'
+    if path in WITH_DATASET:
+        assert parameters["dataset"]["default"] == '"starter"'
     for parameter in parameters.values():
         assert parameter["inferred_type_name"] in {"str", "int", "float", "bool"} and parameter["help"], parameter
 
 
-@by_name
+@pytest.mark.parametrize("path", WITH_DATASET, ids=lambda p: p.stem)
 def test_a_wrong_name_or_value_is_refused(path: Path) -> None:
     run_guard(path)
     run_guard(path, dataset="lcs6", fold=3)
@@ -66,6 +68,13 @@ def test_a_wrong_name_or_value_is_refused(path: Path) -> None:
         run_guard(path, fold="two")
     with pytest.raises(ConfigError, match="dataset = 6: text"):
         run_guard(path, dataset=6)
+
+
+def test_the_page_on_speed_refuses_what_it_does_not_know() -> None:
+    path = NOTEBOOKS[0].with_name("speed.ipynb")
+    run_guard(path, benchmark="cuda-lcs6")
+    with pytest.raises(ConfigError, match=r"'dataset' is not a parameter .* benchmark"):
+        run_guard(path, dataset="lcs6")
 
 
 def test_choices_and_kinds_of_values() -> None:

@@ -309,7 +309,7 @@ def test_every_crystal_once_an_epoch_and_no_batch_of_one(dataset: Dataset) -> No
             return [run.order[1][s].tolist() for s in slices]
 
         assert [len(b) for b in batches(2)] == expected
-        assert sorted(sum(batches(2), [])) == list(range(n))
+        assert sorted(i for b in batches(2) for i in b) == list(range(n))
         assert n < 8 or batches(2) != batches(3)
 
 

@@ -7,9 +7,24 @@ from pathlib import Path
 
 from nesf.data.dataset import SPLITS, Dataset, bounding_box, default_data_dir, load_dataset, save_dataset
 from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
-from nesf.errors import DataError
+from nesf.data.streaming import StreamedDataset, open_dataset
+from nesf.errors import ConfigError, DataError
 
-__all__ = ["OFFICIAL", "SPLITS", "Dataset", "available", "bounding_box", "default_data_dir", "fetch", "load", "load_dataset", "save_dataset"]
+__all__ = [
+    "OFFICIAL",
+    "SPLITS",
+    "Dataset",
+    "StreamedDataset",
+    "available",
+    "bounding_box",
+    "default_data_dir",
+    "fetch",
+    "load",
+    "load_dataset",
+    "open_dataset",
+    "save_dataset",
+    "stream",
+]
 
 STARTER_FOLDER = Path(__file__).parent / "starter_dataset"
 
@@ -48,14 +63,9 @@ def load(
     """
     name = str(name)
     data_dir = Path(data_dir) if data_dir else default_data_dir()
-    if name in OFFICIAL:
-        return _official(name, fold, data_dir, mirror, fetch)
-    check_fold(name, fold)
-    if name == "starter":
-        return load_dataset(STARTER_FOLDER)
-    for folder in (data_dir / name, Path(name)):
-        if (folder / "dataset.json").exists():
-            return load_dataset(folder)
+    folder = _packed(name, fold, data_dir, mirror, fetch)
+    if folder is not None:
+        return load_dataset(folder)
     if Path(name).exists():
         from nesf.data.own import read
 
@@ -67,7 +77,37 @@ def load(
     raise DataError(f"{name!r} is neither a dataset ({known}) nor a file or folder; import own data with `nesf data import`, or give its path")
 
 
-def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Dataset:
+def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None) -> StreamedDataset:
+    """A dataset to train on that stays on disk: `load` for millions of crystals.
+
+    Args:
+        name: as for `load`, but packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`.
+        fold, data_dir, mirror: as for `load`.
+
+    Raises:
+        ConfigError: a fold that does not exist, or own data that is not packed.
+        DataError: as `load`.
+    """
+    name = str(name)
+    folder = _packed(name, fold, Path(data_dir) if data_dir else default_data_dir(), mirror, False)
+    if folder is None and Path(name).exists():
+        raise ConfigError(f"{name}: is not packed, so it cannot be streamed; pack it with `nesf data import` first")
+    if folder is None:
+        raise DataError(f"{name!r} is not a packed dataset; `nesf data list` shows those that are on this machine")
+    return open_dataset(folder)
+
+
+def _packed(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path | None:
+    """The packed folder of a dataset, or None for a name or path that is none."""
+    if name in OFFICIAL:
+        return _official(name, fold, data_dir, mirror, fetch_missing)
+    check_fold(name, fold)
+    if name == "starter":
+        return STARTER_FOLDER
+    return next((folder for folder in (data_dir / name, Path(name)) if (folder / "dataset.json").exists()), None)
+
+
+def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path:
     check_fold(name, fold)
     folder = packed_folder(name, fold, data_dir)
     if fetch_missing or mirror is not None:
@@ -78,5 +118,5 @@ def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, 
             f"{name} is not on disk ({folder}); get it with `{command}`, or from a local copy of the release with `{command} --mirror DIR`"
         )
     elif name == "icsg3d-as-released":
-        warnings.warn(AS_RELEASED_WARNING, stacklevel=3)
-    return load_dataset(folder)
+        warnings.warn(AS_RELEASED_WARNING, stacklevel=4)
+    return folder

@@ -103,14 +103,15 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     try:
         for name in SPLITS:
             dataset.splits[name].save(folder / f"{name}.safetensors")
-        write_json(folder / "dataset.json", _description(dataset))
+        write_json(folder / "dataset.json", description_of(dataset))
     except BaseException:  # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
         for name in SPLITS:
             (folder / f"{name}.safetensors").unlink(missing_ok=True)
         raise
 
 
-def _description(dataset: Dataset) -> dict[str, Any]:
+def description_of(dataset: Any) -> dict[str, Any]:
+    """Content of `dataset.json`, for a `Dataset` or a `nesf.data.streaming.StreamedDataset`."""
     return {
         "format": FORMAT,
         "name": dataset.name,
@@ -120,6 +121,18 @@ def _description(dataset: Dataset) -> dict[str, Any]:
         "counts": {s: len(dataset.splits[s]) for s in SPLITS},
         "provenance": dict(dataset.provenance),
     }
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """`dataset.json` of a packed folder.
+
+    Raises:
+        DataError: it is missing, or of another version.
+    """
+    description = read_json(folder / "dataset.json")
+    if description.get("format") != FORMAT:
+        raise DataError(f"{folder}/dataset.json: format {description.get('format')!r}, this version reads {FORMAT}; fetch, import or build it again")
+    return description
 
 
 def load_dataset(folder: Path, *, check: bool = True) -> Dataset:
@@ -132,9 +145,7 @@ def load_dataset(folder: Path, *, check: bool = True) -> Dataset:
         DataError: no such dataset, a damaged file, a form of another version, or content that does not match its hash.
     """
     folder = Path(folder)
-    description = read_json(folder / "dataset.json")
-    if description.get("format") != FORMAT:
-        raise DataError(f"{folder}/dataset.json: format {description.get('format')!r}, this version reads {FORMAT}; fetch, import or build it again")
+    description = read_description(folder)
     splits = {s: Crystals.load(folder / f"{s}.safetensors") for s in SPLITS}
     dataset = Dataset(description["name"], splits, description["fold"], description["provenance"], tuple(description["vocabulary"]))
     if check and dataset.hash() != description["hash"]:

@@ -1,0 +1,198 @@
+"""What every measurement needs: its options, its dataset and model, steps of both kinds, and the record at the end."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.plain import PlainAutoencoder, plain_losses, plain_model
+from nesf import data
+from nesf.checkpoints import TrainedModel, choose_device
+from nesf.config import PRESETS, Config, ReconstructionConfig
+from nesf.crystals import PaddedCrystals
+from nesf.data.dataset import Dataset
+from nesf.fields import Queries
+from nesf.machine import can_compile, has_bf16
+from nesf.results import command_line, environment, write_benchmark
+from nesf.training import _Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECORDS = REPOSITORY / "results" / "benchmarks"
+STARTER_MODEL = Path("results/starter/nesf/cpu/seed-0")
+PLAIN = "plain"
+# Case to (precision, compiled); `plain` is the reference and not a setting of the package.
+STEP_CASES = {"fp32": ("fp32", False), "fp32, compiled": ("fp32", True), "bf16, compiled": ("bf16", True)}
+
+
+def add_options(add: Callable[..., Any]) -> None:
+    """The options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
+    add("--data", default=None, metavar="DIR", help="folder of datasets; the user's default")
+    add("--dataset", default="starter", metavar="NAME", help="starter (embedded), lcs6, ...")
+    add("--fold", default=None, type=int, metavar="K", help="of ybco")
+    add("--model", default=None, metavar="DIR", help="folder of a model trained on it, which decodes; the recorded one of starter")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", default=None, type=int, metavar="N", help="of the processor; torch's default")
+    add(
+        "--out",
+        default=None,
+        metavar="DIR",
+        help=f"folder of the record; {RECORDS.relative_to(REPOSITORY)}/<device>-<dataset>, numbered where there is one",
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and with what is measured.
+
+    Attributes:
+        dataset: crystals.
+        model_folder: of the trained model that decodes.
+        device: where to compute.
+        out: folder of the record.
+        started: UTC.
+        command: what to type to repeat it.
+    """
+
+    dataset: Dataset
+    model_folder: Path
+    device: torch.device
+    out: Path
+    started: datetime
+    command: str
+
+    @classmethod
+    def of(cls, options: Any, program: Sequence[str], arguments: Sequence[str]) -> Setting:
+        """From the parsed options of `add_options`.
+
+        Raises:
+            DataError: no such dataset.
+        """
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        dataset = data.load(options.dataset, fold=options.fold, data_dir=Path(options.data) if options.data else None)
+        device = choose_device(options.device)
+        out = Path(options.out) if options.out else free_folder(device, dataset)
+        return cls(dataset, Path(options.model or STARTER_MODEL), device, out, datetime.now(UTC), command_line(arguments, program))
+
+    @functools.cached_property
+    def model(self) -> TrainedModel:
+        """The trained model."""
+        folder = self.model_folder if self.model_folder.is_absolute() or self.model_folder.exists() else REPOSITORY / self.model_folder
+        return TrainedModel.load(folder, str(self.device))
+
+    def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
+        """Write the record; returns its file."""
+        model = command_line([str(self.model_folder)], ()) if uses_model else None
+        about = {"command": self.command, "started": self.started, "device": str(self.device), "model": model, "measured": measured}
+        write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]
+        return self.out / f"{kind}.json"
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, threads and peak memory of this process."""
+        return environment(str(self.device))
+
+    def finish(self) -> None:
+        """Wait until the device has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def free_folder(device: torch.device, dataset: Dataset) -> Path:
+    """`results/benchmarks/<device>-<dataset>`, with the first number that is free where there is such a record already."""
+    name = f"{device.type}-{dataset.label.replace(' ', '-')}"
+    numbered = (RECORDS / (name if k == 1 else f"{name}-{k}") for k in range(1, 10_000))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+def parse(program: str, description: str, arguments: Sequence[str] | None, more: Callable[[argparse.ArgumentParser], Any] | None = None) -> Any:
+    """Options and setting of one measurement.
+
+    Args:
+        program: the module, as in `python -m <program>`.
+        description: one sentence.
+        arguments: of the command line; None: this process's.
+        more: adds options of its own.
+
+    Returns:
+        The parsed options and the `Setting`.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    add_options(parser.add_argument)
+    if more:
+        more(parser)
+    options = parser.parse_args(arguments)
+    return options, Setting.of(options, ("python", "-m", program), arguments)
+
+
+class PlainRun:
+    """Training steps of the plain reference, and Adam: the crystals, their order, the queries and the first weights are those of a `_Run`."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.model: PlainAutoencoder = plain_model(run.config.model, run.model.state_dict()).train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=run.config.training.learning_rate)
+        self.generator = torch.Generator(run.device)
+
+    def step(self, epoch: int, step: int) -> Tensor:
+        """One step of the optimiser; returns the losses before it."""
+        crystals, position_queries, species_queries = batch_of(self.run, epoch, step, self.generator)
+        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.run.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms[0].backward()
+        self.optimizer.step()
+        return terms.detach()
+
+
+def batch_of(run: _Run, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
+    """Crystals, position queries and species queries of one step, as `_Run.step` has them."""
+    order = torch.randperm(len(run.train_split), generator=torch.Generator().manual_seed(run._seed(epoch))).to(run.device)
+    size = run.config.training.batch_size
+    crystals = run.train_split.select(order[step * size : (step + 1) * size if step < run.steps - 1 else None])
+    generator.manual_seed(run._seed(epoch, step, 1))
+    return crystals, run.sampler.position_queries(crystals, generator), run.sampler.species_queries(crystals, generator)
+
+
+def step_cases(device: torch.device) -> list[str]:
+    """The cases that this machine can run: without a compiler or bf16 units there are fewer."""
+    compiles, half = can_compile(device), has_bf16(device)
+    ours = [name for name, (precision, compiled) in STEP_CASES.items() if (compiles or not compiled) and (half or precision == "fp32")]
+    return [PLAIN, *ours]
+
+
+def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> _Run | PlainRun:
+    """Training steps of one case.
+
+    Args:
+        preset: cpu, paper or official.
+        case: of `step_cases`.
+        changes: of the configuration, dots as two underscores: `training__batch_size=64`.
+    """
+    precision, compiled = STEP_CASES.get(case, ("fp32", False))
+    values = {"training.precision": precision, "training.compile": compiled} | {k.replace("__", "."): v for k, v in changes.items()}
+    config: Config = PRESETS[preset].with_values(values)
+    size = min(config.training.batch_size, len(setting.dataset.splits["train"]))
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))
+    run = _Run(setting.dataset, config, None, 0, setting.device)
+    return PlainRun(run) if case == PLAIN else run
+
+
+def decode_configs() -> dict[str, ReconstructionConfig]:
+    """The package's modes of decoding."""
+    return {"exact": ReconstructionConfig(mode="exact"), "fast": ReconstructionConfig(mode="fast")}
+
+
+def spread(n: int, count: int) -> list[int]:
+    """`count` indices (or n, if less) evenly over 0 ... n - 1."""
+    count = min(n, count)
+    return [i * n // count for i in range(count)]

@@ -1,0 +1,168 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Speed
+#
+# **Question.** What does training and decoding cost, where does the time go, and how much of it is needed?
+#
+# For whoever wants to know how long their own crystals will take. Nothing is measured on this page: it shows a recorded benchmark of one machine, whose command is printed. `make bench` measures yours. Another record: `papermill notebooks/speed.ipynb out.ipynb -p benchmark NAME`, with a folder of `results/benchmarks/`.
+
+# %% tags=["parameters"]
+benchmark: str = "cpu-starter"  # folder of results/benchmarks/
+
+# %% tags=["hide-input"]
+from nesf.pages import check_parameters
+
+check_parameters(globals())
+
+# %% tags=["hide-input"]
+# %matplotlib inline
+import pandas as pd
+from IPython.display import display
+
+from nesf import figures
+from nesf.pages import (
+    agreement_table,
+    memory_table,
+    recorded_benchmark,
+    recorded_streaming,
+    speed_table,
+)
+
+# %%
+record = recorded_benchmark(benchmark)
+for kind, content in record.items():
+    minutes = content["wall_time_seconds"] / 60
+    commit = content["commit"][:12] + content["commit"][40:]  # and "-dirty"
+    print(f"{kind}: {content['command']}")
+    print(
+        f"    {content['dataset']['name']}, {content['threads']} thread(s) of {content['device_name']}, "
+        f"torch {content['versions']['torch']}, commit {commit}, {minutes:.0f} minutes, "
+        f"peak memory {content['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
+
+# %% [markdown]
+# ## What it is compared with
+#
+# The authors trained for 3200 epochs in about 9 hours on LCS6Å, 11 hours on ICSG3D and 1 hour on the YBCO-like crystals, on one Quadro RTX 8000 (Section 4.3). That is their machine and their code, so no ratio to it is given here.
+#
+# The reference is `benchmarks/plain.py`: the network, the loss and the decoding as the paper writes them. The latent vector is repeated and joined to every query, each layer is Linear, ReLU and batch normalisation one after the other,
+# the nearest atoms are found crystal by crystal, every particle moves 64 times, and the suppression looks at one particle after the other. Both read the same weights and get the same queries. `tests/test_benchmarks.py` compares them:
+# losses, every gradient and the running statistics agree to rounding, and so do the decoded atoms within the step at which ours stop.
+#
+# ## What was done
+#
+# **Training.** The first layer multiplies a latent vector that is the same for all queries of a crystal, so that product is computed once per crystal. A batch normalisation is a factor and a shift once its statistics are known: they
+# go into the weights of the next layer, and no activation is read and written for them. Forward and backward pass are written out, one matrix product and one pass over the result for each layer; `torch.compile` joins the passes.
+# The nearest atoms of a whole batch are found at once. In bf16 the matrix products take half the memory and run on the processor's matrix units; a query position enters as a pair of bf16 numbers, high and low part, since one alone
+# is 0.06 Å coarse at 12 Å. Statistics, sums and weights stay in fp32.
+#
+# **Decoding.** Again the latent vector's part is computed once per crystal, and the normalisations, whose statistics are fixed now, are part of the weights. A particle whose step is shorter than 0.001 Å has arrived and leaves the
+# batch. This is the mode `exact`. The mode `fast` may also take rough first steps, in bf16, and lets particles that have met go on as one,
+# with their number kept; it is off unless asked for.
+#
+# ## Times
+
+# %%
+speed_table(record["speed"]["timings"])
+
+# %% [markdown]
+# *Median over the rounds of all turns; the cases of a group took turns. «Plain» is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
+# takes every grid point of every atom. Start-up, compiling above all, is not in the times.*
+
+# %%
+sizes = pd.DataFrame(
+    {
+        t["group"]: t["detail"]
+        for t in record["speed"]["timings"]
+        if "step" in t["group"]
+    }
+).astype(int)
+sizes
+
+# %% [markdown]
+# What the paper's schedule would take on this machine, from the time of its step:
+
+# %%
+for t in record["speed"]["timings"]:
+    if t["group"] == "training step, preset paper":
+        hours = 3200 * t["detail"]["steps"] * t["median"] / 3600
+        print(f"{t['case']}: 3200 epochs in {hours:,.1f} hours")
+
+# %% [markdown]
+# ## How it grows
+
+# %%
+if "scaling" in record:
+    display(figures.scaling(record["scaling"]["series"]))
+else:
+    print("not yet recorded")
+
+# %% [markdown]
+# *Fastest of at least two rounds for each size. $n^k$: slope over all sizes and over their larger half, where fixed costs weigh little. Queries: a training step in fp32, not compiled. Atoms: decoding with the same particles in a
+# cell that is filled more and more. No trained model has a thousand atoms in a cell, so the fields are known ones: some that cost the same for any number of atoms, as a network does, and the true ones, which search all atoms for
+# every query. Crystals: decoding with a trained model.*
+#
+# ## Where a step's time goes
+
+# %%
+if "profile" in record:
+    display(figures.step_profile(record["profile"]["profiles"]))
+else:
+    print("not yet recorded")
+
+# %% [markdown]
+# *Mean over some steps, with the stopwatch of `benchmarks/profile_step.py` around each section; a section inside of another counts once. «Backward» is that of the whole loss.*
+#
+# ## Does decoding find the same atoms?
+
+# %%
+if "agreement" in record:
+    display(agreement_table(record["agreement"]["agreement"]))
+else:
+    print("not yet recorded")
+
+# %% [markdown]
+# *Against the plain algorithm, in which every particle moves 64 times. Two decoded crystals disagree when they differ in the number of atoms, in a species, or in a position by more than the tolerance.*
+#
+# ## Memory
+#
+# Decoding of large things, each in a process of its own:
+
+# %%
+if "memory" in record:
+    display(memory_table(record["memory"]["decoding"]))
+else:
+    print("not yet recorded")
+
+# %% [markdown]
+# Training on a dataset that stays on disk:
+
+# %%
+streaming = recorded_streaming()
+streaming if len(streaming) else print("not yet recorded")
+
+# %% [markdown]
+# ## What to distrust
+#
+# - A ratio depends on both sides. The plain reference is a fair reading of the paper, not the authors' code, and it is not written to be slow; somebody else's would be somewhat faster or slower.
+# - Times of one machine. Others differ in their matrix units (bf16 gains little without them), their memory and their number of processors. Other programs disturb a measurement; where the two ratios differ, the fastest rounds are
+#   nearer to the truth.
+# - fp32 results agree with the plain reference to rounding. bf16 ones do not: whether that matters is seen in the metrics of trained models, not here.
+#
+# ## Summary
+#
+# The plain reference and the package do the same mathematics; the table says what the difference in writing it down is worth. What remains of a step is the forward and backward pass of the two fields: sampling, nearest atoms,
+# encoder and optimiser are small beside. The cost of a training step grows in proportion to its queries, that of decoding to atoms and crystals; only the true fields, which no trained model needs, grow faster with atoms.
