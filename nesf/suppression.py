@@ -1,8 +1,9 @@
 """Non-maximum suppression among particles (step 4 of Section 2.1), for all crystals of a batch at once and without a loop over particles.
 
 The sequential rule: the particle with the lowest score becomes a centre, all within a radius of it are removed, and so on. The same
-result comes in a few rounds: particles are sorted into cells of the radius' side, and one that has the lowest score in its own and
-the 26 cells around is certainly a centre, whatever happens elsewhere. In the end every particle belongs to the best centre near it.
+result comes in a few rounds. Particles are sorted into cells of the radius' side; among the best of those that are left, one that has the
+lowest score in its own and the 26 cells around is certainly a centre, whatever happens elsewhere, and all certain centres remove what is
+near them. In the end every particle belongs to the best centre near it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+BEST = 4096  # particles that are decided together, or a 64th of all
 MAX_PAIRS = 1 << 21  # centre-particle distances at a time: bounds the memory to some 100 MB
 
 
@@ -39,53 +41,81 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
     Returns:
         The clusters, as the sequential rule gives them.
     """
-    m, device = len(positions), positions.device
-    none = m  # a rank that no particle has
-    positions = positions.double()
+    m = len(positions)
     order = torch.argsort(scores, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(m, device=device)
-    cells, cell, neighbours = _cells(positions, crystal, max(radius, 1e-3))
-    by_cell = torch.argsort(cell)
-    count = torch.bincount(cell, minlength=cells)
-    start = count.cumsum(0) - count
-    waiting = rank.clone()  # `none` once a particle has been removed
-    best = torch.full((m,), none, device=device)  # rank of the best centre near a particle
-    while True:
-        lowest = torch.full((cells + 1,), none, device=device).scatter_reduce_(0, cell, waiting, "amin")
-        sure = (lowest[:-1] < none) & (lowest[:-1] == lowest[neighbours].amin(1))
-        if not sure.any():
-            break
-        ranks = lowest[:-1][sure]
-        centres = order[ranks]
-        around = neighbours[sure]  # [k, 27]
-        known = around < cells
-        lengths = torch.where(known, count[around.clamp(max=cells - 1)], 0)  # [k, 27]
+    place, of = positions.double()[order], crystal[order]  # from here on a particle's number is its rank
+    cells = _Cells(place, of, max(radius, 1e-3))
+    owner = torch.full_like(order, m)  # the best centre near a particle; m: none yet
+    left = torch.arange(m, device=positions.device)
+    centres = []
+    while len(left):
+        best = left[: max(BEST, m // 64)]
+        around = cells.around(best)
+        certain = _centres(place, cells, best, around, radius)
+        centre, around = best[certain], around[certain]
+        lengths = cells.count[around]  # [k, 27]
         for part in _parts(lengths.sum(1)):
-            near, of = _ranges(start[around[part].clamp(max=cells - 1)].flatten(), lengths[part].flatten())
-            particle, its = by_cell[near], of // 27
-            centre = centres[part][its]
-            hit = ((positions[particle] - positions[centre]).square().sum(-1) < radius**2) | (particle == centre)
-            particle = particle[hit]
-            best.scatter_reduce_(0, particle, ranks[part][its[hit]], "amin")
-            waiting[particle] = none
-    winners = torch.unique(best)  # ranks of centres, ascending
-    return Clusters(order[winners], torch.searchsorted(winners, best))
+            near, which = _ranges(cells.start[around[part]].flatten(), lengths[part].flatten())
+            particle, its = cells.members[near], centre[part][which // 27]
+            hit = ((place[particle] - place[its]).square().sum(-1) < radius**2) | (particle == its)
+            owner.scatter_reduce_(0, particle[hit], its[hit], "amin")
+        left = left[owner[left] == m]
+        centres.append(centre)
+    winners = torch.cat(centres).sort().values if centres else left
+    member_of = torch.empty_like(order)
+    member_of[order] = torch.searchsorted(winners, owner)
+    return Clusters(order[winners], member_of)
 
 
-def _cells(positions: Tensor, crystal: Tensor, side: float) -> tuple[int, Tensor, Tensor]:
-    """Number of occupied cells C, the cell of each particle [M], and the 27 cells in and around each cell [C, 27] (C: not occupied).
+def _centres(place: Tensor, cells: _Cells, best: Tensor, around: Tensor, radius: float) -> Tensor:
+    """Which of the best particles [K], ascending, the sequential rule makes centres: mask [K]; `around`: the cells near each [K, 27]."""
+    none = len(place)
+    is_centre = torch.zeros(len(best), dtype=torch.bool, device=best.device)
+    waiting = torch.arange(len(best), device=best.device)
+    lowest = torch.full((len(cells.count),), none, device=best.device)
+    while len(waiting):
+        ranks, own, near = best[waiting], cells.cell[best[waiting]], around[waiting]
+        lowest.scatter_reduce_(0, own, ranks, "amin")
+        certain = lowest[near].amin(1) == ranks
+        lowest[own] = none
+        is_centre[waiting[certain]] = True
+        lowest[own[certain]] = ranks[certain]  # now: the centre in a cell; there is at most one
+        seen, its = lowest[near], ranks[:, None].expand(-1, 27)
+        pairs = (seen < none).nonzero(as_tuple=True)
+        close = (place[seen[pairs]] - place[its[pairs]]).square().sum(-1) < radius**2
+        lowest[own] = none
+        stays = ~certain
+        stays[pairs[0][close]] = False
+        waiting = waiting[stays]
+    return is_centre
+
+
+class _Cells:
+    """Particles sorted into cubes.
 
     A cell is known by one number; should two cells far apart share it, particles are compared in vain, but nothing is missed.
+
+    Attributes:
+        cell: of each particle [M].
+        members: particles, cell by cell [M]; `start` and `count` [C + 1] say where; the last cell is the empty one.
     """
-    a, b, c = 1_000_003, 1_009, 1  # far enough apart for cells of one crystal, whose particles are within some 100 cells of each other
-    lattice = torch.floor((positions - positions.amin(0)) / side).long() if len(positions) else positions.long()
-    key = ((lattice[:, 0] * a + lattice[:, 1]) * b + lattice[:, 2]) * c + crystal * 7_919_000_000_011
-    known, cell = torch.unique(key, return_inverse=True)
-    steps = torch.cartesian_prod(*[torch.arange(-1, 2, device=positions.device)] * 3)
-    wanted = known[:, None] + ((steps[:, 0] * a + steps[:, 1]) * b + steps[:, 2]) * c
-    where = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
-    return len(known), cell, torch.where(known[where] == wanted, where, len(known))
+
+    STEPS = (1_018_081_009, 1_009, 1)  # far enough apart for the cells of one crystal
+
+    def __init__(self, place: Tensor, crystal: Tensor, side: float) -> None:
+        lattice = torch.floor((place - place.amin(0)) / side).long() if len(place) else place.long()
+        self.steps = torch.tensor(self.STEPS, device=place.device)
+        self.known, self.cell = torch.unique((lattice * self.steps).sum(-1) + crystal * 7_919_000_000_000_011, return_inverse=True)
+        self.members = torch.argsort(self.cell, stable=True)
+        self.count = torch.bincount(self.cell, minlength=len(self.known) + 1)
+        self.start = self.count.cumsum(0) - self.count
+
+    def around(self, particles: Tensor) -> Tensor:
+        """The 27 cells in and around each particle's own [k, 27]."""
+        steps = (torch.cartesian_prod(*[torch.arange(-1, 2, device=particles.device)] * 3) * self.steps).sum(-1)
+        wanted = self.known[self.cell[particles]][:, None] + steps
+        where = torch.searchsorted(self.known, wanted).clamp(max=len(self.known) - 1)
+        return torch.where(self.known[where] == wanted, where, len(self.known))
 
 
 def _parts(sizes: Tensor) -> list[slice]:

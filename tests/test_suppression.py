@@ -32,22 +32,27 @@ def test_clusters_are_those_of_the_sequential_rule(kind: str, monkeypatch: pytes
             positions, scores = np.round(positions * 4) / 4, np.round(scores, 1)
         crystal, radius = rng.integers(0, 3, n), float(rng.choice([0.0, 0.25, 0.5, 1.5]))
         monkeypatch.setattr(suppression, "MAX_PAIRS", [1 << 21, 50][case % 2])  # many parts or one, the same result
+        monkeypatch.setattr(suppression, "BEST", [4096, 7][case // 2 % 2])
         found = suppress(torch.as_tensor(positions), torch.as_tensor(scores), torch.as_tensor(crystal), radius)
         centres, member_of = one_after_another(positions, scores, crystal, radius)
         assert found.centre.tolist() == centres and found.member_of.tolist() == member_of
 
 
-def test_rounds_are_few_even_when_nothing_is_near_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An untrained field leaves as many clusters as particles: the work is still done for all of them at once."""
-    rounds = 0
-    parts = suppression._parts
+@pytest.mark.parametrize("smooth", [False, True], ids=["random scores", "smooth scores"])
+def test_work_grows_in_proportion_even_when_nothing_is_near_anything(smooth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained field leaves as many clusters as particles, with scores that change slowly from place to place."""
+    asked: list[int] = []
+    around = suppression._Cells.around
 
-    def counting(sizes: torch.Tensor) -> list[slice]:
-        nonlocal rounds
-        rounds += 1
-        return parts(sizes)
+    def counting(self: suppression._Cells, particles: torch.Tensor) -> torch.Tensor:
+        asked.append(len(particles))
+        return around(self, particles)
 
-    monkeypatch.setattr(suppression, "_parts", counting)
-    positions = torch.rand(20000, 3, generator=torch.Generator().manual_seed(0)) * 30
-    found = suppress(positions, torch.rand(20000, generator=torch.Generator().manual_seed(1)), torch.zeros(20000, dtype=torch.long), 0.5)
-    assert len(found.centre) > 15000 and rounds < 30
+    monkeypatch.setattr(suppression._Cells, "around", counting)
+    axis = torch.arange(24) * 0.52
+    positions = torch.cartesian_prod(axis, axis, axis) + 0.1 * torch.rand(24**3, 3, generator=torch.Generator().manual_seed(0))
+    scores = positions.sum(1).sin() if smooth else torch.rand(len(positions), generator=torch.Generator().manual_seed(1))
+    found = suppress(positions, scores, torch.zeros(len(positions), dtype=torch.long), 0.5)
+    assert len(found.centre) > len(positions) / 2
+    assert sum(asked) == len(positions) or sum(asked) < 1.5 * len(positions)
+    assert len(asked) < 16
