@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nesf.config import Config
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
-from nesf.results import all_runs, paper_table, read_benchmark, read_run, run_folder
+from nesf.results import all_runs, paper_table, read_benchmark, read_run, run_folder, table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -207,6 +207,24 @@ def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
         rows.append(row | {short: _text(k, run.metrics[split][k]) for k, short in keys.items()})
     names = ["cpu" if r.run["preset"] == "cpu" else "trial" for r in runs]
     return pd.DataFrame(rows, index=names).sort_values(["epochs", "batch", "rate"], kind="stable")
+
+
+def presets_table(dataset: str, presets: Sequence[str], *, split: str = "val") -> DataFrame:
+    """Recorded presets beside each other: epochs, minutes of training and errors, mean ± standard deviation over n seeds or folds."""
+    import pandas as pd
+
+    runs = [r for r in all_runs(RESULTS / dataset / "nesf") if r.run["preset"] in presets and split in r.metrics]
+    errors = table(runs, split)
+    columns = {}
+    for name in presets:
+        same, shown = [r.run for r in runs if r.run["preset"] == name], errors[errors["preset"] == name].set_index("metric")["text"]
+        if not same:
+            continue
+        minutes = [r["wall_time_seconds"]["train"] / 60 for r in same]
+        column = {"n": str(len(same)), "epochs": ", ".join(sorted({str(r["config"]["training"]["epochs"]) for r in same}))}
+        column["training, minutes"] = " ".join(f"{m:.1f}" for m in minutes)
+        columns[name] = column | {LABELS[k]: shown.get(k, "–") for k in LABELS if k in shown.index}
+    return pd.DataFrame(columns)
 
 
 def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:

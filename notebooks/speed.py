@@ -36,6 +36,7 @@ from nesf import figures
 from nesf.pages import (
     agreement_table,
     memory_table,
+    presets_table,
     recorded_benchmark,
     recorded_streaming,
     speed_table,
@@ -126,6 +127,22 @@ else:
 # %% [markdown]
 # *Mean over some steps, with the stopwatch of `benchmarks/profile_step.py` around each section; a section inside of another counts once. «Backward» is that of the whole loss.*
 #
+# ## What does bf16 cost in accuracy?
+#
+# The same trainings with fp32 and with bf16 products, the same seeds, on the embedded data; errors on the validation split.
+
+# %%
+presets_table("starter", ["trial-fp32-100-epochs", "trial-bf16-100-epochs"])
+
+# %% [markdown]
+# ## More epochs in the same hour
+#
+# LCS6Å with the preset `cpu`: before this work 600 epochs fitted in an hour of one core, now 1200 are planned for it. Errors on the validation split.
+
+# %%
+presets_table("lcs6", ["trial-600-epochs", "cpu"])
+
+# %% [markdown]
 # ## Does decoding find the same atoms?
 
 # %%
