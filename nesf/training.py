@@ -109,8 +109,6 @@ def train(
         NesfError: the loss became infinite or not a number.
     """
     out, chosen = Path(out), choose_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     started = bool(decided_by_first((out / "checkpoint.json").exists(), chosen))  # of several processes the first one may be ahead
     if started and not resume:
         raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
@@ -177,6 +175,8 @@ class _Run:
                 f"dataset {dataset.label}: {len(dataset.splits['train'])} training crystals in batches of {config.training.batch_size}; "
                 f"at least {least} are needed, two, and one for each process"
             )
+        if device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(seed)
         self.out, self.seed, self.device = out, seed, device
         self.trained = model_for(dataset, config)
