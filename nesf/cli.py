@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -198,6 +199,12 @@ def _skipped(skipped: Sequence[Any]) -> None:
             print(f"  {one.entry}: {one.reason}")
 
 
+def _label(options: argparse.Namespace) -> str | None:
+    if options.label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.label):
+        raise ConfigError(f"--label {options.label}: letters, digits and . _ - are expected, for it names a folder")
+    return options.label
+
+
 def _decoding(options: argparse.Namespace) -> Any:
     from nesf.config import reconstruction_config
 
@@ -215,7 +222,7 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
     config = None
     if not options.resume or options.preset or options.set:
         config = config_for(dataset, preset(options.preset or "cpu")).with_values(_assignments(options.set, "--set"))
-        config = dataclasses.replace(config, preset=options.label or config.preset)
+        config = dataclasses.replace(config, preset=_label(options) or config.preset)
     with processes(options.device) as device:
         result = train_run(
             dataset,
@@ -241,7 +248,7 @@ def _run(options: argparse.Namespace) -> None:
     from nesf.config import preset
 
     dataset, splits = _dataset(options), tuple(options.split or ("val", "test"))
-    name = options.label or preset(options.preset or "cpu").preset if options.method == "nesf" else "default"
+    name = (_label(options) or preset(options.preset or "cpu").preset) if options.method == "nesf" else "default"
     folder = options.out or results.run_folder(Path("results"), dataset.name, options.method, name, seed=options.seed, fold=dataset.fold)
     for split in splits:
         dataset.split(split)

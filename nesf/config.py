@@ -103,8 +103,9 @@ class ReconstructionConfig:
     converged: float = 1e-3
     # exact: the atoms that the plain algorithm finds / fast: rough first steps, and particles that met go on as one (see the speed page of the book)
     mode: Literal["exact", "fast"] = "exact"
-    rough_iterations: int = 1  # fast: steps that may be computed in bf16
-    merge_distance: float = 0.05  # fast: side of the cells in which particles are merged after each step
+    rough_iterations: int = 2  # fast: steps that may be computed in bf16
+    merge_distance: float = 0.02  # fast: side of the cells in which particles are merged after each step, 0: never
+    merge_step: float = 0.1  # fast: only those whose step was shorter are merged, for others are still on their way
     score_threshold: float = 0.9  # step 3
     nms_radius: float = 0.5  # step 4
     min_particles: int = 10  # step 4
@@ -213,7 +214,7 @@ CPU = Config(
     sampling=replace(OFFICIAL.sampling, n_position=96, n_species=48, global_share=0.5),
     training=TrainingConfig(
         weight_species=1.0,
-        epochs=1200,  # at most an hour on LCS6Å with one core of a server of 2023
+        epochs=1200,  # about an hour on LCS6Å with one core of a server of 2023
         batch_size=64,
         learning_rate=2e-3,
         schedule="cosine",

@@ -98,7 +98,8 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
 
     paper and official: every particle moves `iterations` times / here: one whose step would be shorter than `converged` has arrived; it
     stays, and the step's length is its score. With `mode = "fast"` the first `rough_iterations` steps are computed roughly (later ones
-    correct them), and after each step particles in the same cell of side `merge_distance` go on as one, at their mean.
+    correct them), and after each step particles in the same cell of side `merge_distance` go on as one, at their mean, if it was shorter
+    than `merge_step`.
     """
     fast = config.mode == "fast"
     arrived: list[Particles] = []
@@ -114,7 +115,9 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
             particles, steps = particles.select(~stays), steps[~stays]
         particles = particles._replace(positions=particles.positions + steps)
         if fast and config.merge_distance:
-            particles = merge_particles(particles, config.merge_distance)
+            near = steps.norm(dim=-1) < config.merge_step
+            merged = merge_particles(particles.select(near), config.merge_distance)
+            particles = Particles(*(torch.cat(parts) for parts in zip(merged, particles.select(~near), strict=True)))
     return Particles(*(torch.cat(parts) for parts in zip(*arrived, particles, strict=True)))
 
 

@@ -70,9 +70,10 @@ for kind, content in record.items():
 # The nearest atoms of a whole batch are found at once. In bf16 the matrix products take half the memory and run on the processor's matrix units; a query position enters as a pair of bf16 numbers, high and low part, since one alone
 # is 0.06 Å coarse at 12 Å. Statistics, sums and weights stay in fp32.
 #
-# **Decoding.** Again the latent vector's part is computed once per crystal, and the normalisations, whose statistics are fixed now, are part of the weights. A particle whose step is shorter than 0.001 Å has arrived and leaves the
-# batch. This is the mode `exact`. The mode `fast` may also take rough first steps, in bf16, and lets particles that have met go on as one,
-# with their number kept; it is off unless asked for.
+# **Decoding.** Again the latent vector's part is computed once per crystal, and the normalisations, whose statistics are fixed now, are part of the weights. Queries go through all layers in parts that stay in the processor's cache.
+# A particle whose next step would be shorter than 0.001 Å has arrived and leaves the batch; that step's length is its score, so no pass is needed to score it. Non-maximum suppression decides the best particles of all crystals of a batch
+# together, in a few rounds, with the result of the sequential rule. This is the mode `exact`. The mode `fast` (`--decode mode=fast`) takes the first two steps in bf16, since later steps correct them, and after each step lets particles that
+# share a cell of 0.02 Å and have come near an atom go on as one, with their number kept; it is off unless asked for.
 #
 # ## Times
 
@@ -177,7 +178,8 @@ streaming if len(streaming) else print("not yet recorded")
 # - A ratio depends on both sides. The plain reference is a fair reading of the paper, not the authors' code, and it is not written to be slow; somebody else's would be somewhat faster or slower.
 # - Times of one machine. Others differ in their matrix units (bf16 gains little without them), their memory and their number of processors. Other programs disturb a measurement; where the two ratios differ, the fastest rounds are
 #   nearer to the truth.
-# - fp32 results agree with the plain reference to rounding. bf16 ones do not: whether that matters is seen in the metrics of trained models, not here.
+# - fp32 results agree with the plain reference to rounding. bf16 ones do not: whether that matters is seen in the metrics of trained models above, of which there are few: a difference smaller than their spread says nothing.
+# - No GPU was at hand: what a GPU takes is not measured, though the same code runs there.
 #
 # ## Summary
 #

@@ -109,6 +109,14 @@ def test_oracle_run_is_exact(data: Path, tmp_path: Path) -> None:
     assert summary["number_of_atoms_error_percent"] == 0 and summary["position_error_actual_angstrom"] < 1e-4 and summary["match_rate_percent"] == 100
 
 
+def test_a_changed_preset_is_recorded_under_its_label(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "few", "--data", str(data), "--label", "trial-small", "--split", "val", "--decode", "mode=fast", *TINY]) == 0
+    folder = tmp_path / "results" / "few" / "nesf" / "trial-small" / "seed-0"
+    assert validate(folder) == [] and json.loads((folder / "run.json").read_text())["preset"] == "trial-small"
+    assert json.loads((folder / "reconstruction" / "val" / "summary.json").read_text())["reconstruction"]["mode"] == "fast"
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -123,6 +131,7 @@ def test_oracle_run_is_exact(data: Path, tmp_path: Path) -> None:
         (["run", "few", "--split", "tset"], ["tset", "train, val, test"]),
         (["run", "few", "--method", "magic"], ["magic", "oracle"]),
         (["run", "few", "--device", "abacus"], ["abacus"]),
+        (["run", "few", "--label", "my/run"], ["--label my/run", "letters"]),
         (["run", "few", "--resume"], ["no checkpoint", "without --resume"]),
         (["data", "fetch", "lcs7"], ["lcs7", "lcs6"]),
         (["data", "build", "no-rules.json"], ["no-rules.json"]),
