@@ -22,7 +22,7 @@ from benchmarks.setting import RECORDS, REPOSITORY
 from nesf.config import PRESETS
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import load_dataset
-from nesf.data.streaming import PackedWriter, StreamedDataset, open_dataset
+from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_dataset
 from nesf.machine import keep_freed_memory
 from nesf.results import command_line, environment, write_benchmark
 from nesf.training import _Run
@@ -72,11 +72,11 @@ class Steps:
         self.seconds_to_open, self.done, self.times = time.perf_counter() - begin, 0, list[float]()
         self.anonymous = memory("RssAnon")
 
-    def take(self, n: int, timed: bool) -> None:
+    def take(self, n: int, timed: bool, epoch: int = 0) -> None:
         """So many further steps."""
         for _ in range(n):
             begin = time.perf_counter()
-            self.run.step(0, self.done % self.run.steps)
+            self.run.step(epoch, self.done % self.run.steps)
             if timed:
                 self.times.append(time.perf_counter() - begin)
             self.done += 1
@@ -88,11 +88,13 @@ class Steps:
 
 
 def stream(folder: Path) -> dict[str, Any]:
-    """Steps and a validation in a process that does nothing else."""
+    """Steps, a validation and the beginning of the next epoch in a process that does nothing else."""
     steps = Steps(folder, True)
     steps.take(STEPS, False)
     steps.run.validate()
-    steps.take(STEPS, False)
+    assert isinstance(steps.run.train_split, PaddedStream)
+    steps.run.train_split.expect(())  # as at the end of an epoch: nothing of it is announced any more
+    steps.take(STEPS, False, epoch=1)
     return steps.numbers()
 
 

@@ -100,7 +100,7 @@ class ReconstructionConfig:
     grid_interval: float = 0.5  # step 1
     iterations: int = 64  # step 2; paper: not given / official: 64
     # step 2: a particle whose step would be shorter has arrived and stays, which changes positions by less than this; paper and official: 0, none stays
-    converged: float = 1e-3
+    converged: float = 1e-4
     # exact: the atoms that the plain algorithm finds / fast: rough first steps, and particles that met go on as one (see the speed page of the book)
     mode: Literal["exact", "fast"] = "exact"
     rough_iterations: int = 2  # fast: steps that may be computed in bf16

@@ -221,6 +221,7 @@ class _Run:
     def batch(self, epoch: int, step: int) -> slice:
         """Where one step's crystals are in `self.order`; every crystal comes once an epoch, in an order that the seed and the epoch give."""
         if self.order is None or self.order[0] != epoch:
+            self.order = None  # of two orders, 8 bytes a crystal each, only one is ever in memory
             order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
             self.order = (epoch, order, order.to(self.home))  # once an epoch; a step itself moves nothing between processor and device
             if isinstance(self.train_split, PaddedStream):

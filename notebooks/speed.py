@@ -20,7 +20,7 @@
 # For whoever wants to know how long their own crystals will take. Nothing is measured on this page: it shows a recorded benchmark of one machine, whose command is printed. `make bench` measures yours. Another record: `papermill notebooks/speed.ipynb out.ipynb -p benchmark NAME`, with a folder of `results/benchmarks/`.
 
 # %% tags=["parameters"]
-benchmark: str = "cpu-starter"  # folder of results/benchmarks/
+benchmark: str = "cpu-lcs6"  # folder of results/benchmarks/
 
 # %% tags=["hide-input"]
 from nesf.pages import check_parameters
@@ -71,7 +71,7 @@ for kind, content in record.items():
 # is 0.06 Å coarse at 12 Å. Statistics, sums and weights stay in fp32.
 #
 # **Decoding.** Again the latent vector's part is computed once per crystal, and the normalisations, whose statistics are fixed now, are part of the weights. Queries go through all layers in parts that stay in the processor's cache.
-# A particle whose next step would be shorter than 0.001 Å has arrived and leaves the batch; that step's length is its score, so no pass is needed to score it. Non-maximum suppression decides the best particles of all crystals of a batch
+# A particle whose next step would be shorter than 0.0001 Å has arrived and leaves the batch; that step's length is its score, so no pass is needed to score it. Non-maximum suppression decides the best particles of all crystals of a batch
 # together, in a few rounds, with the result of the sequential rule. This is the mode `exact`. The mode `fast` (`--decode mode=fast`) takes the first two steps in bf16, since later steps correct them, and after each step lets particles that
 # share a cell of 0.02 Å and have come near an atom go on as one, with their number kept; it is off unless asked for.
 #

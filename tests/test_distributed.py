@@ -83,7 +83,7 @@ def test_loss_curve_stop_and_resume_through_torchrun(tmp_path: Path) -> None:
             assert float(b[term]) == pytest.approx(a[term], rel=0.03)
     train("parts", "--max-minutes", "0")
     assert not json.loads((tmp_path / "parts" / "run.json").read_text())["finished"]
-    train("parts", "--resume")
+    train("parts", "--resume", "--stream")  # what is read from disk while it trains is shared in the same way
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     run = json.loads((tmp_path / "parts" / "run.json").read_text())
     assert run["finished"] and run["processes"] == 2 and run["command"].startswith("torchrun --nproc-per-node 2 -m nesf train starter")

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import threading
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from nesf.data import load, stream
 from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_dataset, save_dataset
 from nesf.data.streaming import AHEAD, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.training import TrainingResult, train
+from nesf.training import TrainingResult, _Run, train
 
 CONFIG = preset("cpu").with_values(
     {
@@ -140,6 +142,11 @@ def test_writer_refuses_what_it_cannot_keep(dataset: Dataset, tmp_path: Path) ->
         writer.append("valid", one)
     with pytest.raises(DataError, match="line feed"), PackedWriter(tmp_path, "x") as writer:
         writer.append("train", dataclasses.replace(one, ids=("a\nb",)))
+    with pytest.raises(DataError, match="atomic number 300 is that of no element"), PackedWriter(tmp_path, "x") as writer:
+        writer.append("train", dataclasses.replace(one, species=np.full_like(one.species, 300)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NesfError, match="cannot be written .Not a directory."), PackedWriter(tmp_path / "file" / "x", "x"):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -158,6 +165,22 @@ def test_streamed_training_resumes_in_the_middle_of_an_epoch(dataset: Dataset, f
     first = train(open_dataset(folder), CONFIG, tmp_path / "parts", seed=3, progress=False, max_minutes=0)
     assert not first.finished and json.loads((tmp_path / "parts" / "checkpoint.json").read_text())["step"] == 1
     same_training(whole, train(open_dataset(folder), None, tmp_path / "parts", resume=True, seed=3, progress=False))
+
+
+def test_one_order_of_the_crystals_is_in_memory_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _Run(open_dataset(folder), CONFIG, None, 3, torch.device("cpu"))
+    draw, orders, alive = torch.randperm, list[weakref.ref[torch.Tensor]](), list[bool]()
+
+    def randperm(*arguments: Any, **options: Any) -> torch.Tensor:
+        alive.extend(order() is not None for order in orders)
+        order = draw(*arguments, **options)
+        orders.append(weakref.ref(order))
+        return order
+
+    monkeypatch.setattr(torch, "randperm", randperm)
+    for step in (*range(run.steps), run.steps):  # on into the next epoch
+        run.step(step // run.steps, step % run.steps)
+    assert len(orders) == 2 and alive == [False]
 
 
 def test_command_line_streams_with_the_result_of_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +259,7 @@ DAMAGE = {
     "wrong shape": lambda p: changed_header(p, shift("positions", "shape", 0, 1)),
     "outside of the file": lambda p: changed_header(p, shift("species", "data_offsets", 0, -(10**9))),
     "other number of atoms": lambda p: changed_header(p, lambda h: (shift("species", "shape", 0, -1)(h), shift("species", "data_offsets", 1, -1)(h))),
+    "first offset": lambda p: scribble(p, "offsets", 0, 1),
     "offsets decrease": lambda p: scribble(p, "offsets", 16, 10**6),
     "last offset": lambda p: scribble(p, "offsets", -8, 10**6),
     "negative offset": lambda p: scribble(p, "offsets", 8, -5),
@@ -267,6 +291,16 @@ def test_damage_that_only_the_hash_shows(copied: Path) -> None:
     (copied / "val.safetensors").unlink()
     with pytest.raises(DataError, match=r"val\.safetensors: no such file"):
         open_dataset(copied)
+
+
+@pytest.mark.parametrize("missing", ["name", "fold", "hash", "vocabulary", "provenance", "all"])
+def test_damaged_description_is_one_clear_error(copied: Path, missing: str) -> None:
+    about = json.loads((copied / "dataset.json").read_text())
+    (copied / "dataset.json").write_text("[]" if missing == "all" else json.dumps({k: v for k, v in about.items() if k != missing}))
+    for read in (open_dataset, load_dataset):
+        with pytest.raises(DataError, match=r"dataset\.json: is not the .*description of a dataset") as error:
+            read(copied)
+        assert "\n" not in str(error.value) and (missing == "all") != (f"{missing!r} is missing" in str(error.value))
 
 
 def test_file_that_changes_while_it_is_used_ends_training(copied: Path, tmp_path: Path) -> None:

@@ -127,11 +127,17 @@ def read_description(folder: Path) -> dict[str, Any]:
     """`dataset.json` of a packed folder.
 
     Raises:
-        DataError: it is missing, or of another version.
+        DataError: it is missing, incomplete or of another version.
     """
     description = read_json(folder / "dataset.json")
+    if not isinstance(description, dict):
+        raise DataError(f"{folder}/dataset.json: is not the description of a dataset; fetch, import or build it again")
     if description.get("format") != FORMAT:
         raise DataError(f"{folder}/dataset.json: format {description.get('format')!r}, this version reads {FORMAT}; fetch, import or build it again")
+    if missing := [key for key in ("name", "fold", "hash", "vocabulary", "provenance") if key not in description]:
+        raise DataError(
+            f"{folder}/dataset.json: is not the whole description of a dataset ({missing[0]!r} is missing); fetch, import or build it again"
+        )
     return description
 
 

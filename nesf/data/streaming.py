@@ -76,6 +76,8 @@ class StreamedCrystals:
             self._stamp = self._stamp_of(os.stat(self.path))
         except FileNotFoundError:
             raise DataError(f"{self.path}: no such file") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
         header = self._header()
         self._arrays = {name: self._array(name, header[name]) for name in ARRAYS if name in header}
         if missing := [name for name in ARRAYS if name not in self._arrays and (name != "ids" or not self._ids_in(header))]:
@@ -84,7 +86,9 @@ class StreamedCrystals:
         if self._arrays["species"].shape[0] != self.n_atoms or self._arrays["offsets"].shape[0] != self._n + 1:
             raise self._damaged("its arrays are not of one length")
         last, self.n_max = 0, 1
-        for chunk in self._chunks("offsets"):
+        for k, chunk in enumerate(self._chunks("offsets")):
+            if k == 0 and chunk[0] != 0:
+                raise self._damaged(f"its offsets begin at {chunk[0]}, not at 0")
             steps = np.diff(chunk, prepend=last)
             if steps.min() < 0:
                 raise self._damaged("its offsets decrease")
@@ -345,9 +349,12 @@ class PackedWriter:
         self._counts = {s: [0, 0] for s in SPLITS}  # crystals and atoms so far
         self._seen = np.zeros(256, dtype=bool)
         self.folder = Path(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "dataset.json").unlink(missing_ok=True)
-        self._parts = {(s, a): open(self.folder / f".{s}.{a}.part", "wb") for s in SPLITS for a in ARRAYS}  # noqa: SIM115 (closed in __exit__)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "dataset.json").unlink(missing_ok=True)
+            self._parts = {(s, a): open(self.folder / f".{s}.{a}.part", "wb") for s in SPLITS for a in ARRAYS}  # noqa: SIM115 (closed in __exit__)
+        except OSError as error:
+            raise self._unwritable(error) from None
         for split in SPLITS:
             self._parts[split, "offsets"].write(np.zeros(1, "<i8").tobytes())
         return self
@@ -356,12 +363,14 @@ class PackedWriter:
         """Add crystals, in the standard setting, to a split.
 
         Raises:
-            DataError: no such split, or an id with a line feed.
+            DataError: no such split, an id with a line feed, or a species that is no element.
         """
         if split not in SPLITS:
             raise DataError(f"split {split!r} does not exist; choose from {', '.join(SPLITS)}")
         if bad := next((i for i in crystals.ids if "\n" in i), None):
             raise DataError(f"id {bad!r}: holds a line feed; give it another id")
+        if (species := crystals.species[(crystals.species < 1) | (crystals.species > 118)]).size:
+            raise DataError(f"split {split}: atomic number {species[0]} is that of no element; leave the crystal out")
         count = self._counts[split]
         self._seen[np.unique(crystals.species)] = True
         content = {
@@ -387,11 +396,14 @@ class PackedWriter:
             elif isinstance(error, OSError):
                 raise error
         except OSError as late:
-            raise NesfError(f"{self.folder}: cannot be written ({late.strerror or late}); free some space or choose another folder") from None
+            raise self._unwritable(late) from None
         finally:
             left = [Path(part.name) for part in self._parts.values()]
             for path in left if whole else [*left, *(self.folder / f"{s}.safetensors" for s in SPLITS)]:
                 path.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> NesfError:
+        return NesfError(f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder")
 
     def _finish(self) -> None:
         """Put each split's parts behind a header, then describe the whole."""
