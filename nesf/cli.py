@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", action="append", help="train, val or test; may be repeated (default: all that were reconstructed)")
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     _data_options(evaluate)
+
+    aggregate = _command(commands, "aggregate", _aggregate, "recorded runs to one table beside the paper's, with checksums")
+    aggregate.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder of recorded runs (default: results)")
     return parser
 
 
@@ -166,6 +169,11 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="plan the number of epochs to take about this long on this machine")
     parser.add_argument("--max-minutes", type=float, help="stop after so long, with a checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
+    parser.add_argument(
+        "--resume-if-possible",
+        action="store_true",
+        help="go on from the run folder's checkpoint if it is of this very training, else start anew in place of what the folder holds",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--skip-bad", action="store_true", help="own data: leave out entries that cannot be used")
     _data_options(parser)
@@ -230,7 +238,7 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
             folder,
             seed=options.seed,
             device=device,
-            resume=options.resume,
+            resume="if-possible" if options.resume_if_possible else options.resume,
             minutes=options.minutes,
             max_minutes=options.max_minutes,
             command=launcher + command_line(options.words),
@@ -280,10 +288,16 @@ def _reconstruct(options: argparse.Namespace) -> None:
     from nesf import pipeline
     from nesf.checkpoints import TrainedModel
     from nesf.reconstruction import reconstruct, write_reconstruction
+    from nesf.results import command_line
 
     if options.structures is None:
         made = pipeline.reconstruct_run(
-            options.run, _dataset_of_run(options), tuple(options.split or ("val", "test")), config=_decoding(options), device=options.device
+            options.run,
+            _dataset_of_run(options),
+            tuple(options.split or ("val", "test")),
+            config=_decoding(options),
+            device=options.device,
+            command=command_line(options.words),
         )
         for split, result in made.items():
             print(
@@ -309,11 +323,12 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import pipeline
+    from nesf.results import command_line
 
     if options.run is not None:
         if options.actual or options.detected:
             raise ConfigError("give either a run folder or --actual and --detected, not both")
-        metrics = pipeline.evaluate_run(options.run, _dataset_of_run(options), options.split)
+        metrics = pipeline.evaluate_run(options.run, _dataset_of_run(options), options.split, command=command_line(options.words))
         print(pipeline.summary_table(metrics))
         return
     if not (options.actual and options.detected and options.out):
@@ -327,6 +342,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     write_json(options.out / "metrics.json", result.summary)
     write_atomically(options.out / "materials.csv", result.materials.to_csv(index=False, lineterminator="\n"))
     print(pipeline.summary_table({"detected": result}))
+
+
+def _aggregate(options: argparse.Namespace) -> None:
+    from nesf.results import write_table
+
+    print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -8,15 +8,16 @@ RUN/metrics.json, materials.csv                                         evaluati
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nesf import results
 from nesf.checkpoints import TrainedModel
-from nesf.config import Config, ReconstructionConfig
+from nesf.config import Config, ReconstructionConfig, for_dataset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, bounding_box
 from nesf.data.streaming import StreamedDataset
@@ -24,18 +25,15 @@ from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 from nesf.metrics import Metrics, evaluate
+from nesf.plan import PREDICTORS
 from nesf.reconstruction import Reconstruction, oracle, reconstruct, write_reconstruction
-from nesf.training import TrainingResult, train
+from nesf.training import TrainingResult, can_resume, train
 from nesf.trivial import constant, copy_nearest
-
-PREDICTORS = ("copy", "constant", "oracle")  # methods that need no training
 
 
 def config_for(dataset: Dataset | StreamedDataset, config: Config) -> Config:
-    """The config that the paper uses for a dataset: no early stopping on YBCO-like, whose 5 validation crystals say too little (Section 4.3)."""
-    if dataset.name != "ybco":
-        return config
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, early_stopping=False))
+    """A preset as it is used for a dataset (`nesf.config.for_dataset`)."""
+    return for_dataset(config, dataset.name)
 
 
 def train_run(
@@ -45,14 +43,25 @@ def train_run(
     *,
     seed: int = 0,
     device: str = "auto",
-    resume: bool = False,
+    resume: bool | Literal["if-possible"] = False,
     minutes: float | None = None,
     max_minutes: float | None = None,
     command: str = "unknown",
     progress: bool = True,
 ) -> TrainingResult:
-    """Train (`nesf.training.train`) and write `run.json`."""
+    """Train (`nesf.training.train`) and write `run.json`.
+
+    Args:
+        resume: as there; `if-possible` goes on from the folder's checkpoint if it is of this very training, and otherwise starts anew in
+            place of what the folder holds: for a scheduler that runs the same command until it has succeeded.
+
+    The other arguments are those of `nesf.training.train`; `command` is what is recorded.
+    """
     commit, started = results.commit(), datetime.now(UTC).isoformat(timespec="seconds")
+    if resume == "if-possible":
+        resume = can_resume(folder, dataset, config, seed=seed, device=device)
+        if not resume and rank() == 0:
+            discard_run(folder)
     changes: dict[str, Any] = {}
     peak_before = 0  # of sessions that this one resumes
     if resume and (folder / "run.json").exists():
@@ -85,6 +94,14 @@ def train_run(
     return result
 
 
+def discard_run(folder: Path) -> None:
+    """Remove what the stages of a run have left in its folder; other files stay."""
+    for pattern in ("run.json", "metrics.json", "materials.csv", "log.csv", "model.json", "model.safetensors", "checkpoint*"):
+        for file in Path(folder).glob(pattern):
+            file.unlink()
+    shutil.rmtree(Path(folder) / "reconstruction", ignore_errors=True)
+
+
 def reconstruct_run(
     folder: Path,
     dataset: Dataset,
@@ -92,9 +109,19 @@ def reconstruct_run(
     *,
     config: ReconstructionConfig | None = None,
     device: str = "auto",
+    command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Reconstruction]:
     """Reconstruct splits of the dataset that a run was trained on.
+
+    Args:
+        folder: the run's.
+        dataset: what it was trained on.
+        splits: train, val or test.
+        config: of the decoding; None for the paper's.
+        device: auto, cpu, cuda, ...
+        command: what is recorded, where this stage has a command of its own.
+        progress: a progress bar on standard error.
 
     Raises:
         DataError: the folder holds no model, or the dataset is another one.
@@ -108,15 +135,23 @@ def reconstruct_run(
         made[split] = reconstruct(model, dataset.split(split), config, progress=progress)
         seconds = round(time.monotonic() - begin, 1)
         about = {"dataset": dict(model.dataset), "split": split, "reconstruction": dataclasses.asdict(config), "wall_time_seconds": seconds}
+        if command:
+            about |= {"command": command, "commit": results.commit()}
         write_reconstruction(folder / "reconstruction" / split, made[split], about)
     return made
 
 
-def evaluate_run(folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, progress: bool = True) -> dict[str, Metrics]:
+def evaluate_run(
+    folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, command: str | None = None, progress: bool = True
+) -> dict[str, Metrics]:
     """Score a run's reconstructions and write `metrics.json` and `materials.csv`.
 
     Args:
+        folder: the run's.
+        dataset: what it was trained on.
         splits: None for all that were reconstructed.
+        command: what is recorded, where this stage has a command of its own.
+        progress: a progress bar on standard error.
 
     Raises:
         DataError: nothing was reconstructed, or the dataset is another one.
@@ -129,17 +164,24 @@ def evaluate_run(folder: Path, dataset: Dataset, splits: Sequence[str] | None = 
     check_dataset(about["dataset"], dataset, folder)
     metrics: dict[str, Metrics] = {}
     times: dict[str, float] = {"reconstruct": 0.0, "evaluate": 0.0}
+    stages: dict[str, Any] = {}
     for split in splits or found:
         begin = time.monotonic()
         part = folder / "reconstruction" / split
         metrics[split] = evaluate(dataset.split(split), Crystals.load(part / "crystals.safetensors"), progress=progress)
-        times["reconstruct"] += read_json(part / "summary.json")["wall_time_seconds"]
+        made = read_json(part / "summary.json")
+        times["reconstruct"] += made["wall_time_seconds"]
+        if "command" in made:
+            stages[f"reconstruct {split}"] = {"command": made["command"], "commit": made["commit"]}
         times["evaluate"] += time.monotonic() - begin
     results.write_metrics(folder, metrics)
     wall = about["wall_time_seconds"] if isinstance(about["wall_time_seconds"], dict) else {"train": about["wall_time_seconds"]}
     used = read_json(folder / "reconstruction" / next(iter(metrics)) / "summary.json")["reconstruction"]
     peak = max(about["peak_memory_bytes"], results.environment(about["device"])["peak_memory_bytes"])
-    results.update_run(folder, wall_time_seconds=wall | {k: round(v, 1) for k, v in times.items()}, reconstruction=used, peak_memory_bytes=peak)
+    changes: dict[str, Any] = {"reconstruction": used, "peak_memory_bytes": peak}
+    if command:
+        changes["stages"] = stages | {"evaluate": {"command": command, "commit": results.commit()}}
+    results.update_run(folder, wall_time_seconds=wall | {k: round(v, 1) for k, v in times.items()}, **changes)
     return metrics
 
 

@@ -5,7 +5,9 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
     log.csv        per epoch the losses, `nesf.training.LOG_COLUMNS` (method nesf)
-    model.safetensors, model.json   the weights, of one run per dataset
+    model.safetensors, model.json   the weights, of seed 0 or fold 0
+results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
+results/SHA256SUMS   of every file that is published
 results/benchmarks/<device>-<dataset>/
     speed.json, scaling.json, profile.json   what `make bench` measured (schema/benchmark.json)
 """
@@ -33,6 +35,7 @@ from nesf.data.streaming import StreamedDataset
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.metrics import ERRORS, HEADLINE, Metrics
+from nesf.plan import SUMS, TABLE, checksums, run_folder
 from nesf.training import LOG_COLUMNS
 
 if TYPE_CHECKING:
@@ -66,11 +69,6 @@ class RecordedRun:
     def materials(self) -> pd.DataFrame:
         """Errors per split and material (`materials.csv`)."""
         return _read_csv(self.folder / "materials.csv")
-
-
-def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
-    """Where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
-    return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")
 
 
 def commit() -> str:
@@ -390,6 +388,52 @@ def paper_table() -> pd.DataFrame:
 
     with resources.files("nesf").joinpath("paper_numbers.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, keep_default_na=False, converters={"std": lambda s: float(s or "nan")})[list(TABLE_COLUMNS)]
+
+
+PAPERS_NAME = {"icsg3d-recovered": "icsg3d", "icsg3d-as-released": "icsg3d"}  # of a dataset, where its split is another one
+
+
+def compared(runs: Iterable[RecordedRun]) -> pd.DataFrame:
+    """Recorded results of all splits beside the paper's NeSF, in the long form of `table`.
+
+    Args:
+        runs: recorded runs.
+
+    Returns:
+        Columns `TABLE_COLUMNS`, then `paper_mean`, `paper_std` (of the paper's NeSF on the dataset of that name, whatever its split is; NaN where
+        it has none) and `sigma`, the difference of the means in units of the paper's standard deviation.
+    """
+    import pandas as pd
+
+    runs = list(runs)
+    rows = pd.concat([table(runs, split) for split in SPLITS], ignore_index=True)
+    paper = paper_table().query("method == 'nesf'").set_index(["dataset", "split", "metric"])
+    keys = [(PAPERS_NAME.get(d, d), s, m) for d, s, m in rows[["dataset", "split", "metric"]].itertuples(index=False)]
+    for column, name in (("mean", "paper_mean"), ("std", "paper_std")):
+        rows[name] = [float(paper[column].get(key, float("nan"))) for key in keys]
+    rows["sigma"] = (rows["mean"] - rows["paper_mean"]) / rows["paper_std"].where(rows["paper_std"] > 0)
+    return rows
+
+
+def write_table(root: Path) -> Path:
+    """Write the aggregate of all recorded runs, `table1.csv` (`compared`), then `SHA256SUMS` of everything published below the folder.
+
+    Args:
+        root: folder of recorded runs, `results/`.
+
+    Returns:
+        Where the aggregate is.
+
+    Raises:
+        DataError: a run is broken, or nothing is recorded.
+    """
+    root = Path(root)
+    runs = [run for run in all_runs(root) if run.metrics]
+    if not runs:
+        raise DataError(f"{root}: no evaluated run in it; make one with `nesf run starter`")
+    write_atomically(root / TABLE, compared(runs).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_atomically(root / SUMS, checksums(root))
+    return root / TABLE
 
 
 def _text(metric: str, mean: float, std: float) -> str:

@@ -128,6 +128,30 @@ def train(
     return run.fit(max_minutes, progress)
 
 
+def can_resume(out: Path, dataset: Dataset | StreamedDataset, config: Config | None, *, seed: int = 0, device: str = "auto") -> bool:
+    """Whether the folder holds a checkpoint of this very training: same dataset, config and seed, with its tensors undamaged.
+
+    Args:
+        out: folder of the training.
+        dataset: what is to be trained on.
+        config: None for whatever config the checkpoint has.
+        seed: of the weights, the batches and the queries.
+        device: of several processes the first one decides, over this device.
+    """
+    path = Path(out) / "checkpoint.json"
+
+    def fits() -> bool:
+        try:
+            _resumed_config(path, config, planned=False)
+            state = read_json(path)
+            read_tensors(path.parent / state["file"], state["sha256"])
+        except (NesfError, KeyError):
+            return False
+        return state["seed"] == seed and state["dataset"]["hash"] == dataset.hash()
+
+    return bool(decided_by_first(path.exists() and fits(), choose_device(device)))
+
+
 def _resumed_config(path: Path, given: Config | None, planned: bool) -> Config:
     """The checkpoint's config, after comparing it with the one that is given, if one is."""
     saved = read_json(path).get("config")

@@ -1,0 +1,245 @@
+"""What a workflow has to do: the runs that its configuration asks for, where each is recorded, and which of its stages are still missing.
+
+A recorded run counts as done when its content says so: dataset, config, seed and decoding are those asked for. Dates of files, which a clone or
+a copy changes, do not matter. Imports neither torch nor pandas: Snakemake reads this whenever it looks for work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nesf.config import Config, ReconstructionConfig, for_dataset, preset
+from nesf.errors import ConfigError, DataError
+from nesf.files import read_json, sha256_of, write_atomically
+
+N_FOLDS = {"ybco": 20}
+FETCHED = ("lcs6", "ybco", "icsg3d", "icsg3d-as-released")  # `nesf data fetch` gets them
+PREDICTORS = ("copy", "constant", "oracle")  # methods that need no training
+SPLITS = ("train", "val", "test")
+SUMS, TABLE = "SHA256SUMS", "table1.csv"
+Missing = Literal["nothing", "decoding", "everything"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RUN_KEYS = ("dataset", "method", "preset", "label", "seeds", "folds", "set", "splits")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that is asked for.
+
+    Attributes:
+        dataset: name.
+        method: `nesf`, or a predictor (`copy`, `constant`, `oracle`).
+        preset: of `nesf.config.PRESETS`; `default` for a predictor.
+        seed: of the weights, the batches and the queries.
+        fold: of a cross-validation, or None.
+        label: under which a changed preset is recorded, or None.
+        changes: dotted key and value (text, JSON), as for `--set`.
+        splits: those that are decoded and scored.
+    """
+
+    dataset: str
+    method: str = "nesf"
+    preset: str = "cpu"
+    seed: int = 0
+    fold: int | None = None
+    label: str | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    splits: tuple[str, ...] = ("val", "test")
+
+    @property
+    def name(self) -> str:
+        """Its folder below `results/`: see `run_folder`."""
+        return run_folder(Path(), self.dataset, self.method, self.label or self.preset, seed=self.seed, fold=self.fold).as_posix()
+
+    @property
+    def packed(self) -> str:
+        """The folder of its dataset below the data folder."""
+        return self.dataset if self.fold is None else f"{self.dataset}/fold-{self.fold}"
+
+    def config(self) -> Config:
+        """The config of its training.
+
+        Raises:
+            ConfigError: there is no such preset or key.
+        """
+        config = for_dataset(preset(self.preset), self.dataset).with_values(dict(self.changes))
+        return dataclasses.replace(config, preset=self.label or self.preset)
+
+    def options(self) -> list[str]:
+        """The options of `nesf train` that say which run it is, after the dataset's name."""
+        words = [] if self.fold is None else ["--fold", str(self.fold)]
+        if self.method != "nesf":
+            return [*words, "--method", self.method]
+        words += ["--seed", str(self.seed), "--preset", self.preset]
+        for key, value in self.changes:
+            words += ["--set", f"{key}={value}"]
+        return words + (["--label", self.label] if self.label else [])
+
+    def key(self, stage: Literal["training", "decoding"], data: Path) -> str:
+        """What a stage is decided by, as text: equal for equal work. `data` is the folder of packed datasets."""
+        content: dict[str, Any] = {"run": self.name, "dataset": _hash_in(data, self)}
+        if self.method == "nesf":
+            content["config"] = self.config().to_dict()
+        if stage == "decoding" or self.method == "oracle":
+            content |= {"splits": self.splits, "reconstruction": dataclasses.asdict(ReconstructionConfig())}
+        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
+    """Where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
+    return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")
+
+
+def planned_runs(entries: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
+    """The runs of a workflow configuration.
+
+    Args:
+        entries: one mapping each with `dataset`; optionally `method`, `preset`, `label`, `set` (mapping of dotted keys), `splits`, and `seeds` or
+            `folds`: how many, or a list of numbers. Without either: seed 0, or all folds of a dataset that has folds.
+
+    Returns:
+        In the order given, each once.
+
+    Raises:
+        ConfigError: an entry that says nothing or too much; the message names it.
+    """
+    runs: dict[str, PlannedRun] = {}
+    for entry in entries:
+        for run in _runs_of(entry):
+            if runs.setdefault(run.name, run) != run:
+                raise ConfigError(f"{run.name} is asked for twice, with different settings; give one of the entries a label")
+    return list(runs.values())
+
+
+def _runs_of(entry: Mapping[str, Any]) -> Iterable[PlannedRun]:
+    shown = json.dumps(entry, default=str)
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("dataset"), str):
+        raise ConfigError(f"run {shown}: a mapping with a `dataset` is expected")
+    if unknown := sorted(set(entry) - set(_RUN_KEYS)):
+        raise ConfigError(f"run {shown}: {unknown[0]!r} is not known; the keys are {', '.join(_RUN_KEYS)}")
+    dataset, method, label = entry["dataset"], entry.get("method", "nesf"), entry.get("label")
+    if method != "nesf" and method not in PREDICTORS:
+        raise ConfigError(f"run {shown}: method {method!r} does not exist; choose from nesf, {', '.join(PREDICTORS)}")
+    for text in (dataset, label):
+        if text is not None and not _NAME.fullmatch(str(text)):
+            raise ConfigError(f"run {shown}: {text!r} names a folder: letters, digits and . _ - are expected")
+    changes = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (entry.get("set") or {}).items()}
+    if changes and not label:
+        raise ConfigError(f"run {shown}: a changed preset needs a `label`, under which it is recorded")
+    splits = tuple(s for s in SPLITS if s in entry.get("splits", ("val", "test")))
+    if not splits or set(entry.get("splits", ())) - set(SPLITS):
+        raise ConfigError(f"run {shown}: splits are {', '.join(SPLITS)}")
+    common = PlannedRun(
+        dataset, method, entry.get("preset", "cpu") if method == "nesf" else "default", label=label, changes=tuple(changes.items()), splits=splits
+    )
+    if method == "nesf":
+        common.config()  # a wrong preset or key is said now, not in a job
+    if dataset in N_FOLDS:
+        if "seeds" in entry:
+            raise ConfigError(f"run {shown}: {dataset} has folds; give `folds`, not `seeds`")
+        return [dataclasses.replace(common, fold=k) for k in _numbers(entry.get("folds", N_FOLDS[dataset]), shown, below=N_FOLDS[dataset])]
+    if "folds" in entry:
+        raise ConfigError(f"run {shown}: {dataset} has no folds; give `seeds`")
+    return [dataclasses.replace(common, seed=k) for k in _numbers(entry.get("seeds", 1), shown)]
+
+
+def _numbers(value: Any, shown: str, below: int | None = None) -> list[int]:
+    numbers = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    fits = isinstance(numbers, list) and numbers and all(isinstance(n, int) and n >= 0 and (below is None or n < below) for n in numbers)
+    if not fits:
+        raise ConfigError(
+            f"run {shown}: {value!r}: how many, or a list of numbers{f' from 0 to {below - 1}' if below else ' not below 0'}, is expected"
+        )
+    return numbers
+
+
+def missing(run: PlannedRun, results: Path, data: Path) -> Missing:
+    """What of a run is not recorded as asked for.
+
+    Args:
+        run: what is asked for.
+        results: folder of recorded runs.
+        data: folder of packed datasets; a dataset that is in it must be the recorded one.
+
+    Returns:
+        `nothing`; `decoding` (reconstruction and scores; the training is recorded); `everything`.
+
+    Raises:
+        ConfigError: the preset or a changed key does not exist.
+    """
+    folder = Path(results) / run.name
+    try:
+        recorded = read_json(folder / "run.json")
+        same = bool(recorded["finished"]) and (recorded["seed"], recorded["method"]) == (run.seed, run.method)
+        same = same and _hash_in(data, run) in (None, recorded["dataset"]["hash"])
+        if run.method == "nesf":
+            same = same and _comparable(Config.from_dict(recorded["config"])) == _comparable(run.config())
+    except (DataError, ConfigError, KeyError, TypeError):
+        run.config() if run.method == "nesf" else None  # a mistake in what is asked for is not one in the record
+        return "everything"
+    if not same:
+        return "everything"
+    decoding = json.loads(json.dumps(dataclasses.asdict(ReconstructionConfig())))
+    used = recorded["config"].get("reconstruction", {}) if run.method != "nesf" else recorded.get("reconstruction")
+    decoded = used == decoding if run.method in ("nesf", "oracle") else True
+    try:
+        decoded = decoded and set(run.splits) <= set(read_json(folder / "metrics.json")) and (folder / "materials.csv").exists()
+    except DataError:
+        decoded = False
+    return "nothing" if decoded else "decoding" if run.method == "nesf" else "everything"
+
+
+def _hash_in(data: Path, run: PlannedRun) -> str | None:
+    """The hash of a run's dataset as it is in the data folder; None where it is not."""
+    described = Path(data) / run.packed / "dataset.json"
+    return read_json(described).get("hash") if described.exists() else None
+
+
+def _comparable(config: Config) -> Config:
+    """Without what the data and the machine decide."""
+    model, training = dataclasses.replace(config.model, n_species=0), dataclasses.replace(config.training, precision="auto", compile=False)
+    return dataclasses.replace(config, model=model, training=training)
+
+
+def write_key(path: Path, content: str) -> Path:
+    """Write a key file unless it holds the content already, so that its date is that of the last change; returns the path."""
+    path = Path(path)
+    try:
+        same = path.read_text(encoding="utf-8") == content
+    except OSError:
+        same = False
+    if not same:
+        write_atomically(path, content)
+    return path
+
+
+def published(results: Path) -> list[Path]:
+    """The files below `results/` that are kept in the repository: of the weights those of seed 0 or fold 0 alone, no checkpoints, no decoded crystals."""
+    found = []
+    for path in sorted(Path(results).rglob("*")):
+        parts = path.relative_to(results).parts
+        left_out = "reconstruction" in parts or path.name.startswith(("checkpoint", ".")) or path.name == SUMS
+        weights = path.name in ("model.safetensors", "model.json") and path.parent.name not in ("seed-0", "fold-0")
+        if path.is_file() and not left_out and not weights:
+            found.append(path)
+    return found
+
+
+def checksums(results: Path) -> str:
+    """Content of `SHA256SUMS`, for `sha256sum --check` in the folder: every published file."""
+    return "".join(f"{sha256_of(path)}  {path.relative_to(results).as_posix()}\n" for path in published(results))
+
+
+def state_of(results: Path) -> tuple[str, bool]:
+    """A hash of everything published below `results/`, and whether the recorded checksums agree with it."""
+    sums, path = checksums(results), Path(results) / SUMS
+    agrees = path.exists() and (Path(results) / TABLE).exists() and path.read_text(encoding="utf-8") == sums
+    return hashlib.sha256(sums.encode()).hexdigest(), agrees

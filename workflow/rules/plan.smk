@@ -1,0 +1,68 @@
+import re
+import shlex
+# What is asked for, and what of it is missing.
+from nesf import plan
+from nesf.errors import NesfError
+
+RESULTS, DATA, BUILD = Path(config["results"]), Path(config["data"]), Path(config["build"])
+DEVICE = config["device"]
+MIRROR = f"--mirror {config['mirror']}" if config["mirror"] else ""
+
+try:
+    RUNS = {run.name: run for run in plan.planned_runs([*config["runs"], *config["predictors"], *config["more"]])}
+    MISSING = {name: plan.missing(run, RESULTS, DATA) for name, run in RUNS.items()}
+    STATE, RECORDED = plan.state_of(RESULTS)
+except NesfError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def planned(wildcards):
+    """The run that a job is for."""
+    name = f"{wildcards.dataset}/{wildcards.method}/{wildcards.preset}/{wildcards.run}"
+    if name not in RUNS:
+        raise WorkflowError(f"{name} is not in the configuration; add it to `runs` in workflow/config.yaml")
+    return RUNS[name]
+
+
+def key(run, stage):
+    """A file that is as old as the last change of what decides a stage."""
+    return plan.write_key(BUILD / "keys" / run.name / stage, run.key(stage, DATA))
+
+
+def packed(run):
+    """The dataset of a run; its date does not matter, its content does (it is in the key)."""
+    if run.dataset == "starter":
+        return []
+    if run.dataset not in plan.FETCHED and not (DATA / run.packed / "dataset.json").exists() and run.dataset not in config["imports"]:
+        raise WorkflowError(
+            f"dataset {run.dataset} is not in {DATA}: import it with `nesf data import PATH --name {run.dataset} --data {DATA}`, "
+            f"or name its path in the configuration (--config imports='{{{run.dataset}: PATH}}')"
+        )
+    return ancient(DATA / run.packed / "dataset.json")
+
+
+def training_inputs(wildcards):
+    run = planned(wildcards)
+    if MISSING[run.name] != "everything":
+        return []
+    return [key(run, "training"), packed(run)]
+
+
+def decoding_inputs(wildcards):
+    run = planned(wildcards)
+    if MISSING[run.name] == "nothing":
+        return []
+    return [key(run, "decoding"), RESULTS / run.name / "model.safetensors"]
+
+
+def scoring_inputs(wildcards):
+    run = planned(wildcards)
+    if MISSING[run.name] == "nothing":
+        return []
+    return [RESULTS / run.name / "reconstruction" / split / "summary.json" for split in run.splits]
+
+
+def table_inputs(wildcards):
+    if RECORDED and not any(missing != "nothing" for missing in MISSING.values()):
+        return []
+    return [plan.write_key(BUILD / "keys" / "results", STATE), *(RESULTS / name / "metrics.json" for name in RUNS)]

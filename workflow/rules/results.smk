@@ -1,0 +1,29 @@
+# The aggregate: made, never edited. An edited or damaged file under results/ disagrees with SHA256SUMS, and the table is made again.
+rule aggregate:
+    input:
+        table_inputs,
+    output:
+        RESULTS / "table1.csv",
+        RESULTS / "SHA256SUMS",
+    params:
+        results=RESULTS,
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "nesf aggregate {params.results}"
+
+
+rule draw:
+    input:
+        RESULTS / "table1.csv",
+    output:
+        multiext(str(BUILD / "figures" / "table1"), ".svg", ".png", ".csv"),
+    params:
+        results=RESULTS,
+        folder=BUILD / "figures",
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "nesf aggregate {params.results} --figures {params.folder}"

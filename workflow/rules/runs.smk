@@ -1,0 +1,98 @@
+# A run in stages, one `nesf` command each. What a killed training has saved is not an output, so it stays, and the next attempt goes on from it.
+wildcard_constraints:
+    dataset="[^/]+",
+    method="[^/]+",
+    preset="[^/]+",
+    run=r"(seed|fold)-\d+",
+    split="train|val|test",
+
+
+RUN = RESULTS / "{dataset}" / "{method}" / "{preset}" / "{run}"
+
+
+rule train:
+    input:
+        training_inputs,
+    output:
+        RUN / "model.safetensors",
+        RUN / "model.json",
+        RUN / "log.csv",
+    wildcard_constraints:
+        method="nesf",
+    params:
+        options=lambda wildcards: shlex.join(planned(wildcards).options()),
+        out=RUN,
+    log:
+        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-train.log",
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=12 * 60,
+    shell:
+        "OMP_NUM_THREADS={threads} nesf train {wildcards.dataset} {params.options} --out {params.out} --data {DATA} --device {DEVICE}"
+        " --resume-if-possible 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+
+
+rule reconstruct:
+    input:
+        decoding_inputs,
+    output:
+        RUN / "reconstruction" / "{split}" / "summary.json",
+    wildcard_constraints:
+        method="nesf",
+    params:
+        out=RUN,
+    log:
+        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-reconstruct-{split}.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=2 * 60,
+    shell:
+        "OMP_NUM_THREADS={threads} nesf reconstruct {params.out} --split {wildcards.split} --data {DATA} --device {DEVICE}"
+        " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+
+
+rule evaluate:
+    input:
+        scoring_inputs,
+    output:
+        RUN / "metrics.json",
+        RUN / "materials.csv",
+    wildcard_constraints:
+        method="nesf",
+    params:
+        out=RUN,
+        splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),
+    log:
+        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-evaluate.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "OMP_NUM_THREADS={threads} nesf evaluate {params.out} {params.splits} --data {DATA} 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+
+
+# Trivial predictors and the oracle: nothing to train.
+rule predict:
+    input:
+        training_inputs,
+    output:
+        RUN / "metrics.json",
+        RUN / "materials.csv",
+    wildcard_constraints:
+        method="copy|constant|oracle",
+    params:
+        options=lambda wildcards: shlex.join(planned(wildcards).options()),
+        splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),
+        out=RUN,
+    log:
+        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-predict.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "OMP_NUM_THREADS={threads} nesf run {wildcards.dataset} {params.options} {params.splits} --out {params.out} --data {DATA}"
+        " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
