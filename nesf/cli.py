@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     aggregate = _command(commands, "aggregate", _aggregate, "recorded runs to one table beside the paper's, with checksums")
     aggregate.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder of recorded runs (default: results)")
+    aggregate.add_argument("--figures", type=Path, metavar="DIR", help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV")
     return parser
 
 
@@ -345,9 +346,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _aggregate(options: argparse.Namespace) -> None:
-    from nesf.results import write_table
+    from nesf.results import all_runs, beside_the_paper, write_table
 
-    print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
+    if options.figures is None:
+        print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
+        return
+    from nesf.figures import comparison, save
+    from nesf.pages import LABELS, TABLE1, TITLES
+
+    rows = beside_the_paper(all_runs(options.results))
+    rows = rows[rows["metric"].isin(TABLE1)]
+    made = save(comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES), options.figures / "table1", rows)
+    print(f"written: {', '.join(map(str, made))}")
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -6,8 +6,10 @@ values as hollow markers. Elements have Jmol's colours, as in the 3-D views.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from matplotlib.ticker import NullFormatter
 from nesf.crystals import Crystals, pad, vocabulary_of
 from nesf.errors import DataError
 from nesf.fields import Queries, nearest_atom
+from nesf.files import write_atomically
 from nesf.reconstruction import NeuralFields
 
 if TYPE_CHECKING:
@@ -31,6 +34,14 @@ if TYPE_CHECKING:
     from nesf.checkpoints import TrainedModel
 
 NESF, ICSG3D, ORACLE, TRIVIAL, SECOND = "#0072B2", "#D55E00", "#009E73", "#999999", "#E69F00"
+DRAWN = {
+    "nesf": "NeSF",
+    "icsg3d": "ICSG3D",
+    "icsg3d-as-published": "ICSG3D",
+    "icsg3d-repaired": "ICSG3D repaired",
+    "copy": "copy",
+    "oracle": "oracle",
+}
 METHOD_COLOURS = {"nesf": NESF, "icsg3d-as-published": ICSG3D, "icsg3d-repaired": ICSG3D, "oracle": ORACLE, "copy": TRIVIAL, "constant": TRIVIAL}
 
 ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
@@ -141,6 +152,67 @@ def metrics_chart(
     if paper:
         axes[0].legend(frameon=False, loc="lower right")
     return figure
+
+
+def comparison(rows: DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
+    """Table 1 drawn: a row of panels a dataset, a panel a metric, a line a method; lower is better. Hollow: the paper's values.
+
+    Args:
+        rows: long form (`nesf.results.beside_the_paper`); bars are ± one standard deviation over seeds or folds. `constant`, which is far
+            off, is left out.
+        panels: metric to the label of its panel, with the unit.
+        titles: dataset to its title.
+    """
+    order = list(DRAWN)
+    rows = rows[rows["method"].isin(order)]
+    datasets = [d for d in titles if d in set(rows["dataset"])]
+    lines = {
+        d: sorted(
+            {
+                (m, s == "recorded", p if m == "nesf" and s == "recorded" else "")
+                for m, s, p in of[["method", "source", "preset"]].itertuples(index=False)
+            },
+            key=lambda line: (order.index(line[0]), line[1:]),
+        )
+        for d, of in rows.groupby("dataset")
+    }
+    figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(lines[d]) + 0.95 for d in datasets)), layout="constrained")
+    grid = figure.subplots(len(datasets), len(panels), squeeze=False, height_ratios=[len(lines[d]) + 2 for d in datasets])
+    for dataset, axes in zip(datasets, grid, strict=True):
+        for i, ax in enumerate(axes):
+            metric = list(panels)[i]
+            for y, (method, ours, preset) in enumerate(lines[dataset]):
+                cell = rows.query("dataset == @dataset and metric == @metric and method == @method and (source == 'recorded') == @ours")
+                cell = cell[cell["preset"] == preset] if preset else cell
+                colour = METHOD_COLOURS.get(method, ICSG3D)
+                for mean, std in cell[["mean", "std"]].itertuples(index=False):
+                    face = colour if ours else "white"
+                    ax.errorbar(mean, y, xerr=None if std != std else std, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
+            names = [f"{DRAWN[m]}, {f'ours {p}'.strip() if ours else 'paper'}" for m, ours, p in lines[dataset]]
+            ax.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6), xlabel=panels[metric] if dataset == datasets[-1] else "")
+            ax.set_yticklabels(names if i == 0 else [])
+            ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0].set_title(titles[dataset], loc="left", fontsize="medium")
+    return figure
+
+
+def save(figure: Figure, path: Path, data: DataFrame) -> list[Path]:
+    """Write a figure as SVG and PNG and what it shows as CSV, beside each other; returns the three paths.
+
+    Args:
+        figure: the figure.
+        path: without suffix.
+        data: what it shows.
+    """
+    made = [Path(f"{path}{suffix}") for suffix in (".svg", ".png", ".csv")]
+    for file in made[:2]:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=file.suffix[1:], dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        write_atomically(file, buffer.getvalue())
+    write_atomically(made[2], data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return made
 
 
 def element_map(crystals: Crystals, *, title: str = "") -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,21 @@ from typing import TYPE_CHECKING, Any
 from nesf.config import Config
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
-from nesf.results import all_runs, paper_table, read_benchmark, read_run, run_folder, table
+from nesf.plan import missing, planned_runs
+from nesf.results import (
+    PAPERS_NAME,
+    RecordedRun,
+    all_runs,
+    beside_the_paper,
+    compared,
+    digits,
+    paper_atoms,
+    paper_table,
+    read_benchmark,
+    read_run,
+    run_folder,
+    table,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,6 +42,10 @@ LABELS = {
     "match_rmse": "match RMSE, (V/N)^⅓",
     "n_nothing_detected": "crystals with nothing detected",
 }
+TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}  # the paper's datasets, in the order of its Table 1
+TABLE1 = tuple(LABELS)[:7]  # the metrics of the paper's tables
+PAPER_HOURS = {"icsg3d": 11, "lcs6": 9, "ybco": 1}  # of training on one Quadro RTX 8000 (Section 4.3)
+PAPER_PARAMETERS = {"nesf": 0.76e6, "icsg3d": 34e6}  # Section 3
 BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory")
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # in a clone of the repository; a package installed without one has no recorded runs
 
@@ -75,6 +94,154 @@ def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", see
             f"{folder}: no such recorded run; make one with `nesf run {dataset} --preset {preset} {chosen} --out DIR` and give its folder as parameter `run`"
         )
     return folder
+
+
+def comparison_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFrame:
+    """Table 1 (test), S1 (train) or S2 (val): the paper's rows beside all recorded ones, and a row that says so for what is not yet run.
+
+    Returns:
+        One row per dataset and method, one column per metric and `n`; text, mean ± standard deviation over n seeds or folds.
+    """
+    import pandas as pd
+
+    long = beside_the_paper(runs, split)
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for dataset, title in TITLES.items():
+        of = long[long["dataset"] == dataset]
+        for (source, method), name in _METHODS.items():
+            cells = of[(of["source"] == "recorded") == (source == "ours")]
+            cells = cells[cells["method"] == method]
+            for preset, group in cells.groupby("preset", sort=False):
+                note = group["note"].iloc[0]
+                label = f"{name}, {source}" + (f", preset {preset}" if source == "ours" and method == "nesf" else "") + (f" ({note})" if note else "")
+                texts = dict(zip(group["metric"], group["text"], strict=True))
+                rows[title, label] = {"n": str(group["n"].max())} | {LABELS[k]: texts.get(k, "–") for k in (*TABLE1, "match_rate_percent")}
+            missing_presets = [p for p in _PRESETS if method == "nesf" and source == "ours" and p not in set(cells["preset"])]
+            unseen = missing_presets or ([""] if cells.empty and source == "ours" else [])
+            for preset in unseen:
+                label = f"{name}, ours" + (f", preset {preset}" if preset else "")
+                rows[title, label] = {"n": "0"} | dict.fromkeys((LABELS[k] for k in (*TABLE1, "match_rate_percent")), "not yet run")
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["dataset", "method"]))
+
+
+_METHODS = {
+    ("paper", "nesf"): "NeSF",
+    ("ours", "nesf"): "NeSF",
+    ("paper", "icsg3d"): "ICSG3D",
+    ("ours", "icsg3d-as-published"): "ICSG3D as published",
+    ("ours", "icsg3d-repaired"): "ICSG3D repaired",
+    ("ours", "copy"): "copy",
+    ("ours", "constant"): "constant",
+    ("ours", "oracle"): "oracle",
+}
+_PRESETS = ("paper", "official", "cpu")
+
+
+def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFrame:
+    """Ours against the paper's NeSF, metric by metric, with what follows from it.
+
+    Returns:
+        One row per dataset, preset and metric: paper, ours (text), n, the difference in the paper's σ (where it gives one), and `verdict`:
+        `as good or better` (to the paper's digits not above its mean), `within 2 σ` (of the paper) or `worse`.
+    """
+    import pandas as pd
+
+    recorded = compared([run for run in runs if run.run["method"] == "nesf" and not run.run["preset"].startswith("trial-")])
+    recorded = recorded[(recorded["split"] == split) & recorded["metric"].isin(TABLE1) & recorded["paper_mean"].notna()]
+    paper = paper_table().query("method == 'nesf' and split == @split").set_index(["dataset", "metric"])["text"]
+    rows = {}
+    for dataset, title in TITLES.items():
+        for r in recorded[recorded["dataset"].map(lambda d: PAPERS_NAME.get(d, d)) == dataset].itertuples():
+            mean = round(r.mean, digits(r.metric))  # to the digits that the paper gives
+            verdict = "as good or better" if mean <= r.paper_mean else "within 2 σ" if mean <= r.paper_mean + 2 * r.paper_std else "worse"
+            sigma = "–" if r.sigma != r.sigma else f"{r.sigma:+.1f} σ"
+            name = title if r.dataset == dataset else r.dataset
+            rows[name, r.preset, LABELS[r.metric]] = (paper[dataset, r.metric], r.text, r.n, sigma, verdict)
+    index = pd.MultiIndex.from_tuples(rows, names=["dataset", "preset", "metric"])
+    return pd.DataFrame(list(rows.values()), index=index, columns=["paper", "ours", "n", "difference", "verdict"])
+
+
+def training_cost(runs: Sequence[RecordedRun]) -> DataFrame:
+    """Training as recorded beside the paper's: epochs, time of one run (mean, smallest and largest), device; trials are left out."""
+    import pandas as pd
+
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        if run.run["method"] == "nesf" and not run.run["preset"].startswith("trial-"):
+            groups.setdefault((run.run["dataset"]["name"], run.run["preset"]), []).append(run.run)
+    rows = {}
+    for (dataset, preset), same in groups.items():
+        minutes = [r["wall_time_seconds"]["train"] / 60 for r in same]
+        hours = PAPER_HOURS.get(PAPERS_NAME.get(dataset, dataset))
+        rows[dataset, preset] = {
+            "runs": len(same),
+            "epochs": ", ".join(sorted({str(r["config"]["training"]["epochs"]) for r in same})),
+            "minutes a run": f"{sum(minutes) / len(minutes):.1f}" + (f" ({min(minutes):.1f}-{max(minutes):.1f})" if len(same) > 1 else ""),
+            "device": "; ".join(
+                sorted({f"{r['threads']} thread(s) of {r['device_name']}" if r["device"] == "cpu" else r["device_name"] for r in same})
+            ),
+            "paper (3200 epochs, Quadro RTX 8000)": f"{hours} h" if hours else "–",
+        }
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["dataset", "preset"]))
+
+
+def run_links(runs: Sequence[RecordedRun], root: Path = RESULTS) -> str:
+    """Recorded runs as an HTML table: a link to each `run.json` and `metrics.json` of the book's copy of `results/`, its command, commit and device."""
+    lines = ["<table><thead><tr><th>recorded run</th><th>command</th><th>commit</th><th>device</th><th>started</th></tr></thead><tbody>"]
+    for run in runs:
+        r, name = run.run, run.folder.relative_to(root).as_posix()
+        link = f'<a href="../results/{name}/run.json">{escape(name)}</a> (<a href="../results/{name}/metrics.json">metrics</a>)'
+        commit = r["commit"][:10] + r["commit"][40:]
+        cells = (f"<code>{escape(r['command'])}</code>", f"<code>{escape(commit)}</code>", escape(r["device_name"]), r["started"][:16])
+        lines.append(f"<tr><td>{link}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def atoms_table(dataset: str) -> DataFrame:
+    """Tables 2-4: materials by number of atoms in the cell, the paper's count beside ours (`results/<dataset>/audit.json`).
+
+    Args:
+        dataset: ours; empty where no audit is recorded.
+
+    Returns:
+        One row per split and source, one column per number of atoms.
+    """
+    import pandas as pd
+
+    path = RESULTS / dataset / "audit.json"
+    ours = read_json(path)["atoms"] if path.exists() else {}
+    paper = paper_atoms().query("dataset == @PAPERS_NAME.get(@dataset, @dataset)")
+    rows = {}
+    for split in ("train", "val", "test"):
+        rows[split, "paper"] = dict(paper[paper["split"] == split][["n_atoms", "materials"]].itertuples(index=False))
+        rows[split, "ours"] = {int(n): count for n, count in ours.get(split, {}).items()}
+    table = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["split", "atoms in the cell"]))
+    table = table[sorted(table.columns)].fillna(0).astype(int)
+    return table.assign(all=table.sum(axis=1))
+
+
+def progress_table(path: Path | None = None) -> DataFrame:
+    """What `workflow/config.yaml` asks for, and how much of it is recorded as asked for.
+
+    Args:
+        path: of the configuration; None for that of this clone.
+
+    Returns:
+        One row per dataset, method and preset: `asked for`, `recorded`, `missing` (names); empty without a clone.
+    """
+    import pandas as pd
+    import yaml
+
+    path = path or RESULTS.parent / "workflow" / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {"runs": [], "predictors": []}
+    rows: dict[tuple[str, str, str], list[tuple[str, bool]]] = {}
+    for run in planned_runs([*config["runs"], *config["predictors"]]):
+        done = missing(run, RESULTS, RESULTS.parent / config["data"]) == "nothing"
+        rows.setdefault((run.dataset, run.method, run.label or run.preset), []).append((run.name.rsplit("/", 1)[1], done))
+    content = [(len(v), sum(done for _, done in v), ", ".join(n for n, done in v if not done) or "–") for v in rows.values()]
+    return pd.DataFrame(
+        content, index=pd.MultiIndex.from_tuples(rows, names=["dataset", "method", "preset"]), columns=["asked for", "recorded", "missing"]
+    )
 
 
 def recorded_benchmark(name: str) -> dict[str, dict[str, Any]]:
@@ -178,35 +345,43 @@ def recorded_summaries(dataset: str, *, split: str = "test", fold: int | None = 
     return found
 
 
-def trials_table(dataset: str, *, split: str = "val") -> DataFrame:
-    """The recorded trials of a recipe (presets `trial-*`) and what came of them (`cpu`): settings, cost, and errors on the validation split."""
+def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "val") -> DataFrame:
+    """Recorded recipes of a dataset beside each other: the settings in which they differ, and what came of them.
+
+    Args:
+        runs: recorded runs; those of method nesf on the dataset with the split are shown, trials and all.
+        dataset: name.
+        split: train, val or test.
+
+    Returns:
+        One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes of one training, and the mean errors.
+    """
     import pandas as pd
 
-    runs = [
-        r for r in all_runs(RESULTS / dataset / "nesf") if (r.run["preset"].startswith("trial-") or r.run["preset"] == "cpu") and split in r.metrics
-    ]
-    keys = {
-        "number_of_atoms_error_percent": "atoms, %",
-        "position_error_actual_angstrom": "position, Å",
-        "species_error_actual_percent": "species, %",
-        "lattice_angle_error_degree": "angle, °",
-    }
-    rows = []
+    groups: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        sampling, training = run.run["config"]["sampling"], run.run["config"]["training"]
-        share = sampling["global_share"]
-        row = {
-            "batch": training["batch_size"],
-            "rate": training["learning_rate"],
-            "queries": f"{sampling['n_position']} + {sampling['n_species']}",
-            "global": "full grid's" if share is None else f"{share:g}",
-            "epochs": training["epochs"],
-            "weights": "lowest loss" if training["early_stopping"] else "last",
-            "minutes": f"{run.run['wall_time_seconds']['train'] / 60:.1f}",
+        if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics:
+            groups.setdefault(run.run["preset"], []).append(run)
+    settings = {
+        name: {
+            f"{section}.{key}": "–" if value is None else str(value)
+            for section in ("model", "sampling", "training")
+            for key, value in same[0].run["config"][section].items()
         }
-        rows.append(row | {short: _text(k, run.metrics[split][k]) for k, short in keys.items()})
-    names = ["cpu" if r.run["preset"] == "cpu" else "trial" for r in runs]
-    return pd.DataFrame(rows, index=names).sort_values(["epochs", "batch", "rate"], kind="stable")
+        for name, same in groups.items()
+    }
+    differing = {key for row in settings.values() for key in row if len({other.get(key) for other in settings.values()}) > 1}
+    errors = {metric: LABELS[metric] for metric in TABLE1 if "detected" not in metric}
+    rows = {}
+    for name, same in groups.items():
+        minutes = [run.run["wall_time_seconds"]["train"] / 60 for run in same]
+        row = {"n": len(same)} | {key: value for key, value in settings[name].items() if key in differing}
+        row["minutes"] = f"{sum(minutes) / len(minutes):.1f}"
+        for metric, label in errors.items():
+            values = [run.metrics[split][metric] for run in same if run.metrics[split][metric] is not None]
+            row[label] = _text(metric, sum(values) / len(values) if values else None)
+        rows[name] = row
+    return pd.DataFrame(rows).T if rows else pd.DataFrame()
 
 
 def presets_table(dataset: str, presets: Sequence[str], *, split: str = "val") -> DataFrame:
@@ -251,5 +426,4 @@ def _text(metric: str, value: float | int | None) -> str:
     """A number with the digits that the paper gives it."""
     if value is None:
         return "–"
-    digits = 0 if metric.startswith("n_") else 4 if metric.startswith("position") or metric == "match_rmse" else 2
-    return f"{value:.{digits}f}"
+    return f"{value:.{digits(metric)}f}"

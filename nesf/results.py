@@ -436,10 +436,37 @@ def write_table(root: Path) -> Path:
     return root / TABLE
 
 
+def beside_the_paper(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
+    """Table 1 (test), S1 (train) or S2 (val): the paper's rows, then the recorded ones, columns `TABLE_COLUMNS`; trials of a recipe are left out.
+
+    The dataset is the paper's; where ours is another split of it, `note` says which.
+    """
+    import pandas as pd
+
+    ours = table([run for run in runs if not run.run["preset"].startswith("trial-")], split)
+    other = ours["dataset"].isin(PAPERS_NAME)
+    ours.loc[other, "note"] = ours.loc[other, "dataset"] + ours.loc[other, "note"].map(lambda note: f"; {note}" if note else "")
+    ours["dataset"] = ours["dataset"].replace(PAPERS_NAME)
+    return pd.concat([paper_table().query("split == @split"), ours], ignore_index=True)
+
+
+def paper_atoms() -> pd.DataFrame:
+    """The paper's Tables 2-4, columns dataset, split, n_atoms (in a cell), materials; Table 3 with its last two rows exchanged as printed."""
+    import pandas as pd
+
+    with resources.files("nesf").joinpath("paper_atoms_per_cell.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
 def _text(metric: str, mean: float, std: float) -> str:
     """Mean ± deviation with the paper's number of digits."""
-    digits = 4 if metric.startswith("position") or metric == "match_rmse" else 2
-    return "–" if mean != mean else f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std == std else "")
+    n = digits(metric)
+    return "–" if mean != mean else f"{mean:.{n}f}" + (f" ± {std:.{n}f}" if std == std else "")
+
+
+def digits(metric: str) -> int:
+    """The decimals that the paper gives a metric."""
+    return 0 if metric.startswith("n_") else 4 if metric.startswith("position") or metric == "match_rmse" else 2
 
 
 @functools.cache

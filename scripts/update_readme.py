@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from nesf.pages import LABELS
 from nesf.results import METHODS, RecordedRun, all_runs, paper_table, seconds, table
@@ -50,23 +51,31 @@ def results_table(runs: list[RecordedRun]) -> str:
 
 
 def cost_table(runs: list[RecordedRun]) -> str:
-    """What each recorded training with its reconstruction and evaluation took, and each oracle (reconstruction and evaluation)."""
-    lines = ["| command | time | peak memory | device |", "|---|---|---|---|"]
+    """What recorded trainings with their reconstruction and evaluation took, and oracles; a row for all seeds or folds of one recipe."""
+    lines = ["| recorded command | runs | minutes a run, mean | peak memory | device |", "|---|---|---|---|---|"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in runs:
         r = run.run
-        decoded = r["method"] == "oracle" and r["dataset"]["fold"] is None
-        if not (r["method"] == "nesf" or decoded) or "test" not in run.metrics:
-            continue  # other predictors take seconds; trials of a recipe are on the validation split alone
-        wall = r["wall_time_seconds"]
-        stages = ", ".join(f"{k} {v / 60:.1f}" for k, v in wall.items()) if isinstance(wall, dict) and len(wall) > 1 else ""
-        time = f"{seconds(r) / 60:.1f} min" + (f" ({stages})" if stages else "")
-        device = f"{r['threads']} thread{'s' if r['threads'] > 1 else ''} of {r['cpu']}" if r["device"] == "cpu" else r["device_name"]
-        lines.append(f"| `{r['command']}` | {time} | {r['peak_memory_bytes'] / 1e9:.1f} GB | {device} |")
+        if r["method"] in ("nesf", "oracle"):  # other predictors take seconds
+            device = f"{r['threads']} thread{'s' if r['threads'] > 1 else ''} of {r['cpu']}" if r["device"] == "cpu" else r["device_name"]
+            groups.setdefault((r["dataset"]["name"], r["method"], r["preset"], device), []).append(r)
+    for (*_, device), same in groups.items():
+        stages: dict[str, float] = {}
+        for r in same:
+            wall = r["wall_time_seconds"] if isinstance(r["wall_time_seconds"], dict) else {"": r["wall_time_seconds"]}
+            for stage, spent in wall.items():
+                stages[stage] = stages.get(stage, 0.0) + spent / 60 / len(same)
+        split = ", ".join(f"{k} {v:.1f}" for k, v in stages.items()) if len(stages) > 1 else ""
+        time = f"{sum(seconds(r) for r in same) / 60 / len(same):.1f}" + (f" ({split})" if split else "")
+        memory = max(r["peak_memory_bytes"] for r in same) / 1e9
+        more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+        lines.append(f"| `{same[0]['command']}`{more} | {len(same)} | {time} | {memory:.1f} GB | {device} |")
     return "\n".join(lines)
 
 
 def updated(text: str, runs: list[RecordedRun]) -> str:
-    """The README with its generated parts made anew."""
+    """The README with its generated parts made anew; trials of a recipe, which are compared on validation crystals, are on the pages of the book."""
+    runs = [run for run in runs if not run.run["preset"].startswith("trial-") and "test" in run.metrics]
     for name, content in (("results", results_table(runs)), ("cost", cost_table(runs))):
         pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if not pattern.search(text):

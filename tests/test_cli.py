@@ -174,3 +174,31 @@ def test_resuming_keeps_what_earlier_sessions_recorded(run: Path, data: Path) ->
     after = json.loads((run / "run.json").read_text())
     assert after["earlier_commits"] == ["0" * 40] and after["peak_memory_bytes"] == 1 << 50
     assert after["commit"] == before["commit"] and after["command"] == before["command"] and after["started"] == before["started"]
+
+
+def test_resume_if_possible_goes_on_or_starts_anew(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    command = ["train", "few", "--data", str(data), "--out", str(folder), "--resume-if-possible", *TINY]
+
+    def started() -> str:
+        return json.loads((folder / "run.json").read_text())["command"]
+
+    assert main([*command, "--max-minutes", "0"]) == 0  # nothing there yet
+    assert main(command) == 0  # the same training: it goes on, so the first command stays
+    assert "--max-minutes" in started() and json.loads((folder / "run.json").read_text())["finished"]
+    weights = (folder / "model.safetensors").read_bytes()
+    assert main([*command, "--seed", "5"]) == 0  # another one: in place of it
+    assert "--seed 5" in started() and (folder / "model.safetensors").read_bytes() != weights
+    (checkpoint,) = folder.glob("checkpoint-*.safetensors")
+    checkpoint.write_bytes(b"damaged")
+    assert main([*command, "--seed", "5"]) == 0
+    assert len((folder / "log.csv").read_text().splitlines()) == 3  # two epochs, once
+
+
+def test_aggregate_says_what_is_missing_and_draws(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["aggregate", str(tmp_path)]) == 2
+    assert "no evaluated run" in capsys.readouterr().err
+    assert main(["aggregate", str(data / "results")]) == 0
+    assert "few,nesf,cpu" in (data / "results" / "table1.csv").read_text() and (data / "results" / "SHA256SUMS").exists()
+    assert main(["aggregate", str(data / "results"), "--figures", str(tmp_path / "figures")]) == 0
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"table1.svg", "table1.png", "table1.csv"}

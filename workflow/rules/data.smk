@@ -4,7 +4,7 @@ IMPORTED = "|".join(map(re.escape, config["imports"])) or "^$"
 
 rule fetch:
     output:
-        DATA / "{dataset}" / "dataset.json",
+        here(DATA / "{dataset}" / "dataset.json"),
     wildcard_constraints:
         dataset="lcs6|icsg3d|icsg3d-as-released",
     shell:
@@ -13,7 +13,7 @@ rule fetch:
 
 rule fetch_fold:
     output:
-        DATA / "{dataset}" / "fold-{fold}" / "dataset.json",
+        here(DATA / "{dataset}" / "fold-{fold}" / "dataset.json"),
     wildcard_constraints:
         dataset="ybco",
         fold=r"\d+",
@@ -25,7 +25,7 @@ rule import_own:
     input:
         lambda wildcards: ancient(config["imports"][wildcards.dataset]),
     output:
-        DATA / "{dataset}" / "dataset.json",
+        here(DATA / "{dataset}" / "dataset.json"),
     wildcard_constraints:
         dataset=IMPORTED,
     shell:

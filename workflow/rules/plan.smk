@@ -1,6 +1,8 @@
 import re
 import shlex
 # What is asked for, and what of it is missing.
+from snakemake.logging import logger
+
 from nesf import plan
 from nesf.errors import NesfError
 
@@ -15,6 +17,21 @@ try:
 except NesfError as error:
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process:
+    unfinished = {}
+    for name, state in MISSING.items():
+        if state != "nothing":
+            recipe, last = name.rsplit("/", 1)
+            unfinished.setdefault((recipe, {"everything": "to run", "decoding": "to decode again"}[state]), []).append(last)
+    logger.info(f"{list(MISSING.values()).count('nothing')} of {len(RUNS)} runs are recorded as asked for")
+    for (recipe, what), names in unfinished.items():
+        logger.info(f"  {what}: {recipe}: {', '.join(names)}")
+
+
+def here(path):
+    """A file on a volume that every job sees, on a cluster too: not to be copied to and from a storage."""
+    return local(path if isinstance(path, str) else str(path))
+
 
 def planned(wildcards):
     """The run that a job is for."""
@@ -26,7 +43,7 @@ def planned(wildcards):
 
 def key(run, stage):
     """A file that is as old as the last change of what decides a stage."""
-    return plan.write_key(BUILD / "keys" / run.name / stage, run.key(stage, DATA))
+    return here(plan.write_key(BUILD / "keys" / run.name / stage, run.key(stage, DATA)))
 
 
 def packed(run):
@@ -38,7 +55,7 @@ def packed(run):
             f"dataset {run.dataset} is not in {DATA}: import it with `nesf data import PATH --name {run.dataset} --data {DATA}`, "
             f"or name its path in the configuration (--config imports='{{{run.dataset}: PATH}}')"
         )
-    return ancient(DATA / run.packed / "dataset.json")
+    return here(ancient(str(DATA / run.packed / "dataset.json")))
 
 
 def training_inputs(wildcards):
@@ -52,17 +69,17 @@ def decoding_inputs(wildcards):
     run = planned(wildcards)
     if MISSING[run.name] == "nothing":
         return []
-    return [key(run, "decoding"), RESULTS / run.name / "model.safetensors"]
+    return [key(run, "decoding"), here(RESULTS / run.name / "model.safetensors")]
 
 
 def scoring_inputs(wildcards):
     run = planned(wildcards)
     if MISSING[run.name] == "nothing":
         return []
-    return [RESULTS / run.name / "reconstruction" / split / "summary.json" for split in run.splits]
+    return [here(RESULTS / run.name / "reconstruction" / split / "summary.json") for split in run.splits]
 
 
 def table_inputs(wildcards):
     if RECORDED and not any(missing != "nothing" for missing in MISSING.values()):
         return []
-    return [plan.write_key(BUILD / "keys" / "results", STATE), *(RESULTS / name / "metrics.json" for name in RUNS)]
+    return [here(plan.write_key(BUILD / "keys" / "results", STATE)), *(here(RESULTS / name / "metrics.json") for name in RUNS)]

@@ -3,8 +3,8 @@ rule aggregate:
     input:
         table_inputs,
     output:
-        RESULTS / "table1.csv",
-        RESULTS / "SHA256SUMS",
+        here(RESULTS / "table1.csv"),
+        here(RESULTS / "SHA256SUMS"),
     params:
         results=RESULTS,
     resources:
@@ -16,9 +16,9 @@ rule aggregate:
 
 rule draw:
     input:
-        RESULTS / "table1.csv",
+        here(RESULTS / "table1.csv"),
     output:
-        multiext(str(BUILD / "figures" / "table1"), ".svg", ".png", ".csv"),
+        [here(BUILD / "figures" / f"table1{suffix}") for suffix in (".svg", ".png", ".csv")],
     params:
         results=RESULTS,
         folder=BUILD / "figures",

@@ -14,16 +14,16 @@ rule train:
     input:
         training_inputs,
     output:
-        RUN / "model.safetensors",
-        RUN / "model.json",
-        RUN / "log.csv",
+        here(RUN / "model.safetensors"),
+        here(RUN / "model.json"),
+        here(RUN / "log.csv"),
     wildcard_constraints:
         method="nesf",
     params:
         options=lambda wildcards: shlex.join(planned(wildcards).options()),
-        out=RUN,
+        out=str(RUN),
     log:
-        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-train.log",
+        here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-train.log"),
     threads: 1
     resources:
         mem_mb=8000,
@@ -37,13 +37,14 @@ rule reconstruct:
     input:
         decoding_inputs,
     output:
-        RUN / "reconstruction" / "{split}" / "summary.json",
+        here(RUN / "reconstruction" / "{split}" / "summary.json"),
     wildcard_constraints:
         method="nesf",
     params:
-        out=RUN,
+        out=str(RUN),
     log:
-        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-reconstruct-{split}.log",
+        here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-reconstruct-{split}.log"),
+    priority: 1 # a trained run is finished before the next one is begun
     threads: 1
     resources:
         mem_mb=4000,
@@ -57,15 +58,16 @@ rule evaluate:
     input:
         scoring_inputs,
     output:
-        RUN / "metrics.json",
-        RUN / "materials.csv",
+        here(RUN / "metrics.json"),
+        here(RUN / "materials.csv"),
     wildcard_constraints:
         method="nesf",
     params:
-        out=RUN,
+        out=str(RUN),
         splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),
     log:
-        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-evaluate.log",
+        here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-evaluate.log"),
+    priority: 1 # a trained run is finished before the next one is begun
     threads: 1
     resources:
         mem_mb=4000,
@@ -79,16 +81,16 @@ rule predict:
     input:
         training_inputs,
     output:
-        RUN / "metrics.json",
-        RUN / "materials.csv",
+        here(RUN / "metrics.json"),
+        here(RUN / "materials.csv"),
     wildcard_constraints:
         method="copy|constant|oracle",
     params:
         options=lambda wildcards: shlex.join(planned(wildcards).options()),
         splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),
-        out=RUN,
+        out=str(RUN),
     log:
-        BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-predict.log",
+        here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-predict.log"),
     threads: 1
     resources:
         mem_mb=4000,

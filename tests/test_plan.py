@@ -1,0 +1,207 @@
+"""What a workflow has to do: runs from entries, and whether a recorded run is the one that is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nesf import plan, results
+from nesf.config import CPU, ReconstructionConfig, for_dataset, preset
+from nesf.crystals import Crystals
+from nesf.data.dataset import Dataset, save_dataset
+from nesf.data.official import OFFICIAL
+from nesf.errors import ConfigError
+from nesf.metrics import evaluate
+
+
+def crystals(*ids: str, a: float = 4.0) -> Crystals:
+    atoms = np.array([[0, 0, 0], [2, 2, 2]], float)
+    return Crystals.from_arrays(ids, [atoms] * len(ids), [[11, 7]] * len(ids), np.tile(np.diag([a] * 3), (len(ids), 1, 1)))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    made = Dataset("own", {"train": crystals("a", "b"), "val": crystals("c"), "test": crystals("d", "e")})
+    save_dataset(made, tmp_path / "data" / "own")
+    return made
+
+
+def record(root: Path, dataset: Dataset, run: plan.PlannedRun) -> Path:
+    """As the pipeline leaves it, without having trained."""
+    folder = root / run.name
+    results.write_metrics(folder, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
+    decoding = json.loads(json.dumps(dataclasses.asdict(ReconstructionConfig())))
+    nesf = run.method == "nesf"
+    if nesf:
+        (folder / "log.csv").write_text(",".join(results.LOG_COLUMNS) + "\n")
+    further: dict[str, Any] = {"reconstruction": decoding} if nesf else {}
+    config = run.config().with_values({"model.n_species": 2, "training.precision": "bf16"}).to_dict() if nesf else {"reconstruction": decoding}
+    common = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": "nesf", "wall_time_seconds": 1.0}
+    results.write_run(folder, dataset, config=config, **common, **further)
+    return folder
+
+
+def test_entries_become_runs() -> None:
+    runs = plan.planned_runs(
+        [
+            {"dataset": "ybco", "splits": ["test", "train"]},
+            {"dataset": "lcs6", "preset": "paper", "seeds": 3},
+            {"dataset": "lcs6", "seeds": [4], "label": "trial-x", "set": {"model.dropout": 0.1, "training.schedule": "step"}},
+            {"dataset": "lcs6", "method": "oracle"},
+        ]
+    )
+    names = [run.name for run in runs]
+    assert names[:20] == [f"ybco/nesf/cpu/fold-{k}" for k in range(20)] and runs[0].splits == ("train", "test")
+    assert names[20:] == [*(f"lcs6/nesf/paper/seed-{k}" for k in range(3)), "lcs6/nesf/trial-x/seed-4", "lcs6/oracle/default/seed-0"]
+    changed = runs[23].config()
+    assert (changed.preset, changed.model.dropout, changed.training.schedule) == ("trial-x", 0.1, "step")
+    assert runs[23].options() == [
+        "--seed", "4", "--preset", "cpu", "--set", "model.dropout=0.1", "--set", "training.schedule=step", "--label", "trial-x",
+    ]  # fmt: skip
+    assert runs[3].packed == "ybco/fold-3" and runs[3].options()[:2] == ["--fold", "3"]
+    assert runs[24].options() == ["--method", "oracle"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"preset": "cpu"}, "dataset"),
+        ({"dataset": "lcs6", "seed": 1}, "'seed'"),
+        ({"dataset": "lcs6", "folds": 2}, "no folds"),
+        ({"dataset": "ybco", "seeds": 2}, "has folds"),
+        ({"dataset": "ybco", "folds": [20]}, "from 0 to 19"),
+        ({"dataset": "lcs6", "seeds": 0}, "how many"),
+        ({"dataset": "lcs6", "method": "magic"}, "'magic'"),
+        ({"dataset": "lcs6", "preset": "best"}, "'best'"),
+        ({"dataset": "lcs6", "set": {"model.dropout": 0.1}}, "label"),
+        ({"dataset": "lcs6", "label": "x", "set": {"model.drop": 0.1}}, "model.drop"),
+        ({"dataset": "lcs6", "label": "a/b"}, "'a/b'"),
+        ({"dataset": "lcs6", "splits": ["all"]}, "splits"),
+    ],
+)
+def test_a_wrong_entry_is_named(entry: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        plan.planned_runs([entry])
+
+
+def test_the_same_folder_twice_is_refused() -> None:
+    same = {"dataset": "lcs6", "seeds": 2}
+    assert len(plan.planned_runs([same, same])) == 2
+    with pytest.raises(ConfigError, match="twice"):
+        plan.planned_runs([same, {"dataset": "lcs6", "splits": ["train"]}])
+
+
+def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> None:
+    (run,) = plan.planned_runs([{"dataset": "own"}])
+    root, data = tmp_path / "results", tmp_path / "data"
+
+    def missing(asked: plan.PlannedRun = run) -> str:
+        return plan.missing(asked, root, data)
+
+    assert missing() == "everything"
+    folder = record(root, dataset, run)
+    assert results.validate(folder) == [] and missing() == "nothing"
+    assert missing(plan.planned_runs([{"dataset": "own", "splits": ["train", "val"]}])[0]) == "decoding"
+    (changed,) = plan.planned_runs([{"dataset": "own", "label": "cpu", "set": {"model.dropout": 0.2}}])
+    assert changed.name == run.name and missing(changed) == "everything"
+
+    (folder / "materials.csv").rename(tmp_path / "kept")
+    assert missing() == "decoding"
+    (tmp_path / "kept").rename(folder / "materials.csv")
+
+    good = (folder / "run.json").read_text()
+    for change, stage in (
+        ({"seed": 1}, "everything"),
+        ({"finished": False}, "everything"),
+        ({"dataset": {"name": "own", "fold": None, "hash": "0" * 64}}, "everything"),
+        ({"config": {"model": {"width": 3}}}, "everything"),
+        ({"reconstruction": {"nms_radius": 0.4}}, "decoding"),
+    ):
+        (folder / "run.json").write_text(json.dumps(json.loads(good) | change))
+        assert missing() == stage, change
+    (folder / "run.json").write_text("{")
+    assert missing() == "everything"
+    (folder / "run.json").write_text(good)
+    assert missing() == "nothing"
+
+    save_dataset(Dataset("own", {**dataset.splits, "train": crystals("a", "b", a=5.0)}), data / "own")
+    assert missing() == "everything"
+    shutil.rmtree(data)
+    assert missing() == "nothing"  # without the data, the record stands
+
+
+def test_an_oracle_depends_on_the_decoding_and_a_copy_does_not(tmp_path: Path, dataset: Dataset) -> None:
+    for run in plan.planned_runs([{"dataset": "own", "method": "oracle"}, {"dataset": "own", "method": "copy"}]):
+        folder = record(tmp_path, dataset, run)
+        assert plan.missing(run, tmp_path, tmp_path / "data") == "nothing"
+        recorded = json.loads((folder / "run.json").read_text())
+        recorded["config"]["reconstruction"]["iterations"] = 3
+        (folder / "run.json").write_text(json.dumps(recorded))
+        assert plan.missing(run, tmp_path, tmp_path / "data") == ("everything" if run.method == "oracle" else "nothing")
+
+
+def test_key_changes_with_what_decides_and_its_file_only_then(tmp_path: Path, dataset: Dataset) -> None:
+    data = tmp_path / "data"
+    (run,) = plan.planned_runs([{"dataset": "own"}])
+    (other,) = plan.planned_runs([{"dataset": "own", "splits": ["test"]}])
+    assert run.key("training", data) == other.key("training", data) != run.key("training", tmp_path)
+    assert run.key("decoding", data) != other.key("decoding", data)
+    path = plan.write_key(tmp_path / "keys" / "k", run.key("training", data))
+    before = path.stat().st_mtime_ns
+    assert plan.write_key(path, run.key("training", data)).stat().st_mtime_ns == before
+    assert plan.write_key(path, "else").stat().st_mtime_ns > before
+
+
+def test_table_and_checksums_are_made_of_what_is_published(tmp_path: Path, dataset: Dataset) -> None:
+    runs = plan.planned_runs([{"dataset": "own", "seeds": 2}, {"dataset": "own", "method": "copy"}])
+    folders = [record(tmp_path, dataset, run) for run in runs]
+    for folder in folders[:2]:
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "checkpoint.json").write_text("{}")
+        (folder / "reconstruction" / "val").mkdir(parents=True)
+        (folder / "reconstruction" / "val" / "summary.json").write_text("{}")
+    assert plan.state_of(tmp_path)[1] is False
+    results.write_table(tmp_path)
+    listed = [line.split("  ")[1] for line in (tmp_path / plan.SUMS).read_text().splitlines()]
+    assert "own/nesf/cpu/seed-0/model.safetensors" in listed and "own/nesf/cpu/seed-1/model.safetensors" not in listed
+    assert "table1.csv" in listed and not [name for name in listed if "checkpoint" in name or "reconstruction" in name]
+    assert plan.state_of(tmp_path)[1] is True
+    assert subprocess.run(["sha256sum", "--check", "--quiet", plan.SUMS], cwd=tmp_path).returncode == 0
+
+    table = results.compared(results.all_runs(tmp_path))
+    assert set(table["n"]) == {1, 2} and table["paper_mean"].isna().all()
+    (folders[2] / "metrics.json").write_text((folders[2] / "metrics.json").read_text() + " ")
+    assert plan.state_of(tmp_path)[1] is False
+
+
+def test_comparison_with_the_paper_is_in_its_standard_deviations(tmp_path: Path, dataset: Dataset) -> None:
+    for seed, error in ((0, 6.0), (1, 8.0)):
+        (run,) = plan.planned_runs([{"dataset": "own", "seeds": [seed], "splits": ["test"]}])
+        folder = record(tmp_path, dataset, run)
+        recorded, metrics = json.loads((folder / "run.json").read_text()), json.loads((folder / "metrics.json").read_text())
+        recorded["dataset"]["name"] = "lcs6"
+        metrics["test"]["number_of_atoms_error_percent"] = error
+        (folder / "run.json").write_text(json.dumps(recorded))
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    row = results.compared(results.all_runs(tmp_path)).query("metric == 'number_of_atoms_error_percent'").iloc[0]
+    assert (row["mean"], row["n"], row["paper_mean"], row["paper_std"]) == (7.0, 2, 6.35, 0.5)
+    assert row["sigma"] == pytest.approx((7.0 - 6.35) / 0.5) and row["std"] == pytest.approx(2**0.5)
+
+
+def test_presets_on_a_dataset() -> None:
+    assert for_dataset(CPU, "lcs6") == CPU
+    assert not for_dataset(preset("paper"), "ybco").training.early_stopping  # Section 4.3
+    assert for_dataset(preset("paper"), "ybco").training.epochs == preset("paper").training.epochs
+    assert for_dataset(CPU, "ybco").model.dropout == 0.3
+
+
+def test_names_are_those_of_the_data_and_the_results() -> None:
+    assert set(plan.FETCHED) == set(OFFICIAL)
+    assert {"nesf", *plan.PREDICTORS} <= set(results.METHODS)

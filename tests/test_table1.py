@@ -1,0 +1,87 @@
+"""The tables and the figure that set recorded runs beside the paper's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nesf import figures, pages, results
+from nesf.metrics import HEADLINE
+from nesf.results import RecordedRun
+
+ATOMS, POSITION, LENGTH = "number_of_atoms_error_percent", "position_error_actual_angstrom", "lattice_length_error_angstrom"
+
+
+def run(seed: int, values: dict[str, float], *, dataset: str = "lcs6", preset: str = "cpu", method: str = "nesf", **config: Any) -> RecordedRun:
+    summary: dict[str, Any] = dict.fromkeys(HEADLINE, 1.0) | {"n_materials": 301, "n_nothing_detected": 0} | values
+    about = {"dataset": {"name": dataset, "fold": None}, "method": method, "preset": preset, "seed": seed, "device": "cpu", "device_name": "<cpu>"}
+    config = {"model": {}, "sampling": {}, "training": {"epochs": 3, **config}}
+    about |= {"config": config, "threads": 1, "wall_time_seconds": {"train": 60.0 * (seed + 1)}, "command": "nesf run lcs6", "commit": "a" * 40}
+    folder = results.run_folder(Path("/r"), dataset, method, preset, seed=seed)
+    return RecordedRun(folder, about | {"started": "2026-01-01T00:00:00+00:00"}, {"test": summary, "val": summary})
+
+
+RUNS = [
+    run(0, {ATOMS: 6.0, POSITION: 0.12, LENGTH: 0.054}),
+    run(1, {ATOMS: 7.0, POSITION: 0.16, LENGTH: 0.054}),
+    run(0, {ATOMS: 0.1}, preset="trial-other", epochs=9),
+    run(0, {ATOMS: 1.0}, dataset="icsg3d-recovered"),
+]
+
+
+def test_verdicts_follow_the_papers_standard_deviation_and_digits() -> None:
+    table = pages.difference_table(RUNS).loc[("LCS6Å", "cpu")]
+    assert table.loc[pages.LABELS[ATOMS]].tolist() == ["6.35 ± 0.50", "6.50 ± 0.71", 2, "+0.3 σ", "within 2 σ"]
+    assert table.loc[pages.LABELS[POSITION], "verdict"] == "worse"  # 0.14 against 0.1161 ± 0.0073
+    assert table.loc[pages.LABELS[LENGTH], ["difference", "verdict"]].tolist() == ["–", "as good or better"]  # the paper gives 0.05 ± 0.00
+
+
+def test_comparison_has_the_papers_rows_ours_and_what_is_not_yet_run() -> None:
+    table = pages.comparison_table(RUNS)
+    lcs6 = table.loc["LCS6Å"]
+    assert lcs6.loc["NeSF, paper", pages.LABELS[ATOMS]] == "6.35 ± 0.50" and lcs6.loc["ICSG3D, paper", pages.LABELS[ATOMS]] == "17.28 ± 1.13"
+    assert lcs6.loc["NeSF, ours, preset cpu", ["n", pages.LABELS[ATOMS]]].tolist() == ["2", "6.50 ± 0.71"]
+    assert lcs6.loc["NeSF, ours, preset paper", pages.LABELS[ATOMS]] == "not yet run"
+    assert "not yet run" in set(lcs6.loc["ICSG3D as published, ours"]) and not any("trial" in name for name in lcs6.index)
+    assert "NeSF, ours, preset cpu (icsg3d-recovered)" in table.loc["ICSG3D"].index  # another split is named
+    assert "(0.6311)" in set(table.loc["YBCO-like"].loc["ICSG3D, paper"])
+
+
+def test_changes_show_the_settings_that_differ() -> None:
+    table = pages.changes_table(RUNS, "lcs6")
+    assert table.columns.tolist()[:3] == ["n", "training.epochs", "minutes"]
+    assert table.loc["cpu", ["n", "training.epochs", "minutes", pages.LABELS[ATOMS]]].tolist() == [2, "3", "1.5", "6.50"]
+    assert table.loc["trial-other", "training.epochs"] == "9"
+    assert pages.changes_table(RUNS, "ybco").empty
+
+
+def test_cost_and_links() -> None:
+    cost = pages.training_cost(RUNS)
+    assert cost.loc[("lcs6", "cpu"), "minutes a run"] == "1.5 (1.0-2.0)" and cost.index.tolist() == [("lcs6", "cpu"), ("icsg3d-recovered", "cpu")]
+    links = pages.run_links(RUNS, Path("/r"))
+    assert '<a href="../results/lcs6/nesf/cpu/seed-1/run.json">' in links and "&lt;cpu&gt;" in links
+
+
+def test_atoms_per_cell_are_the_papers_tables() -> None:
+    counts = results.paper_atoms().groupby(["dataset", "split"])["materials"].sum()
+    assert counts["icsg3d"].to_dict() == {"train": 7194, "val": 342, "test": 360}
+    assert counts["lcs6"].to_dict() == {"train": 5418, "val": 301, "test": 286}  # as printed: exchanged
+    assert counts["ybco"].to_dict() == {"train": 90, "val": 5, "test": 5}
+    table = pages.atoms_table("lcs6")
+    assert table.loc[("train", "paper")].tolist() == table.loc[("train", "ours")].tolist()
+    assert table.loc[("val", "ours"), "all"] == 286
+
+
+def test_figure_shows_every_value_and_writes_what_it_shows(tmp_path: Path) -> None:
+    rows = results.beside_the_paper(RUNS)
+    figure = figures.comparison(rows, {ATOMS: "atoms, %", POSITION: "position, Å"}, pages.TITLES)
+    assert len(figure.axes) == 6
+    drawn = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]
+    assert drawn == [pytest.approx(6.35), pytest.approx(6.5), pytest.approx(17.28)]  # LCS6Å: paper, ours, paper's ICSG3D
+    svg, png, table = figures.save(figure, tmp_path / "out" / "table1", rows)
+    assert svg.read_bytes()[:5] == b"<?xml" and png.read_bytes()[1:4] == b"PNG"
+    assert table.read_text().count("\n") == len(rows) + 1
+    figures.save(figure, tmp_path / "again", rows)
+    assert (tmp_path / "again.png").read_bytes() == png.read_bytes()
