@@ -96,40 +96,69 @@ def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", see
     return folder
 
 
-def comparison_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFrame:
-    """Table 1 (test), S1 (train) or S2 (val): the paper's rows beside all recorded ones, and a row that says so for what is not yet run.
+def comparison_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test") -> DataFrame:
+    """One dataset of Table 1 (test), S1 (train) or S2 (val), in the paper's form: a column a method, a row a metric; the paper's columns beside ours.
+
+    Args:
+        runs: recorded runs.
+        dataset: the paper's: icsg3d, lcs6, ybco.
+        split: train, val or test.
 
     Returns:
-        One row per dataset and method, one column per metric and `n`; text, mean ± standard deviation over n seeds or folds.
+        Text, mean ± standard deviation over n seeds or folds (last row). A method without a recorded run has a column that says so.
     """
     import pandas as pd
 
-    long = beside_the_paper(runs, split)
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+    of = beside_the_paper(runs, split)
+    of = of[of["dataset"] == dataset]
+    columns: dict[str, dict[str, str]] = {}
+    for (source, method), name in _METHODS.items():
+        cells = of[((of["source"] == "recorded") == (source == "ours")) & (of["method"] == method)]
+        for preset, group in cells.groupby("preset", sort=False):
+            title = f"{name}, {preset}" if (source, method) == ("ours", "nesf") else name
+            texts = dict(zip(group["metric"], group["text"], strict=True))
+            columns[title] = {LABELS[k]: unbroken(texts.get(k, "–")) for k in (*TABLE1, "match_rate_percent")} | {"n": str(group["n"].max())}
+    return pd.DataFrame(columns)
+
+
+def not_yet_run(runs: Sequence[RecordedRun]) -> DataFrame:
+    """The cells of Tables 1, S1 and S2 for which nothing is recorded: for each dataset and method of ours the splits."""
+    import pandas as pd
+
+    recorded = {
+        (
+            PAPERS_NAME.get(r.run["dataset"]["name"], r.run["dataset"]["name"]),
+            r.run["method"],
+            r.run["preset"] if r.run["method"] == "nesf" else "",
+            s,
+        )
+        for r in runs
+        for s in r.metrics
+    }
+    rows = {}
     for dataset, title in TITLES.items():
-        of = long[long["dataset"] == dataset]
-        for (source, method), name in _METHODS.items():
-            cells = of[(of["source"] == "recorded") == (source == "ours")]
-            cells = cells[cells["method"] == method]
-            for preset, group in cells.groupby("preset", sort=False):
-                note = group["note"].iloc[0]
-                label = f"{name}, {source}" + (f", preset {preset}" if source == "ours" and method == "nesf" else "") + (f" ({note})" if note else "")
-                texts = dict(zip(group["metric"], group["text"], strict=True))
-                rows[title, label] = {"n": str(group["n"].max())} | {LABELS[k]: texts.get(k, "–") for k in (*TABLE1, "match_rate_percent")}
-            missing_presets = [p for p in _PRESETS if method == "nesf" and source == "ours" and p not in set(cells["preset"])]
-            unseen = missing_presets or ([""] if cells.empty and source == "ours" else [])
-            for preset in unseen:
-                label = f"{name}, ours" + (f", preset {preset}" if preset else "")
-                rows[title, label] = {"n": "0"} | dict.fromkeys((LABELS[k] for k in (*TABLE1, "match_rate_percent")), "not yet run")
-    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["dataset", "method"]))
+        for method in (m for source, m in _METHODS if source == "ours"):
+            for preset in _PRESETS if method == "nesf" else ("",):
+                # Copying a training crystal, and the oracle, say nothing about training crystals.
+                splits = ("test", "val", "train") if method == "nesf" else ("test", "val")
+                lacking = [s for s in splits if (dataset, method, preset, s) not in recorded]
+                if lacking:
+                    rows[title, f"{_METHODS['ours', method]} {preset}".strip()] = ", ".join(lacking)
+    index = pd.MultiIndex.from_tuples(rows, names=["dataset", "method"])
+    return pd.DataFrame({"not yet run": list(rows.values())}, index=index)
+
+
+def unbroken(text: str) -> str:
+    """With spaces at which a line is not broken."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 _METHODS = {
-    ("paper", "nesf"): "NeSF",
-    ("ours", "nesf"): "NeSF",
-    ("paper", "icsg3d"): "ICSG3D",
-    ("ours", "icsg3d-as-published"): "ICSG3D as published",
-    ("ours", "icsg3d-repaired"): "ICSG3D repaired",
+    ("paper", "nesf"): "NeSF, paper",
+    ("ours", "nesf"): "NeSF, ours",
+    ("paper", "icsg3d"): "ICSG3D, paper",
+    ("ours", "icsg3d-as-published"): "ICSG3D as published, ours",
+    ("ours", "icsg3d-repaired"): "ICSG3D repaired, ours",
     ("ours", "copy"): "copy",
     ("ours", "constant"): "constant",
     ("ours", "oracle"): "oracle",
@@ -142,7 +171,7 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFr
 
     Returns:
         One row per dataset, preset and metric: paper, ours (text), n, the difference in the paper's σ (where it gives one), and `verdict`:
-        `as good or better` (to the paper's digits not above its mean), `within 2 σ` (of the paper) or `worse`.
+        `not worse` (to the paper's digits not above its mean), `within 2 σ` (of the paper) or `worse`.
     """
     import pandas as pd
 
@@ -153,12 +182,44 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFr
     for dataset, title in TITLES.items():
         for r in recorded[recorded["dataset"].map(lambda d: PAPERS_NAME.get(d, d)) == dataset].itertuples():
             mean = round(r.mean, digits(r.metric))  # to the digits that the paper gives
-            verdict = "as good or better" if mean <= r.paper_mean else "within 2 σ" if mean <= r.paper_mean + 2 * r.paper_std else "worse"
-            sigma = "–" if r.sigma != r.sigma else f"{r.sigma:+.1f} σ"
+            verdict = "not worse" if mean <= r.paper_mean else "within 2 σ" if mean <= r.paper_mean + 2 * r.paper_std else "worse"
+            sigma = "–" if r.sigma != r.sigma else f"{r.sigma:+.1f} σ".replace("-", "−")
             name = title if r.dataset == dataset else r.dataset
-            rows[name, r.preset, LABELS[r.metric]] = (paper[dataset, r.metric], r.text, r.n, sigma, verdict)
-    index = pd.MultiIndex.from_tuples(rows, names=["dataset", "preset", "metric"])
-    return pd.DataFrame(list(rows.values()), index=index, columns=["paper", "ours", "n", "difference", "verdict"])
+            rows[f"{name}, {r.preset}", LABELS[r.metric]] = (paper[dataset, r.metric], r.text, r.n, sigma, verdict)
+    index = pd.MultiIndex.from_tuples(rows, names=["dataset, preset", "metric"])
+    table = pd.DataFrame(list(rows.values()), index=index, columns=["paper", "ours", "n", "difference", "verdict"])
+    return table.map(lambda cell: unbroken(cell) if isinstance(cell, str) else cell).sort_index(level=0, sort_remaining=False)
+
+
+def error_sources(runs: Sequence[RecordedRun], dataset: str, *, preset: str = "cpu", split: str = "test") -> DataFrame:
+    """Where the errors come from: materials by whether the number of atoms is right, over all recorded seeds or folds of a preset.
+
+    Returns:
+        One row each for right, too few and too many atoms: share of the materials and of the actual atoms (%), the position and species error
+        (actual) of these atoms, and their share of the summed position error (%).
+    """
+    import numpy as np
+    import pandas as pd
+
+    same = [r for r in runs if (r.run["dataset"]["name"], r.run["method"], r.run["preset"]) == (dataset, "nesf", preset) and split in r.metrics]
+    if not same:
+        return pd.DataFrame()
+    materials = pd.concat([r.materials() for r in same]).query("split == @split")
+    difference = materials["n_atoms_detected"] - materials["n_atoms_actual"]
+    rows = {}
+    weights = materials["n_atoms_actual"]
+    position, species = materials["position_error_actual_angstrom"], materials["species_error_actual_percent"]
+    for name, chosen in (("right", difference == 0), ("too few", difference < 0), ("too many", difference > 0)):
+        known = chosen & position.notna()
+        atoms = weights[known]
+        rows[name] = {
+            "materials, %": f"{100 * chosen.mean():.1f}",
+            "atoms, %": f"{100 * weights[chosen].sum() / weights.sum():.1f}",
+            "position (actual), Å": f"{np.average(position[known], weights=atoms):.4f}" if len(atoms) else "–",
+            "species (actual), %": f"{np.average(species[chosen], weights=weights[chosen]):.2f}" if chosen.any() else "–",
+            "share of the position error, %": f"{100 * (position[known] * atoms).sum() / (position * weights).sum():.1f}",
+        }
+    return pd.DataFrame(rows).T.rename_axis("number of atoms")
 
 
 def training_cost(runs: Sequence[RecordedRun]) -> DataFrame:
@@ -186,15 +247,18 @@ def training_cost(runs: Sequence[RecordedRun]) -> DataFrame:
 
 
 def run_links(runs: Sequence[RecordedRun], root: Path = RESULTS) -> str:
-    """Recorded runs as an HTML table: a link to each `run.json` and `metrics.json` of the book's copy of `results/`, its command, commit and device."""
-    lines = ["<table><thead><tr><th>recorded run</th><th>command</th><th>commit</th><th>device</th><th>started</th></tr></thead><tbody>"]
+    """Recorded runs as HTML, folded up by dataset and recipe: a link to each `run.json` and `metrics.json` of the book's copy of `results/`, its command, commit, device and date."""
+    groups: dict[str, list[str]] = {}
     for run in runs:
         r, name = run.run, run.folder.relative_to(root).as_posix()
-        link = f'<a href="../results/{name}/run.json">{escape(name)}</a> (<a href="../results/{name}/metrics.json">metrics</a>)'
+        link = f'<a href="../results/{name}/run.json">{escape(run.folder.name)}</a> (<a href="../results/{name}/metrics.json">metrics</a>)'
         commit = r["commit"][:10] + r["commit"][40:]
-        cells = (f"<code>{escape(r['command'])}</code>", f"<code>{escape(commit)}</code>", escape(r["device_name"]), r["started"][:16])
-        lines.append(f"<tr><td>{link}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    return "\n".join([*lines, "</tbody></table>"])
+        cells = (link, f"<code>{escape(r['command'])}</code>", f"<code>{escape(commit)}</code>", escape(r["device_name"]), r["started"][:10])
+        groups.setdefault(name.rsplit("/", 1)[0], []).append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>run</th><th>command</th><th>commit</th><th>device</th><th>day</th></tr>"
+    return "\n".join(
+        f"<details><summary>{escape(name)}: {len(rows)}</summary><table>{head}{''.join(rows)}</table></details>" for name, rows in groups.items()
+    )
 
 
 def atoms_table(dataset: str) -> DataFrame:
@@ -238,7 +302,11 @@ def progress_table(path: Path | None = None) -> DataFrame:
     for run in planned_runs([*config["runs"], *config["predictors"]]):
         done = missing(run, RESULTS, RESULTS.parent / config["data"]) == "nothing"
         rows.setdefault((run.dataset, run.method, run.label or run.preset), []).append((run.name.rsplit("/", 1)[1], done))
-    content = [(len(v), sum(done for _, done in v), ", ".join(n for n, done in v if not done) or "–") for v in rows.values()]
+    content = []
+    for v in rows.values():
+        lacking = [name for name, done in v if not done]
+        shown = ", ".join(lacking) if len(lacking) < 4 else f"{lacking[0]}, …, {lacking[-1]} ({len(lacking)})"
+        content.append((len(v), len(v) - len(lacking), shown or "–"))
     return pd.DataFrame(
         content, index=pd.MultiIndex.from_tuples(rows, names=["dataset", "method", "preset"]), columns=["asked for", "recorded", "missing"]
     )
