@@ -233,8 +233,8 @@ PRESETS: Mapping[str, Config] = {"paper": PAPER, "official": OFFICIAL, "cpu": CP
 # The `cpu` preset on one dataset: chosen on validation splits (results/ybco/nesf/trial-*); epochs for some minutes to half an hour of one core.
 CPU_ON: Mapping[str, Mapping[str, Any]] = {
     "ybco": {"model.dropout": 0.3, "training.batch_size": 30, "training.epochs": 2400},
-    "icsg3d": {"training.epochs": 600},
-    "icsg3d-recovered": {"training.epochs": 600},
+    "icsg3d": {"training.epochs": 400},
+    "icsg3d-recovered": {"training.epochs": 400},
 }
 
 
