@@ -1,0 +1,29 @@
+"""Figures: one typed function each, which returns a matplotlib figure and shows nothing."""
+
+from nesf.figures.crystals import draw_crystal, element_map, with_border_images
+from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
+from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
+from nesf.figures.speed import scaling, step_profile
+from nesf.figures.style import METHOD_COLOURS, element_colour, save
+
+__all__ = [
+    "METHOD_COLOURS",
+    "best_for_slice",
+    "comparison",
+    "draw_crystal",
+    "element_colour",
+    "element_map",
+    "error_distribution",
+    "fullest_plane",
+    "learned_field",
+    "loss_curves",
+    "metrics_chart",
+    "overview",
+    "particle_paths",
+    "save",
+    "scaling",
+    "step_profile",
+    "structure_field",
+    "true_field",
+    "with_border_images",
+]
