@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nesf.errors import ConfigError
 
@@ -120,21 +120,15 @@ class ReconstructionConfig:
             raise ConfigError(f"max_queries = {self.max_queries}: at least 1 is expected")
 
 
-@dataclass(frozen=True)
-class Config:
-    """All choices of one training."""
-
-    preset: str = "paper"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+class Choices:
+    """What the dataclass that holds all choices of a method can do: go to and from plain dictionaries, and change some values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as stored in `run.json` and beside checkpoints."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(typing.cast(Any, self))))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`.
 
         Raises:
@@ -142,7 +136,7 @@ class Config:
         """
         return _build(cls, values, "")
 
-    def with_values(self, assignments: Mapping[str, Any]) -> Config:
+    def with_values(self, assignments: Mapping[str, Any]) -> Self:
         """A copy with some values changed.
 
         Args:
@@ -158,7 +152,17 @@ class Config:
                 known = [f"{s}.{n}" for s, v in values.items() if isinstance(v, dict) for n in v]
                 raise ConfigError(f"unknown configuration key {key!r}; the keys are {', '.join(known)}")
             values[section][name] = _parsed(value)
-        return Config.from_dict(values)
+        return self.from_dict(values)
+
+
+@dataclass(frozen=True)
+class Config(Choices):
+    """All choices of one training."""
+
+    preset: str = "paper"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:

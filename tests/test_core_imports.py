@@ -34,7 +34,7 @@ modules = importlib.metadata.packages_distributions()
 allowed = {m for m, names in modules.items() if any(re.sub(r"[-_.]+", "-", n).lower() in distributions for n in names)}
 allowed |= set(sys.stdlib_module_names) | {"nesf", "torch", "numpy", "safetensors", "tqdm"}
 known = set(modules) - allowed
-assert {"pymatgen", "scipy", "pandas", "matplotlib", "platformdirs", "mp_api", "ase"} <= known, known
+assert {"pymatgen", "scipy", "skimage", "pandas", "matplotlib", "platformdirs", "mp_api", "ase"} <= known, known
 sys.path.insert(0, sys.argv[1])
 
 class Bare:
@@ -59,6 +59,7 @@ else:
 import nesf.data
 from nesf.config import Config
 from nesf.data.dataset import load_dataset
+from nesf.icsg3d import networks, voxels  # the voxel baseline trains there too
 from nesf.reconstruction import reconstruct
 from nesf.training import train
 

@@ -1,0 +1,131 @@
+"""Every choice of the voxel baseline, as frozen dataclasses, and its two variants.
+
+`as-published` does what the public code (`by256/icsg3d`) does, faults included; `repaired` corrects five of them. Values are those of
+the public code's defaults; where the article of 2020 is silent they are the only source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from nesf.config import Choices
+from nesf.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class VoxelConfig:
+    """Grid and radii of the maps. Lengths in units of the cell's length along each axis, where no unit is given."""
+
+    n: int = 32  # voxels along each axis
+    margin: float = 0.25  # the box is [-margin, 1 + margin] along each axis
+    default_radius: float = 1.20  # Å; σ of an element without ionic radii in pymatgen
+    label_frac: float = 1.0  # a voxel belongs to an atom within σ · label_frac; repaired: chosen on validation
+    n_classes: int = 95  # of the species map: atomic numbers 0 (no atom) to 94
+
+    def __post_init__(self) -> None:
+        if self.n < 8 or self.n % 8 or not self.label_frac > 0:
+            raise ConfigError(
+                f"voxels.n = {self.n}, voxels.label_frac = {self.label_frac}: a positive multiple of 8 and a number above 0 are expected"
+            )
+        if not 2 <= self.n_classes <= 256:
+            raise ConfigError(f"voxels.n_classes = {self.n_classes}: 2 to 256 are expected")
+
+    @property
+    def extent(self) -> float:
+        """Edge of the box in units of the length, 1.5."""
+        return 1 + 2 * self.margin
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net, its loss (cross-entropy of the species + binary cross-entropy) and its training with Adam."""
+
+    width: int = 32  # channels of the first convolution; all others are multiples of it
+    # published code: weights = the number of classes, a scalar, so that cross-entropy counts 95 times and no class more than another
+    # (`n_classes`) / meant: inverse frequency, background 0 (`inverse_frequency`)
+    class_weights: Literal["n_classes", "inverse_frequency"] = "n_classes"
+    rotations: int = 10  # copies of each crystal turned by random quarter turns, beside the crystal itself: an epoch sees all of them
+    epochs: int = 50
+    batch_size: int = 10
+    learning_rate: float = 3e-6
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The Cond-DFC-VAE, its loss (MSE + perceptual + KL) and its training with Adam."""
+
+    filters: tuple[int, ...] = (16, 32, 64, 128)  # of the encoder; the decoder has them in reverse
+    latent_size: int = 256  # paper (NeSF): searched in 64, 128, 256, 512, 1024, the winner is not stated / published code: 256
+    n_conditions: int = 10  # quantiles of the formation energy
+    angle_head: bool = False  # repaired: the encoder also reads the three angles and the decoder also predicts them
+    weight_perceptual: float = 0.5  # α
+    weight_kl: float = 3e-4  # β
+    weight_angle: float = 1.0  # radians²; only with the angle head (as NeSF's λ_ang)
+    rotations: int = 10  # as for the U-Net
+    epochs: int = 250  # ICSG3D's article; published code: 50 as the default of its script
+    batch_size: int = 20
+    learning_rate: float = 5e-4
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """From the networks' maps to atoms and lattice."""
+
+    sample_latent: bool = True  # published code: z is drawn from its distribution, so reconstructions vary / repaired: its mean
+    binary_threshold: float = 0.8  # probability from which a voxel belongs to an atom
+    # published code: takes 1/n off lengths that are already exact, hence -3.1 % (and positions with them) / repaired: the exact lengths
+    length_slip: bool = True
+    min_voxels: int = 4  # smaller components are dropped
+    min_convexity: float = 0.8  # voxels over voxels of the convex hull, from which a component is one atom
+    max_iterations: int = 5  # of the recursive watershed
+    voxels_per_atom: int = 8  # a component is divided again while it has more voxels than so many a part
+
+
+@dataclass(frozen=True)
+class VoxelBaselineConfig(Choices):
+    """All choices of one variant."""
+
+    variant: Literal["as-published", "repaired"] = "as-published"
+    voxels: VoxelConfig = field(default_factory=VoxelConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+
+
+AS_PUBLISHED = VoxelBaselineConfig()
+REPAIRED = replace(
+    AS_PUBLISHED,
+    variant="repaired",
+    voxels=VoxelConfig(label_frac=0.85),
+    unet=UNetConfig(class_weights="inverse_frequency"),
+    vae=VAEConfig(angle_head=True),
+    decoding=DecodingConfig(sample_latent=False, length_slip=False),
+)
+# Chosen by `nesf.icsg3d.oracle.choose_label_frac` on the validation splits (all folds' together for YBCO-like); 0.85, LCS6Å's, where nothing is said.
+LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0, "icsg3d-recovered": 1.0}
+VARIANTS: Mapping[str, VoxelBaselineConfig] = {"as-published": AS_PUBLISHED, "repaired": REPAIRED}
+
+
+def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
+    """The config that is used for a dataset: `repaired`, not changed yet, gets the dataset's `label_frac`.
+
+    Args:
+        config: a variant.
+        name: of the dataset.
+    """
+    if config.variant == "repaired" and name in LABEL_FRAC_ON:
+        return config.with_values({"voxels.label_frac": LABEL_FRAC_ON[name]})
+    return config
+
+
+def variant(name: str) -> VoxelBaselineConfig:
+    """A variant by name.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f"variant {name!r} does not exist; choose from {', '.join(VARIANTS)}")
+    return VARIANTS[name]

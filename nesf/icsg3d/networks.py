@@ -1,0 +1,160 @@
+"""The two networks: U-Net (maps to species) and Cond-DFC-VAE (maps to a latent vector and back).
+
+Parameter counts are those that Keras prints as total, hence with the running mean and variance of each batch normalisation:
+31,163,008 (U-Net, 95 classes) and 839,800 (VAE, latent size 256). Of these 31,156,800 and 838,832 are trained.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nesf.icsg3d.config import UNetConfig, VAEConfig
+
+CHANNELS = 4  # density and three coordinates
+DECODER_GRID = (4, 4, 4, 4)  # channels and edges of the decoder's first map
+RIGHT_ANGLE = torch.pi / 2
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Number of parameters as Keras counts them in total: weights, biases, and running means and variances."""
+    running = sum(b.numel() for name, b in module.named_buffers() if "running" in name)
+    return sum(p.numel() for p in module.parameters()) + running
+
+
+def _convolution(n_in: int, n_out: int, edge: int = 3) -> nn.Conv3d:
+    return nn.Conv3d(n_in, n_out, edge, padding=edge // 2)
+
+
+def _batch_norm(n: int) -> nn.BatchNorm3d:
+    return nn.BatchNorm3d(n, eps=1e-3, momentum=0.01)  # Keras's defaults; torch's are 1e-5 and 0.1
+
+
+def _initialise(module: nn.Module) -> None:
+    """Keras's defaults: Glorot's uniform weights, biases of 0."""
+    if isinstance(module, nn.Conv3d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Block(nn.Module):
+    """Twice convolution 3³ → ReLU → BatchNorm. The second ReLU is what the perceptual loss compares."""
+
+    def __init__(self, n_in: int, n_middle: int, n_out: int) -> None:
+        super().__init__()
+        self.first, self.first_norm = _convolution(n_in, n_middle), _batch_norm(n_middle)
+        self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and activation of the second ReLU, each [B, n_out, ...]."""
+        activation = functional.relu(self.second(self.first_norm(functional.relu(self.first(x)))))
+        return self.second_norm(activation), activation
+
+
+class UNet(nn.Module):
+    """Semantic segmentation of the four channels: species of each voxel, and whether it belongs to an atom."""
+
+    def __init__(self, config: UNetConfig, n_classes: int = 95) -> None:
+        super().__init__()
+        w = config.width
+        self.down = nn.ModuleList([Block(CHANNELS, w, 2 * w), Block(2 * w, 2 * w, 4 * w), Block(4 * w, 4 * w, 8 * w)])
+        self.bottom = Block(8 * w, 16 * w, 16 * w)
+        self.up = nn.ModuleList([Block(24 * w, 16 * w, 8 * w), Block(12 * w, 8 * w, 4 * w), Block(6 * w, 4 * w, 4 * w)])
+        self.species = _convolution(4 * w, n_classes, 1)
+        self.binary = _convolution(4 * w, 1, 1)
+        self.apply(_initialise)
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Bottom map, the maps of the skip connections, the perceptual activations."""
+        skips, activations = [], []
+        for block in self.down:
+            x, activation = block(x)
+            skips.append(x)
+            activations.append(activation)
+            x = functional.max_pool3d(x, 2)
+        x, activation = self.bottom(x)
+        return x, skips, [*activations, activation]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the softmax over the species [B, n_classes, n, n, n] and of the sigmoid [B, n, n, n], from channels [B, 4, n, n, n]."""
+        x, skips, _ = self._encode(x)
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            x, _ = block(torch.cat([skip, functional.interpolate(x, scale_factor=2)], 1))
+        return self.species(x), self.binary(x)[:, 0]
+
+    def perceptual(self, x: Tensor) -> list[Tensor]:
+        """Activations of the 2nd, 4th, 6th and 8th ReLU, before their batch normalisation."""
+        return self._encode(x)[2]
+
+
+class Latent(NamedTuple):
+    """Distribution of the latent vector: mean and log variance, each [B, latent_size]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One z a crystal, [B, latent_size]."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+
+class CondDFCVAE(nn.Module):
+    """Conditional deep-feature-consistent variational autoencoder of the four channels.
+
+    With `angle_head` (repaired): the encoder's dense layer also reads the three angles, and a linear layer predicts them from z and
+    condition, both as differences from 90° in radians. The published networks know no angles.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        filters, self.n_conditions = config.filters, config.n_conditions
+        n_angles = 3 if config.angle_head else 0
+        widths = (CHANNELS + 4 * config.n_conditions, *filters)  # the published code repeats the condition 4 times along the channels
+        self.encoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b)) for a, b in itertools.pairwise(widths))
+        self.encoder_last = _convolution(filters[-1], CHANNELS)
+        self.hidden = nn.Linear(CHANNELS * 2**3 + n_angles, config.latent_size)
+        self.mean, self.log_variance = (nn.Linear(config.latent_size, config.latent_size) for _ in range(2))
+        n_grid = DECODER_GRID[0] * DECODER_GRID[1] ** 3
+        self.to_grid = nn.Linear(config.latent_size + config.n_conditions, n_grid)
+        widths = (DECODER_GRID[0], *reversed(filters))
+        self.decoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b)) for a, b in itertools.pairwise(widths))
+        self.output = nn.Sequential(_convolution(filters[0], CHANNELS), _batch_norm(CHANNELS))
+        self.angle_head = nn.Linear(config.latent_size + config.n_conditions, 3) if config.angle_head else None
+        self.apply(_initialise)
+
+    def encode(self, x: Tensor, condition: Tensor, angles: Tensor | None = None) -> Latent:
+        """Distribution of z.
+
+        Args:
+            x: channels [B, 4, 32, 32, 32].
+            condition: one-hot [B, n_conditions].
+            angles: [B, 3], radians; read with the angle head only.
+        """
+        tiled = condition.repeat(1, 4)[:, :, None, None, None].expand(-1, -1, *x.shape[2:])
+        x = torch.cat([x, tiled], 1)  # [B, 44, n, n, n]
+        for layer in self.encoder:
+            x = functional.max_pool3d(functional.leaky_relu(layer(x), 0.3), 2)
+        features = functional.leaky_relu(self.encoder_last(x), 0.3).flatten(1)  # [B, 32]
+        if self.angle_head is not None:
+            if angles is None:
+                raise ValueError("a network with an angle head needs the angles")
+            features = torch.cat([features, angles - RIGHT_ANGLE], 1)
+        hidden = functional.relu(self.hidden(features))
+        return Latent(self.mean(hidden), self.log_variance(hidden))
+
+    def decode(self, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels [B, 4, 32, 32, 32] and angles [B, 3] in radians (90° without the angle head) of latent vectors [B, latent_size]."""
+        z = torch.cat([z, condition], 1)
+        x = self.to_grid(z).view(-1, *DECODER_GRID)
+        for i, layer in enumerate(self.decoder):
+            x = functional.leaky_relu(layer(x), 0.3)
+            if i < len(self.decoder) - 1:
+                x = functional.interpolate(x, scale_factor=2)
+        angles = RIGHT_ANGLE + (z.new_zeros(len(z), 3) if self.angle_head is None else self.angle_head(z))
+        return functional.relu(self.output(x)), angles

@@ -1,0 +1,245 @@
+"""Crystals to 32³ maps: electron-density-like map, coordinate channels, species map; their rotations and their cache on disk.
+
+A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum per axis, times (a, b, c). Angles
+never enter. Each atom stands once, without periodic images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from nesf.crystals import Crystals, lattice_parameters
+from nesf.data.dataset import Dataset
+from nesf.errors import DataError, NesfError
+from nesf.icsg3d.config import VoxelConfig
+
+FORMAT = 1  # of the cache
+FAR = 1e4  # Å; where padding stands: never nearest, never in the density
+PLANES = ((-3, -2), (-3, -1), (-2, -1))  # of the quarter turns
+
+
+@dataclass(frozen=True)
+class Maps:
+    """B voxelised crystals. The coordinate channels follow from the lengths (`network_input`) and are not stored.
+
+    Attributes:
+        density: [B, n, n, n] float16, e/Å³.
+        species: [B, n, n, n] uint8, atomic number Z, 0 where there is no atom; the binary map is `species != 0`.
+        lengths: [B, 3] float32, Å.
+        angles: [B, 3] float32, radians; not in the maps, for the angle head only.
+    """
+
+    density: Tensor
+    species: Tensor
+    lengths: Tensor
+    angles: Tensor
+
+    def __len__(self) -> int:
+        return len(self.density)
+
+    def to(self, device: torch.device | str) -> Maps:
+        """The maps on another device."""
+        return Maps(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+
+
+@functools.cache
+def ionic_radii() -> dict[int, float]:
+    """Mean of pymatgen's ionic radii over oxidation states by atomic number, Å; elements without one are left out (scripts/build_ionic_radii.py)."""
+    text = resources.files("nesf.icsg3d").joinpath("ionic_radii.json").read_text(encoding="utf-8")
+    return {int(z): radius for z, radius in json.loads(text).items()}
+
+
+def origin(crystals: Crystals) -> np.ndarray:
+    """The smallest fractional coordinate per axis, [B, 3]: what voxelisation takes away and a reconstruction is given back."""
+    return np.array([_fractional(crystals, i).min(0) for i in range(len(crystals))]).reshape(-1, 3)
+
+
+def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = False) -> Maps:
+    """Density and species maps of crystals.
+
+    Density: Σ_j Z_j (2π)^(-3/2) σ_j^(-3) exp(-d²/2σ_j²), computed as a product of three vectors an atom. Species: a voxel takes the atom
+    within whose σ_j · label_frac its centre lies; where several reach it, the nearest atom of all.
+
+    Args:
+        crystals: B crystals.
+        config: grid and radii.
+        device: where it is computed; the maps stay on the CPU.
+        batch_size: crystals at a time, bounds the memory.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: a crystal has no atoms, or an element beyond the classes.
+    """
+    if np.any(empty := crystals.n_atoms == 0):
+        raise DataError(f"{crystals.ids[int(np.argmax(empty))]}: has no atoms, so there is nothing to voxelise; leave it out")
+    if np.any(beyond := crystals.species >= config.n_classes):
+        owner = int(np.searchsorted(crystals.offsets, np.argmax(beyond), side="right")) - 1
+        z = int(crystals.species[np.argmax(beyond)])
+        raise DataError(f"{crystals.ids[owner]}: atomic number {z}, but the species map has {config.n_classes} classes; leave the entry out")
+    radii = np.full(config.n_classes, config.default_radius)
+    for z, radius in ionic_radii().items():
+        if z < config.n_classes:
+            radii[z] = radius
+    b, n = len(crystals), config.n
+    lengths, angles = lattice_parameters(crystals.lattice)
+    density, species = torch.empty((b, n, n, n), dtype=torch.float16), torch.empty((b, n, n, n), dtype=torch.uint8)
+    order = np.argsort(crystals.n_atoms, kind="stable")  # so that batches need little padding
+    with tqdm(total=b, desc="voxelising", unit="crystal", disable=not progress) as bar:
+        for start in range(0, b, batch_size):
+            some = order[start : start + batch_size]
+            arrays = (*_padded(crystals, some, lengths, radii), lengths[some].astype(np.float32))
+            made = _maps(config, *(torch.as_tensor(a, device=device) for a in arrays))
+            density[some], species[some] = made[0].to("cpu", torch.float16), made[1].to("cpu")
+            bar.update(len(some))
+    return Maps(density, species, torch.as_tensor(lengths, dtype=torch.float32), torch.as_tensor(angles, dtype=torch.float32))
+
+
+def _fractional(crystals: Crystals, i: int) -> np.ndarray:
+    return crystals.positions[crystals.atoms(i)] @ np.linalg.inv(crystals.lattice[i])
+
+
+def _padded(crystals: Crystals, some: np.ndarray, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [b, N, 3] in the orthogonal frame (Å), atomic numbers [b, N] and σ [b, N] (Å); padding is far away with Z = 0."""
+    n = int(crystals.n_atoms[some].max())
+    positions, z = np.full((len(some), n, 3), FAR, np.float32), np.zeros((len(some), n), np.int64)
+    for row, i in enumerate(some):
+        fractional = _fractional(crystals, i)
+        positions[row, : len(fractional)] = (fractional - fractional.min(0)) * lengths[i]
+        z[row, : len(fractional)] = crystals.species[crystals.atoms(i)]
+    return positions, z, radii[z].astype(np.float32)
+
+
+def _maps(config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Density [b, n, n, n] float32 and species [b, n, n, n] uint8 of padded crystals."""
+    (b, n_atoms), n = z.shape, config.n
+    centres = (torch.arange(n, device=z.device) + 0.5) * (config.extent / n) - config.margin  # in units of the length
+    squares = (centres[:, None] * lengths[:, None, None] - positions[:, :, None]) ** 2  # [b, N, n, 3]
+    x, y, w = torch.exp(squares / (-2 * sigma[:, :, None, None] ** 2)).unbind(-1)
+    height = z * (2 * math.pi) ** -1.5 / sigma**3
+    yw = (y[:, :, :, None] * w[:, :, None, :]).flatten(2)  # [b, N, n²]
+    density = torch.bmm((height[:, :, None] * x).transpose(1, 2), yw)  # [b, n, n²]
+
+    # paper: the voxels of the nearest atom within its ionic radius / published code: as here, so a voxel that one atom alone reaches is that
+    # atom's even where another, smaller one is nearer.
+    reach = (sigma * config.label_frac) ** 2
+    nearest = torch.full((b, n, n, n), math.inf, device=z.device)
+    z_nearest, z_reaching, n_reaching = (torch.zeros((b, n, n, n), dtype=torch.uint8, device=z.device) for _ in range(3))
+    for j in range(n_atoms):
+        sx, sy, sz = squares[:, j].unbind(-1)
+        square = (sx[:, :, None] + sy[:, None, :])[..., None] + sz[:, None, None, :]
+        number = z[:, j, None, None, None].to(torch.uint8)
+        z_nearest = torch.where(square < nearest, number, z_nearest)
+        nearest = torch.minimum(nearest, square)
+        reaches = square < reach[:, j, None, None, None]
+        z_reaching = torch.where(reaches, number, z_reaching)
+        n_reaching += reaches
+    species = torch.where(n_reaching > 1, z_nearest, z_reaching)
+    return density.view(b, n, n, n), species
+
+
+def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tensor:
+    """The four channels that both networks read.
+
+    The grid's coordinates start at 0 and are those of the voxels' lower corners, as in the published code. So the lengths travel in them.
+
+    Args:
+        density: [B, n, n, n], e/Å³.
+        lengths: [B, 3], Å.
+
+    Returns:
+        [B, 4, n, n, n] float32: density, then the coordinates 0 … extent · L (1 - 1/n) in Å along each axis.
+    """
+    b, n = len(density), config.n
+    steps = torch.arange(n, device=density.device) * (config.extent / n)
+    along = lengths[:, :, None] * steps  # [B, 3, n]
+    axes = [along[:, 0, :, None, None], along[:, 1, None, :, None], along[:, 2, None, None, :]]
+    return torch.stack([density.float(), *(axis.expand(b, n, n, n) for axis in axes)], 1)
+
+
+def random_turns(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Three quarter turns a crystal, each in a random plane, [n, 3] indices into `PLANES`: the augmentation of the published code.
+
+    It makes ten such copies beside the original once. Three quarter turns are an odd number, so they reach 12 of the 24 rotations.
+    """
+    return torch.randint(len(PLANES), (n, 3), generator=generator)
+
+
+def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
+    """Turn volumes by quarter turns; give all maps of a crystal the same. Coordinate channels turn with the array and stay those of their axis.
+
+    Args:
+        volumes: [B, ..., n, n, n].
+        turns: [B, k] indices into `PLANES`, done in order.
+    """
+    turns = turns.to(volumes.device)
+    for step in turns.unbind(1):
+        turned = torch.empty_like(volumes)
+        for i, plane in enumerate(PLANES):
+            of_plane = torch.nonzero(step == i)[:, 0]
+            turned[of_plane] = torch.rot90(volumes[of_plane], 1, plane)
+        volumes = turned
+    return volumes
+
+
+def class_weights(species: Tensor, n_classes: int) -> Tensor:
+    """Inverse-frequency weights of the classes, [n_classes] float32, for the cross-entropy of the repaired variant.
+
+    As the published code computes them before it drops them: background 0 (the binary map learns it), classes that do not occur 0.
+    Here: scaled so that an atom's voxel weighs 1 on average, so that the learning rate keeps its meaning.
+
+    Args:
+        species: [B, n, n, n] of the training split.
+    """
+    counts = torch.bincount(species.flatten(), minlength=n_classes).double()
+    counts[0] = 0
+    weights = torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0)
+    return (weights * counts.sum() / (counts > 0).sum()).float()
+
+
+def cached_maps(
+    dataset: Dataset, split: str, config: VoxelConfig, folder: Path, *, device: torch.device | str = "cpu", progress: bool = False
+) -> Maps:
+    """Maps of a split, read from `folder` or made and kept there (96 KiB a crystal).
+
+    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never stands for other maps.
+
+    Raises:
+        NesfError: the file cannot be written.
+    """
+    parts = [FORMAT, dataset.hash(), split, dataclasses.asdict(config), ionic_radii()]
+    path = Path(folder) / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
+    names: Sequence[str] = [f.name for f in dataclasses.fields(Maps)]
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return Maps(*(file.get_tensor(name) for name in names))
+    except (FileNotFoundError, SafetensorError):
+        pass  # not there, or cut short: made again
+    maps = voxelise(dataset.split(split), config, device=device, progress=progress)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: getattr(maps, name) for name in names}, part)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise NesfError(f"{path}: cannot be written ({error}); free some space or choose another folder") from None
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is none
+            part.unlink()
+    return maps
