@@ -171,7 +171,8 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFr
 
     Returns:
         One row per dataset, preset and metric: paper, ours (text), n, the difference in the paper's σ (where it gives one), and `verdict`:
-        `not worse` (to the paper's digits not above its mean), `within 2 σ` (of the paper) or `worse`.
+        `not worse` (to the paper's digits not above its mean), `within 2 σ` (of the paper), `not told apart` (the paper gives no deviation, and
+        its value is within two standard errors of ours) or `worse`.
     """
     import pandas as pd
 
@@ -182,7 +183,12 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFr
     for dataset, title in TITLES.items():
         for r in recorded[recorded["dataset"].map(lambda d: PAPERS_NAME.get(d, d)) == dataset].itertuples():
             mean = round(r.mean, digits(r.metric))  # to the digits that the paper gives
-            verdict = "not worse" if mean <= r.paper_mean else "within 2 σ" if mean <= r.paper_mean + 2 * r.paper_std else "worse"
+            if mean <= r.paper_mean:
+                verdict = "not worse"
+            elif r.paper_std == r.paper_std:
+                verdict = "within 2 σ" if mean <= r.paper_mean + 2 * r.paper_std else "worse"
+            else:
+                verdict = "not told apart" if r.n > 1 and r.mean - 2 * r.std / r.n**0.5 <= r.paper_mean else "worse"
             sigma = "–" if r.sigma != r.sigma else f"{r.sigma:+.1f} σ".replace("-", "−")
             name = title if r.dataset == dataset else r.dataset
             rows[f"{name}, {r.preset}", LABELS[r.metric]] = (paper[dataset, r.metric], r.text, r.n, sigma, verdict)

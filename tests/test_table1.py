@@ -40,6 +40,14 @@ def test_verdicts_follow_the_papers_standard_deviation_and_digits() -> None:
     assert table.loc[pages.LABELS[LENGTH], ["difference", "verdict"]].tolist() == ["–", "not\xa0worse"]  # the paper gives 0.05 ± 0.00
 
 
+def test_verdicts_where_the_paper_gives_no_deviation_rest_on_our_standard_error() -> None:
+    folds = [run(k, {ATOMS: atoms, POSITION: position}, dataset="ybco") for k, (atoms, position) in enumerate([(12.5, 0.30), (14.5, 0.31)])]
+    verdicts = pages.difference_table(folds).loc["YBCO-like, cpu"]["verdict"]
+    assert verdicts[pages.LABELS[ATOMS]] == "not\xa0told\xa0apart"  # 13.5 ± 1 (standard error) against 12
+    assert verdicts[pages.LABELS[POSITION]] == "worse"  # 0.305 ± 0.005 against 0.2631
+    assert pages.difference_table(folds[:1]).loc["YBCO-like, cpu"]["verdict"][pages.LABELS[ATOMS]] == "worse"  # one run has no standard error
+
+
 def test_comparison_has_the_papers_columns_and_ours() -> None:
     lcs6 = pages.comparison_table(RUNS, "lcs6").loc[pages.LABELS[ATOMS]]
     assert (
