@@ -197,6 +197,14 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFr
     return table.map(lambda cell: unbroken(cell) if isinstance(cell, str) else cell).sort_index(level=0, sort_remaining=False)
 
 
+def _materials(runs: Sequence[RecordedRun], dataset: str, preset: str, split: str) -> DataFrame:
+    """Errors per material of all recorded seeds or folds of a preset of NeSF, with the name of the run; empty where there is none."""
+    import pandas as pd
+
+    same = [r for r in runs if (r.run["dataset"]["name"], r.run["method"], r.run["preset"]) == (dataset, "nesf", preset) and split in r.metrics]
+    return pd.concat([r.materials().assign(run=r.folder.name) for r in same]).query("split == @split") if same else pd.DataFrame()
+
+
 def error_sources(runs: Sequence[RecordedRun], dataset: str, *, preset: str = "cpu", split: str = "test") -> DataFrame:
     """Where the errors come from: materials by whether the number of atoms is right, over all recorded seeds or folds of a preset.
 
@@ -207,10 +215,9 @@ def error_sources(runs: Sequence[RecordedRun], dataset: str, *, preset: str = "c
     import numpy as np
     import pandas as pd
 
-    same = [r for r in runs if (r.run["dataset"]["name"], r.run["method"], r.run["preset"]) == (dataset, "nesf", preset) and split in r.metrics]
-    if not same:
-        return pd.DataFrame()
-    materials = pd.concat([r.materials() for r in same]).query("split == @split")
+    materials = _materials(runs, dataset, preset, split)
+    if materials.empty:
+        return materials
     difference = materials["n_atoms_detected"] - materials["n_atoms_actual"]
     rows = {}
     weights = materials["n_atoms_actual"]
@@ -226,6 +233,31 @@ def error_sources(runs: Sequence[RecordedRun], dataset: str, *, preset: str = "c
             "share of the position error, %": f"{100 * (position[known] * atoms).sum() / (position * weights).sum():.1f}",
         }
     return pd.DataFrame(rows).T.rename_axis("number of atoms")
+
+
+def largest_errors(runs: Sequence[RecordedRun], dataset: str, *, preset: str = "cpu", split: str = "val", n: int = 5) -> DataFrame:
+    """The crystals of a split whose cells come out worst, over all recorded seeds or folds of a preset: what a mean can hang on.
+
+    Args:
+        runs: recorded runs.
+        dataset: as recorded, e.g. icsg3d-recovered.
+        preset: of the runs.
+        split: train, val or test.
+        n: how many.
+    """
+    materials = _materials(runs, dataset, preset, split)
+    if materials.empty:
+        return materials
+    worst = materials.sort_values(["lattice_length_error_angstrom", "id"], ascending=[False, True]).head(n)
+    shown = {
+        "id": "material",
+        "formula": "formula",
+        "n_atoms_actual": "atoms",
+        "n_atoms_detected": "detected",
+        "lattice_length_error_angstrom": LABELS["lattice_length_error_angstrom"],
+        "position_error_actual_angstrom": LABELS["position_error_actual_angstrom"],
+    }
+    return worst.set_index("run")[list(shown)].rename(columns=shown).round(2)
 
 
 def training_cost(runs: Sequence[RecordedRun]) -> DataFrame:

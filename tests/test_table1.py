@@ -75,13 +75,13 @@ def test_changes_show_the_settings_that_differ() -> None:
     assert pages.changes_table(RUNS, "ybco").empty
 
 
-def test_error_sources_weigh_by_atoms(tmp_path: Path) -> None:
+def test_error_sources_weigh_by_atoms_and_the_worst_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "lcs6" / "nesf" / "cpu" / "seed-0"
     folder.mkdir(parents=True)
     header = ",".join(results.MATERIAL_COLUMNS)
     rows = [
         "test,a,Na,2,2,0.1,0.1,0,0,0,0,True,0",
-        "test,b,Na,6,5,1.0,0.1,50,0,0,0,False,",
+        "test,b,Na,6,5,1.0,0.1,50,0,7.5,0,False,",
         "test,c,Na,2,0,,,100,0,0,0,False,",
         "val,d,Na,9,9,9,9,9,9,0,0,True,0",
     ]
@@ -91,6 +91,9 @@ def test_error_sources_weigh_by_atoms(tmp_path: Path) -> None:
     assert table.loc["right"].tolist() == ["33.3", "20.0", "0.1000", "0.00", "3.2"]  # 2 atoms of 0.1 Å beside 6 of 1 Å
     assert table.loc["too few"].tolist() == ["66.7", "80.0", "1.0000", "62.50", "96.8"]  # nothing detected: no position error, all species wrong
     assert table.loc["too many"].tolist() == ["0.0", "0.0", "–", "–", "0.0"]
+    worst = pages.largest_errors([RecordedRun(folder, one.run, one.metrics)], "lcs6", split="test", n=2)
+    assert worst["material"].tolist() == ["b", "a"] and worst[pages.LABELS[LENGTH]].tolist() == [7.5, 0.0]
+    assert pages.largest_errors([], "lcs6").empty
 
 
 def test_cost_and_links() -> None:

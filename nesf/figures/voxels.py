@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -48,7 +49,7 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
     _draw(above[0], atoms, plane, k, axis, "o", 9)
     below[0].set_axis_off()
     numbers = sorted(set(crystals.species.tolist()))
-    handles = [Patch(facecolor=element_colour(z), edgecolor="black", label=_symbol(z)) for z in numbers]
+    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=_symbol(z)) for z in numbers]
     handles += [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", markeredgecolor="black", label="atom of the crystal")]
     handles += [Line2D([], [], marker="x", linestyle="", color="black", label="atom found")]
     below[0].legend(handles=handles, loc="center", frameon=False)
