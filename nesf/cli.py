@@ -102,10 +102,26 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     _data_options(evaluate)
 
+    _analysis_parser(commands)
     aggregate = _command(commands, "aggregate", _aggregate, "recorded runs to one table beside the paper's, with checksums")
     aggregate.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder of recorded runs (default: results)")
     aggregate.add_argument("--figures", type=Path, metavar="DIR", help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV")
     return parser
+
+
+def _analysis_parser(commands: Any) -> None:
+    from nesf.analysis import ANALYSES
+
+    text = "analyse a trained model: " + ", ".join(ANALYSES)
+    analyse = _command(commands, "analyse", _analyse, text)
+    analyse.add_argument("analysis", help="; ".join(f"{name}: {what}" for name, what in ANALYSES.items()))
+    analyse.add_argument("run", type=Path, help="run folder with model.safetensors and model.json")
+    analyse.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the analysis")
+    analyse.add_argument("--out", type=Path, help="where it is recorded (default: RUN/analysis/ANALYSIS)")
+    analyse.add_argument("--dataset", help="name or path of a dataset, if it is not the run's")
+    analyse.add_argument("--fold", type=int, help="of --dataset ybco, 0-19")
+    analyse.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    _data_options(analyse)
 
 
 def _data_parser(commands: Any) -> None:
@@ -343,6 +359,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     write_json(options.out / "metrics.json", result.summary)
     write_atomically(options.out / "materials.csv", result.materials.to_csv(index=False, lineterminator="\n"))
     print(pipeline.summary_table({"detected": result}))
+
+
+def _analyse(options: argparse.Namespace) -> None:
+    from nesf.analysis.recording import run_analysis
+    from nesf.results import command_line
+
+    made = run_analysis(
+        options.analysis,
+        options.run,
+        _dataset(options) if options.dataset else _dataset_of_run(options),
+        _assignments(options.set, "--set"),
+        out=options.out,
+        device=options.device,
+        command=command_line(options.words),
+    )
+    print(f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.iterdir()))})")
 
 
 def _aggregate(options: argparse.Namespace) -> None:

@@ -267,12 +267,17 @@ def preset(name: str) -> Config:
 
 
 def reconstruction_config(assignments: Mapping[str, Any]) -> ReconstructionConfig:
-    """The decoding parameters of the paper with some changed, e.g. {"nms_radius": 0.4}; text is read as JSON where it is JSON.
+    """The decoding parameters of the paper with some changed (`values_of`), e.g. {"nms_radius": 0.4}."""
+    return values_of(ReconstructionConfig, assignments)
+
+
+def values_of(cls: Any, assignments: Mapping[str, Any]) -> Any:
+    """A frozen dataclass of choices with some changed; text is read as JSON where it is JSON.
 
     Raises:
         ConfigError: an unknown key or a value of the wrong type.
     """
-    return _build(ReconstructionConfig, {k: _parsed(v) for k, v in assignments.items()}, "")
+    return _build(cls, {k: _parsed(v) for k, v in assignments.items()}, "")
 
 
 def _parsed(value: Any) -> Any:

@@ -6,6 +6,7 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
     log.csv        per epoch the losses, `nesf.training.LOG_COLUMNS` (method nesf)
     model.safetensors, model.json   the weights, of seed 0 or fold 0
+    analysis/<name>/   what an analysis of the model made (`nesf.analysis.recording`)
 results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
 results/SHA256SUMS   of every file that is published
 results/benchmarks/<device>-<dataset>/
@@ -64,11 +65,11 @@ class RecordedRun:
 
     def log(self) -> pd.DataFrame:
         """Losses per epoch (`log.csv`)."""
-        return _read_csv(self.folder / "log.csv")
+        return read_csv(self.folder / "log.csv")
 
     def materials(self) -> pd.DataFrame:
         """Errors per split and material (`materials.csv`)."""
-        return _read_csv(self.folder / "materials.csv")
+        return read_csv(self.folder / "materials.csv")
 
 
 def commit() -> str:
@@ -166,7 +167,7 @@ def write_run(
         "config": dict(config),
         **further,
     }
-    _write_checked(Path(folder) / "run.json", run, "run")
+    write_checked(Path(folder) / "run.json", run, "run")
     return run
 
 
@@ -213,7 +214,7 @@ def write_benchmark(
         "model": model,
         **content,
     }
-    _write_checked(Path(folder) / f"{kind}.json", record, "benchmark")
+    write_checked(Path(folder) / f"{kind}.json", record, "benchmark")
     return record
 
 
@@ -237,7 +238,7 @@ def update_run(folder: Path, **changes: Any) -> dict[str, Any]:
         DataError: there is no run.json, or the result is not valid.
     """
     run = read_json(Path(folder) / "run.json") | changes
-    _write_checked(Path(folder) / "run.json", run, "run")
+    write_checked(Path(folder) / "run.json", run, "run")
     return run
 
 
@@ -254,7 +255,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
     import pandas as pd
 
     summaries = {split: metrics[split].summary for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))}
-    _write_checked(Path(folder) / "metrics.json", summaries, "metrics")
+    write_checked(Path(folder) / "metrics.json", summaries, "metrics")
     materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[list(MATERIAL_COLUMNS)]
     write_atomically(Path(folder) / "materials.csv", materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
@@ -485,7 +486,12 @@ def _schema_problems(name: str, content: Any) -> list[str]:
     return [f"{name}.json: {error.json_path}: {error.message}" for error in _validator(name).iter_errors(content)]
 
 
-def _write_checked(path: Path, content: Any, schema: str) -> None:
+def write_checked(path: Path, content: Any, schema: str) -> None:
+    """Write JSON that agrees with a schema.
+
+    Raises:
+        DataError: it does not; nothing is written.
+    """
     if problems := _schema_problems(schema, content):
         raise DataError(f"{path}: {problems[0]}; nothing was written")
     write_json(path, content)
@@ -500,7 +506,12 @@ def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return list(reader.fieldnames or []), list(reader)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path) -> pd.DataFrame:
+    """A recorded table.
+
+    Raises:
+        DataError: there is no such file.
+    """
     import pandas as pd
 
     if not path.exists():
