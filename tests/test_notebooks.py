@@ -37,7 +37,7 @@ def run_guard(path: Path, **given: Any) -> None:
 
 
 def test_the_pages_exist() -> None:
-    assert {"data", "train", "reconstruction", "speed", "table1"} <= {p.stem for p in NOTEBOOKS}
+    assert {"data", "train", "reconstruction", "interpolation", "latent_space", "speed", "table1"} <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 

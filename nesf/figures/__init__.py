@@ -1,6 +1,8 @@
 """Figures: one typed function each, which returns a matplotlib figure and shows nothing."""
 
 from nesf.figures.crystals import draw_crystal, element_map, with_border_images
+from nesf.figures.interpolation import path_chart, path_summary
+from nesf.figures.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
 from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
 from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
 from nesf.figures.speed import scaling, step_profile
@@ -8,22 +10,29 @@ from nesf.figures.style import METHOD_COLOURS, element_colour, save
 
 __all__ = [
     "METHOD_COLOURS",
+    "SYSTEM_COLOURS",
     "best_for_slice",
     "comparison",
     "draw_crystal",
     "element_colour",
     "element_map",
     "error_distribution",
+    "frequent_groups",
     "fullest_plane",
+    "latent_map",
     "learned_field",
     "loss_curves",
     "metrics_chart",
+    "neighbour_chart",
     "overview",
     "particle_paths",
+    "path_chart",
+    "path_summary",
     "save",
     "scaling",
     "step_profile",
     "structure_field",
     "true_field",
+    "value_colours",
     "with_border_images",
 ]
