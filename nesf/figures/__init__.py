@@ -1,7 +1,10 @@
 """Figures: one typed function each, which returns a matplotlib figure and shows nothing."""
 
 from nesf.figures.crystals import draw_crystal, element_map, with_border_images
+from nesf.figures.properties import property_parity, property_scores
 from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
+from nesf.figures.search import search_steps
+from nesf.figures.sensitivity import sensitivity_curves
 from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
 from nesf.figures.speed import scaling, step_profile
 from nesf.figures.style import METHOD_COLOURS, element_colour, save
@@ -20,8 +23,12 @@ __all__ = [
     "metrics_chart",
     "overview",
     "particle_paths",
+    "property_parity",
+    "property_scores",
     "save",
     "scaling",
+    "search_steps",
+    "sensitivity_curves",
     "step_profile",
     "structure_field",
     "true_field",
