@@ -466,7 +466,8 @@ def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "va
 
     groups: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics:
+        searched = run.run["preset"].startswith("trial-search-")  # they have a page of their own
+        if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics and not searched:
             groups.setdefault(run.run["preset"], []).append(run)
     settings = {
         name: {

@@ -219,10 +219,32 @@ def decode(
         vocabulary: atomic numbers along the species axis.
     """
     start = initialize_particles(box, len(ids), config, device)
-    per_crystal = len(start.positions) // max(len(ids), 1)
     particles = score_particles(fields, move_particles(fields, start, config), config)
-    detected = detect_atoms(particles, len(ids), config)
-    atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=particles.positions.dtype, device=device)
+    return build_crystals(
+        fields, detect_atoms(particles, len(ids), config), ids, vocabulary, config, device, len(start.positions) // max(len(ids), 1)
+    )
+
+
+@torch.no_grad()
+def build_crystals(
+    fields: StructureFields,
+    detected: Sequence[DetectedAtoms],
+    ids: Sequence[str],
+    vocabulary: Sequence[int],
+    config: ReconstructionConfig,
+    device: torch.device | str = "cpu",
+    n_particles: int = 0,
+) -> Reconstruction:
+    """Step 5 and the lattice: crystals from detected atoms.
+
+    Args:
+        fields: of the B crystals.
+        detected: their atoms, of `detect_atoms`.
+        ids: B names.
+        vocabulary: atomic numbers along the species axis.
+        n_particles: of step 1 in each crystal, for the reports.
+    """
+    atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=torch.float32, device=device)
     owner = torch.as_tensor(np.repeat(np.arange(len(ids)), [len(d.positions) for d in detected]), device=device)
     species, votes = estimate_species(fields, atoms, owner, len(vocabulary), config)
     lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
@@ -234,7 +256,7 @@ def decode(
     reports = [
         {
             "id": ids[i],
-            "n_particles": per_crystal,
+            "n_particles": n_particles,
             "n_atoms": len(detected[i].positions),
             "clusters_rejected": detected[i].rejected.tolist(),
             "lengths": lengths[i].tolist(),

@@ -3,7 +3,10 @@
 from nesf.figures.crystals import draw_crystal, element_map, with_border_images
 from nesf.figures.interpolation import path_chart, path_summary
 from nesf.figures.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
+from nesf.figures.properties import property_parity, property_scores
 from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
+from nesf.figures.search import search_steps
+from nesf.figures.sensitivity import sensitivity_curves
 from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
 from nesf.figures.speed import scaling, step_profile
 from nesf.figures.style import METHOD_COLOURS, element_colour, save
@@ -28,8 +31,12 @@ __all__ = [
     "particle_paths",
     "path_chart",
     "path_summary",
+    "property_parity",
+    "property_scores",
     "save",
     "scaling",
+    "search_steps",
+    "sensitivity_curves",
     "step_profile",
     "structure_field",
     "true_field",

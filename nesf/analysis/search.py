@@ -1,0 +1,171 @@
+"""The hyperparameter search of Supplementary Note 7 as data: its eight steps, the runs that repeat them, and the winner of each step.
+
+A candidate is a labelled run (`trial-search-STEP-NUMBER`) of the workflow (`workflow/search/`, written by `scripts/write_search.py`). In the paper a step
+starts from the winner of the one before. Here it starts from what the paper adopted in the steps before, so all steps can run side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from nesf.errors import ConfigError
+from nesf.results import RecordedRun
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"  # the paper's rule; the second one where the first is equal
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the search.
+
+    Attributes:
+        number: 1-8.
+        title: what is searched.
+        candidates: each the values that it sets, dotted keys of `nesf.config.Config`.
+        adopted: the values that the paper's network has in the end.
+        note: what the paper, or the text of it, leaves open.
+    """
+
+    number: int
+    title: str
+    candidates: tuple[Mapping[str, Any], ...]
+    adopted: Mapping[str, Any]
+    note: str
+
+    def label(self, place: int) -> str:
+        """The label under which a candidate is recorded."""
+        return f"trial-search-{self.number}-{place + 1:02d}"
+
+
+def initial() -> dict[str, Any]:
+    """The configuration that the search starts from."""
+    return dict(_content()["initial"])
+
+
+def steps() -> tuple[Step, ...]:
+    """The eight steps."""
+    found = []
+    for step in _content()["steps"]:
+        if "grid" in step:
+            candidates = tuple(dict(zip(step["grid"], values, strict=True)) for values in itertools.product(*step["grid"].values()))
+        else:
+            candidates = tuple(step["candidates"])
+        found.append(Step(step["number"], step["title"], candidates, step["adopted"], step["note"]))
+    return tuple(found)
+
+
+def settings(step: Step, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """All values that a candidate trains with: the initial ones, what was adopted in the steps before, and its own."""
+    values = initial()
+    for earlier in steps():
+        if earlier.number < step.number:
+            values |= dict(earlier.adopted)
+    return values | dict(candidate)
+
+
+def entries(
+    dataset: str, *, preset: str = "cpu", numbers: Sequence[int] = range(1, 9), seeds: int = 1, further: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The candidates as runs of a workflow configuration (`nesf.plan.planned_runs`), scored on the validation split.
+
+    Args:
+        dataset: name.
+        preset: for all that the search does not set (sampling, schedule).
+        numbers: of the steps.
+        seeds: how many for each candidate; paper: not stated.
+        further: more dotted keys and values, for example a smaller number of epochs.
+
+    Raises:
+        ConfigError: there is no such step.
+    """
+    known = {step.number: step for step in steps()}
+    for number in numbers:
+        if number not in known:
+            raise ConfigError(f"step {number} of the search does not exist; choose from {min(known)} to {max(known)}")
+    common = {"dataset": dataset, "preset": preset, "seeds": seeds, "splits": ["val"]}
+    return [
+        {**common, "label": known[number].label(place), "set": settings(known[number], candidate) | dict(further or {})}
+        for number in numbers
+        for place, candidate in enumerate(known[number].candidates)
+    ]
+
+
+def candidates(runs: Sequence[RecordedRun], dataset: str, split: str = "val") -> DataFrame:
+    """Every candidate of every step, and what is recorded of it.
+
+    Args:
+        runs: recorded runs; those with a label of the search count.
+        dataset: name.
+        split: the paper: val.
+
+    Returns:
+        One row per step and candidate: `step`, `label`, `settings` (text), n (seeds), the mean of `PRIMARY` and `SECONDARY` over them (NaN where nothing
+        is recorded), `adopted` (by the paper) and `wins` (the paper's rule, among those recorded).
+    """
+    import pandas as pd
+
+    recorded: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics:
+            recorded.setdefault(run.run["preset"], []).append(run.metrics[split])
+    rows: list[dict[str, Any]] = []
+    for step in steps():
+        for place, candidate in enumerate(step.candidates):
+            label = step.label(place)
+            same = recorded.get(label, [])
+            row = {"step": step.number, "label": label, "settings": described(candidate), "n": len(same)}
+            row |= {key: _mean([s[key] for s in same]) for key in (PRIMARY, SECONDARY)}
+            rows.append(row | {"adopted": dict(candidate) == dict(step.adopted)})
+    table = pd.DataFrame(rows)
+    table["wins"] = False
+    for _, part in table[table["n"] > 0].groupby("step"):
+        ranked = part.sort_values([PRIMARY, SECONDARY], kind="stable", na_position="last")
+        table.loc[ranked.index[0], "wins"] = True
+    return table
+
+
+def winners(table: DataFrame) -> DataFrame:
+    """One row per step of `candidates`: how many candidates are recorded, the winner among them by the paper's rule, and what the paper adopted."""
+    import pandas as pd
+
+    rows = {}
+    for step in steps():
+        part = table[table["step"] == step.number]
+        won = part[part["wins"]]
+        rows[step.number, step.title] = {
+            "candidates": len(part),
+            "recorded": int((part["n"] > 0).sum()),
+            "winner among them": won["settings"].iloc[0] if len(won) else "–",
+            "adopted by the paper": described(step.adopted),
+            "note": step.note,
+        }
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["step", "what"]))
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """Values in short: `weight_position = 10, latent_size = 192`; of widths that follow each other in number, 128×7."""
+    return ", ".join(f"{key.partition('.')[2]} = {_short(value)}" for key, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:g}"
+    groups = [(width, len(list(same))) for width, same in itertools.groupby(value)]
+    return "[" + ", ".join(f"{width}×{n}" if n > 1 else str(width) for width, n in groups) + "]"
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _content() -> dict[str, Any]:
+    return json.loads(resources.files("nesf.analysis").joinpath("search_steps.json").read_text(encoding="utf-8"))

@@ -1,0 +1,89 @@
+"""The search of Supplementary Note 7: candidates as runs of the workflow, and the winner by the paper's rule."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nesf import figures
+from nesf.analysis.search import PRIMARY, SECONDARY, candidates, described, entries, initial, settings, steps, winners
+from nesf.config import PAPER
+from nesf.errors import ConfigError
+from nesf.plan import planned_runs
+from nesf.results import RecordedRun
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+from write_search import SEARCHES, text_of  # noqa: E402
+
+
+def run(label: str, atoms: float | None, position: float | None, seed: int = 0, dataset: str = "starter") -> RecordedRun:
+    about: dict[str, Any] = {"dataset": {"name": dataset, "fold": None}, "method": "nesf", "preset": label, "seed": seed}
+    return RecordedRun(Path("r"), about, {"val": {PRIMARY: atoms, SECONDARY: position}})
+
+
+def test_eight_steps_end_in_the_network_of_the_paper() -> None:
+    assert [(s.number, len(s.candidates)) for s in steps()] == [(1, 9), (2, 7), (3, 3), (4, 5), (5, 9), (6, 9), (7, 8), (8, 81)]
+    final = initial()
+    for step in steps():
+        final |= step.adopted
+    network = {f"{part}.{name}": getattr(getattr(PAPER, part), name) for part in ("model", "training") for name in vars(getattr(PAPER, part))}
+    assert all(network[key] == (tuple(value) if isinstance(value, list) else value) for key, value in final.items())
+    assert [s.number for s in steps() if s.adopted not in s.candidates] == [6]
+
+
+def test_a_candidate_starts_from_what_was_adopted_before_it() -> None:
+    third = steps()[2]
+    values = settings(third, third.candidates[0])
+    assert values["training.learning_rate"] == 0.01
+    assert values["model.latent_size"] == 192 and values["training.weight_position"] == 10.0  # steps 1 and 2
+    assert values["model.decoder_species"] == initial()["model.decoder_species"] and values["training.batch_size"] == 64  # later steps
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_workflow_files_are_those_of_the_steps_and_can_be_planned(name: str) -> None:
+    text = (ROOT / "workflow" / "search" / f"{name}.yaml").read_text()
+    assert text == text_of(name), "run `python scripts/write_search.py`"
+    runs = planned_runs(yaml.safe_load(text)["more"])
+    assert len(runs) == {"starter": 50, "lcs6": 131}[name] and {r.splits for r in runs} == {("val",)}
+    smallest = next(r for r in runs if r.label == "trial-search-2-01")
+    assert smallest.config().model.latent_size == 64 and smallest.dataset == name
+
+
+def test_unknown_step() -> None:
+    with pytest.raises(ConfigError, match="step 9 of the search does not exist; choose from 1 to 8"):
+        entries("starter", numbers=[9])
+
+
+def test_fewer_wrong_numbers_of_atoms_win_then_the_smaller_position_error() -> None:
+    runs = [
+        run("trial-search-3-01", 6.0, 0.1),
+        run("trial-search-3-02", 4.0, 0.3),
+        run("trial-search-3-03", 3.0, 0.2),
+        run("trial-search-3-03", 5.0, 0.3, seed=1),  # in the mean 4 and 0.25
+        run("trial-search-2-01", None, None),
+        run("trial-search-2-02", 9.0, 9.0),
+        run("trial-search-1-01", 0.0, 0.0, dataset="lcs6"),
+        run("cpu", 0.0, 0.0),
+    ]
+    table = candidates(runs, "starter").set_index("label")
+    assert table.index[table["wins"]].tolist() == ["trial-search-2-02", "trial-search-3-03"]
+    assert table.loc["trial-search-3-03", ["n", PRIMARY, SECONDARY]].tolist() == [2, 4.0, 0.25]
+    assert table["n"].sum() == 6
+    summary = winners(table.reset_index())
+    assert summary.loc[(3, "learning rate"), ["candidates", "recorded", "winner among them"]].tolist() == [3, 3, "learning_rate = 0.0001"]
+    assert summary.loc[(1, "weights of the loss functions"), ["recorded", "winner among them"]].tolist() == [0, "–"]
+    figure = figures.search_steps(table.reset_index(), primary=PRIMARY)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["step 2", "step 3"]
+    assert len(figure.axes[1].lines) == 4  # three candidates, and a ring for the adopted one
+
+
+def test_values_in_short() -> None:
+    assert (
+        described({"model.decoder_position": [256, 128, 128], "training.learning_rate": 1e-4})
+        == "decoder_position = [256, 128×2], learning_rate = 0.0001"
+    )
