@@ -24,6 +24,7 @@ from nesf.data.dataset import Dataset
 from nesf.fields import Queries
 from nesf.machine import can_compile, has_bf16
 from nesf.results import command_line, environment, write_benchmark
+from nesf.sessions import derived_seed
 from nesf.training import _Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -156,10 +157,10 @@ class PlainRun:
 
 def batch_of(run: _Run, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
     """Crystals, position queries and species queries of one step, as `_Run.step` has them."""
-    order = torch.randperm(len(run.train_split), generator=torch.Generator().manual_seed(run._seed(epoch))).to(run.device)
+    order = torch.randperm(len(run.train_split), generator=torch.Generator().manual_seed(derived_seed(run.seed, epoch))).to(run.device)
     size = run.config.training.batch_size
     crystals = run.train_split.select(order[step * size : (step + 1) * size if step < run.steps - 1 else None])
-    generator.manual_seed(run._seed(epoch, step, 1))
+    generator.manual_seed(derived_seed(run.seed, epoch, step, 1))
     return crystals, run.sampler.position_queries(crystals, generator), run.sampler.species_queries(crystals, generator)
 
 

@@ -67,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", _run, "train, reconstruct and evaluate: the main job")
     run.add_argument("dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data")
-    run.add_argument("--method", default="nesf", help="nesf (default), copy, constant or oracle")
     run.add_argument("--out", type=Path, help="run folder (default: results/<dataset>/<method>/<preset>/<seed-N or fold-K>)")
     _training_options(run)
     _split_options(run)
@@ -171,13 +170,24 @@ def _data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> None:
 def _split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", action="append", help="train, val or test; may be repeated (default: val and test)")
     parser.add_argument(
-        "--decode", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4"
+        "--decode",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4 (icsg3d: binary_threshold=0.5)",
     )
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
+    from nesf.methods import METHODS
+
+    parser.add_argument("--method", default="nesf", help=f"{', '.join(METHODS)} (default: nesf; all but nesf and icsg3d need no training)")
     parser.add_argument("--fold", type=int, help="of ybco, 0-19")
-    parser.add_argument("--preset", help="paper, official or cpu (default; with --resume: that of the checkpoint)")
+    parser.add_argument(
+        "--preset",
+        help="of nesf: paper, official or cpu (default); of icsg3d: as-published, repaired (default), or either with -reduced; "
+        "with --resume: that of the checkpoint",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset, e.g. training.learning_rate=0.001"
     )
@@ -230,71 +240,91 @@ def _label(options: argparse.Namespace) -> str | None:
     return options.label
 
 
-def _decoding(options: argparse.Namespace) -> Any:
-    from nesf.config import reconstruction_config
+def _asked(options: argparse.Namespace, dataset: Any) -> Any:
+    from nesf.methods import Asked
 
-    return reconstruction_config(_assignments(options.decode, "--decode"))
+    return Asked(dataset.name, options.preset, _assignments(options.set, "--set"), _label(options))
+
+
+def _maps(options: argparse.Namespace) -> Path | None:
+    """Where voxelised crystals are kept: in the data folder, if there is one."""
+    from nesf.data import default_data_dir
+
+    data = options.data or default_data_dir()
+    return data / "maps" if data.is_dir() else None
 
 
 def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
-    from nesf.config import preset
+    from nesf import methods
     from nesf.distributed import launched, processes
-    from nesf.pipeline import config_for, train_run
+    from nesf.pipeline import train_run
     from nesf.results import command_line
 
     number, n_processes = launched()
     launcher = f"torchrun --nproc-per-node {n_processes} -m " if n_processes > 1 else ""
-    config = None
-    if not options.resume or options.preset or options.set:
-        config = config_for(dataset, preset(options.preset or "cpu")).with_values(_assignments(options.set, "--set"))
-        config = dataclasses.replace(config, preset=_label(options) or config.preset)
+    method = methods.trained(options.method)
+    config = method.config(_asked(options, dataset)) if not options.resume or options.preset or options.set else None
     with processes(options.device) as device:
         result = train_run(
             dataset,
             config,
             folder,
+            method=method.name,
             seed=options.seed,
             device=device,
             resume="if-possible" if options.resume_if_possible else options.resume,
             minutes=options.minutes,
             max_minutes=options.max_minutes,
+            maps=_maps(options),
             command=launcher + command_line(options.words),
         )
     if number > 0:  # the first process says it, and does all that follows
         return None
     state = "finished" if result.finished else f"stopped; go on with --resume --out {folder}"
     info = result.model.info
-    print(f"training {state}: {info['epochs_trained']} epochs, {info['minutes']:.1f} minutes, weights of epoch {info['epoch']} in {folder}")
+    kept = " and ".join(f"{epoch} of {network}" for network, epoch in info.get("best_epochs", {}).items()) or info["epoch"]
+    print(f"training {state}: {info['epochs_trained']} epochs, {info['minutes']:.1f} minutes, weights of epoch {kept} in {folder}")
     return result
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nesf import pipeline, results
-    from nesf.config import preset
+    from nesf import methods, pipeline, results
 
-    dataset, splits = _dataset(options), tuple(options.split or ("val", "test"))
-    name = (_label(options) or preset(options.preset or "cpu").preset) if options.method == "nesf" else "default"
-    folder = options.out or results.run_folder(Path("results"), dataset.name, options.method, name, seed=options.seed, fold=dataset.fold)
+    method = methods.method(options.method)
+    dataset, splits, decode = _dataset(options), tuple(options.split or ("val", "test")), _assignments(options.decode, "--decode")
+    asked = _asked(options, dataset)
+    predictor = isinstance(method, methods.Predictor)
+    name = method.preset_of(asked) if isinstance(method, methods.Predictor) else method.config(asked).preset
+    folder = options.out or results.run_folder(
+        Path("results"), dataset.name, options.method, name, seed=0 if predictor else options.seed, fold=dataset.fold
+    )
     for split in splits:
         dataset.split(split)
-    decoding = _decoding(options)
-    if options.method != "nesf":
-        metrics = pipeline.predictor_run(options.method, dataset, folder, splits, config=decoding, command=results.command_line(options.words))
+    if isinstance(method, methods.Predictor):
+        command = results.command_line(options.words)
+        metrics = pipeline.predictor_run(method.name, dataset, folder, splits, asked=asked, decoding=decode, command=command)
     else:
+        method.decoding(None, decode)  # a wrong one is said before the training
         trained = _trained(options, dataset, folder)
         if trained is None or not trained.finished:
             return
-        pipeline.reconstruct_run(folder, dataset, splits, config=decoding, device=options.device)
+        pipeline.reconstruct_run(folder, dataset, splits, config=method.decoding(trained.model.config, decode), device=options.device)
         metrics = pipeline.evaluate_run(folder, dataset, splits)
     print(f"{dataset.label}, {options.method}; everything is in {folder}")
     print(pipeline.summary_table(metrics))
 
 
 def _train(options: argparse.Namespace) -> None:
+    from nesf import methods
+
+    method = methods.trained(options.method)
     if not options.stream:
         _trained(options, _dataset(options), options.out)
         return
     from nesf.data import stream
+
+    if not method.streams:
+        raise ConfigError(f"--stream: {method.name} keeps the maps of all crystals in memory; train without it")
 
     if options.skip_bad:
         raise ConfigError("--skip-bad does not go with --stream: a packed dataset holds no bad entries")
@@ -302,17 +332,21 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    from nesf import pipeline
-    from nesf.checkpoints import TrainedModel
-    from nesf.reconstruction import reconstruct, write_reconstruction
+    from nesf import methods, pipeline
+    from nesf.reconstruction import write_reconstruction
     from nesf.results import command_line
 
+    if options.structures is not None and options.out is None:
+        raise ConfigError("--out is missing: a folder for the reconstructed structures")
+    method = methods.method_of(options.run)
+    model = method.load(options.run, options.device)
+    decoding = method.decoding(model.config, _assignments(options.decode, "--decode"))
     if options.structures is None:
         made = pipeline.reconstruct_run(
             options.run,
             _dataset_of_run(options),
             tuple(options.split or ("val", "test")),
-            config=_decoding(options),
+            config=decoding,
             device=options.device,
             command=command_line(options.words),
         )
@@ -321,14 +355,10 @@ def _reconstruct(options: argparse.Namespace) -> None:
                 f"{split}: {len(result.crystals)} crystals in {options.run / 'reconstruction' / split}, nothing detected in {len(result.nothing_detected)}"
             )
         return
-    if options.out is None:
-        raise ConfigError("--out is missing: a folder for the reconstructed structures")
     from nesf.data.own import read_structures
 
-    model = TrainedModel.load(options.run, options.device)
     crystals, skipped = read_structures(options.structures, cell=options.cell, skip_bad=options.skip_bad, vocabulary=model.vocabulary)
-    decoding = _decoding(options)
-    result = reconstruct(model, crystals, decoding, progress=True)
+    result = method.reconstruct(model, crystals, decoding, True)
     about = {"model": dict(model.dataset), "input": options.structures.name, "reconstruction": dataclasses.asdict(decoding)}
     about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
     write_reconstruction(options.out, result, about)

@@ -13,9 +13,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from nesf.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -267,17 +269,17 @@ def preset(name: str) -> Config:
 
 
 def reconstruction_config(assignments: Mapping[str, Any]) -> ReconstructionConfig:
-    """The decoding parameters of the paper with some changed (`values_of`), e.g. {"nms_radius": 0.4}."""
-    return values_of(ReconstructionConfig, assignments)
+    """The decoding parameters of the paper with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
+    return with_fields(ReconstructionConfig(), assignments)
 
 
-def values_of(cls: Any, assignments: Mapping[str, Any]) -> Any:
+def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
     """A frozen dataclass of choices with some changed; text is read as JSON where it is JSON.
 
     Raises:
         ConfigError: an unknown key or a value of the wrong type.
     """
-    return _build(cls, {k: _parsed(v) for k, v in assignments.items()}, "")
+    return _build(type(section), dataclasses.asdict(typing.cast(Any, section)) | {k: _parsed(v) for k, v in assignments.items()}, "")
 
 
 def _parsed(value: Any) -> Any:

@@ -24,6 +24,7 @@ from nesf.results import (
     read_benchmark,
     read_run,
     run_folder,
+    shown_method,
     table,
 )
 
@@ -128,7 +129,7 @@ def not_yet_run(runs: Sequence[RecordedRun]) -> DataFrame:
     recorded = {
         (
             PAPERS_NAME.get(r.run["dataset"]["name"], r.run["dataset"]["name"]),
-            r.run["method"],
+            shown_method(r.run["method"], r.run["preset"]),
             r.run["preset"] if r.run["method"] == "nesf" else "",
             s,
         )

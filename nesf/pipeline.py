@@ -10,25 +10,23 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from nesf import results
-from nesf.checkpoints import TrainedModel
-from nesf.config import Config, ReconstructionConfig, for_dataset
+from nesf import methods, results
+from nesf.config import Choices, Config, for_dataset
 from nesf.crystals import Crystals
-from nesf.data.dataset import Dataset, bounding_box
+from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf.methods import Asked
 from nesf.metrics import Metrics, evaluate
-from nesf.plan import PREDICTORS
-from nesf.reconstruction import Reconstruction, oracle, reconstruct, write_reconstruction
-from nesf.training import TrainingResult, can_resume, train
-from nesf.trivial import constant, copy_nearest
+from nesf.reconstruction import Reconstruction, write_reconstruction
+from nesf.sessions import TrainingResult
 
 
 def config_for(dataset: Dataset | StreamedDataset, config: Config) -> Config:
@@ -38,30 +36,36 @@ def config_for(dataset: Dataset | StreamedDataset, config: Config) -> Config:
 
 def train_run(
     dataset: Dataset | StreamedDataset,
-    config: Config | None,
+    config: Choices | None,
     folder: Path,
     *,
+    method: str = "nesf",
     seed: int = 0,
     device: str = "auto",
     resume: bool | Literal["if-possible"] = False,
     minutes: float | None = None,
     max_minutes: float | None = None,
+    maps: Path | None = None,
     command: str = "unknown",
     progress: bool = True,
-) -> TrainingResult:
-    """Train (`nesf.training.train`) and write `run.json`.
+) -> TrainingResult[Any]:
+    """Train (`nesf.training.train`, or another method's) and write `run.json`.
 
     Args:
+        method: one that is trained (`nesf.methods.TRAINED`).
+        maps: folder in which a method may keep what the next training on the dataset can use again (voxelised crystals); None: nowhere.
         resume: as there; `if-possible` goes on from the folder's checkpoint if it is of this very training, and otherwise starts anew in
             place of what the folder holds: for a scheduler that runs the same command until it has succeeded.
 
     The other arguments are those of `nesf.training.train`; `command` is what is recorded.
     """
-    commit, started = results.commit(), datetime.now(UTC).isoformat(timespec="seconds")
+    commit, started, chosen = results.commit(), datetime.now(UTC).isoformat(timespec="seconds"), methods.trained(method)
     if resume == "if-possible":
-        resume = can_resume(folder, dataset, config, seed=seed, device=device)
+        resume = chosen.can_resume(folder, dataset, config, seed=seed, device=device)
         if not resume and rank() == 0:
             discard_run(folder)
+    elif resume and (folder / "checkpoint.json").exists() and (held := methods.method_of(folder, "checkpoint.json").name) != method:
+        raise ConfigError(f"{folder}: holds a training of {held}, not of {method}; resume with --method {held}")
     changes: dict[str, Any] = {}
     peak_before = 0  # of sessions that this one resumes
     if resume and (folder / "run.json").exists():
@@ -70,7 +74,8 @@ def train_run(
         peak_before = before["peak_memory_bytes"]
         if before["commit"] != commit:
             changes["earlier_commits"] = [*before.get("earlier_commits", []), before["commit"]]
-    result = train(dataset, config, folder, seed=seed, device=device, resume=resume, minutes=minutes, max_minutes=max_minutes, progress=progress)
+    common = {"seed": seed, "device": device, "resume": resume, "max_minutes": max_minutes, "progress": progress}
+    result = chosen.train(dataset, config, folder, minutes=minutes, maps=maps, **common)
     if rank() > 0:
         return result
     if n_processes() > 1:
@@ -78,7 +83,7 @@ def train_run(
     run = results.write_run(
         folder,
         dataset,
-        method="nesf",
+        method=method,
         preset=result.model.config.preset,
         seed=seed,
         command=command,
@@ -107,7 +112,7 @@ def reconstruct_run(
     dataset: Dataset,
     splits: Sequence[str] = ("val", "test"),
     *,
-    config: ReconstructionConfig | None = None,
+    config: Any = None,
     device: str = "auto",
     command: str | None = None,
     progress: bool = True,
@@ -118,7 +123,7 @@ def reconstruct_run(
         folder: the run's.
         dataset: what it was trained on.
         splits: train, val or test.
-        config: of the decoding; None for the paper's.
+        config: of the decoding (`ReconstructionConfig`, or another method's); None for the method's own.
         device: auto, cpu, cuda, ...
         command: what is recorded, where this stage has a command of its own.
         progress: a progress bar on standard error.
@@ -126,13 +131,14 @@ def reconstruct_run(
     Raises:
         DataError: the folder holds no model, or the dataset is another one.
     """
-    config = config or ReconstructionConfig()
-    model = TrainedModel.load(folder, device)
+    method = methods.method_of(folder)
+    model = method.load(folder, device)
+    config = config or method.decoding(model.config, {})
     check_dataset(model.dataset, dataset, folder)
     made = {}
     for split in splits:
         begin = time.monotonic()
-        made[split] = reconstruct(model, dataset.split(split), config, progress=progress)
+        made[split] = method.reconstruct(model, dataset.split(split), config, progress)
         seconds = round(time.monotonic() - begin, 1)
         about = {"dataset": dict(model.dataset), "split": split, "reconstruction": dataclasses.asdict(config), "wall_time_seconds": seconds}
         if command:
@@ -191,36 +197,42 @@ def predictor_run(
     folder: Path,
     splits: Sequence[str] = ("val", "test"),
     *,
-    config: ReconstructionConfig | None = None,
+    asked: Asked | None = None,
+    decoding: Mapping[str, Any] | None = None,
     command: str = "unknown",
     progress: bool = True,
 ) -> dict[str, Metrics]:
-    """A run of a method without training: `copy`, `constant` (`nesf.trivial`) or `oracle` (the ground-truth fields decoded).
+    """A run of a method without training (`nesf.methods.PREDICTORS`).
+
+    Args:
+        method: `copy`, `constant` (`nesf.trivial`), `oracle` (the ground-truth fields decoded), `icsg3d-oracle` (the ground-truth maps segmented).
+        dataset: whose crystals are predicted; its training split may be used.
+        folder: the run's.
+        splits: train, val or test.
+        asked: preset, changes and label, for one that has presets.
+        decoding: changed parameters of the decoding.
+        command: what is recorded.
+        progress: a progress bar on standard error.
 
     Raises:
-        ConfigError: no such method.
+        ConfigError: no such method or parameter.
     """
-    if method not in PREDICTORS:
-        raise ConfigError(f"method {method!r} does not exist; choose from nesf, {', '.join(PREDICTORS)}")
-    config = config or ReconstructionConfig()
-    begin, training, metrics = time.monotonic(), dataset.split("train"), {}
+    if method not in methods.PREDICTORS:
+        raise ConfigError(f"method {method!r} is not one without training; choose from {', '.join(methods.PREDICTORS)}")
+    predictor, asked = methods.PREDICTORS[method], asked or Asked(dataset.name)
+    config = predictor.configure(asked, decoding or {})
+    begin, metrics = time.monotonic(), {}
     for split in splits:
-        actual = dataset.split(split)
-        if method == "oracle":
-            predicted = oracle(actual, bounding_box(training), dataset.vocabulary, config, progress=progress).crystals
-        else:
-            predicted = (copy_nearest if method == "copy" else constant)(training, actual)
-        metrics[split] = evaluate(actual, predicted, progress=progress)
+        metrics[split] = evaluate(dataset.split(split), predictor.predict(dataset, split, config, progress), progress=progress)
     results.write_metrics(folder, metrics)
-    chosen: dict[str, Any] = {"reconstruction": dataclasses.asdict(config)} if method == "oracle" else {}
     results.write_run(
         folder,
         dataset,
         method=method,
-        preset="default",
+        preset=predictor.preset_of(asked),
         seed=0,
         command=command,
-        config=chosen,
+        config=config,
         wall_time_seconds={"evaluate": round(time.monotonic() - begin, 1)},
     )
     return metrics

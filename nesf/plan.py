@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nesf.config import Config, ReconstructionConfig, for_dataset, preset
+from nesf import methods
+from nesf.config import Choices
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically
+from nesf.methods import Asked, Predictor
 
 N_FOLDS = {"ybco": 20}
 FETCHED = ("lcs6", "ybco", "icsg3d", "icsg3d-as-released")  # `nesf data fetch` gets them
-PREDICTORS = ("copy", "constant", "oracle")  # methods that need no training
+PREDICTORS = tuple(methods.PREDICTORS)  # methods that need no training
 SPLITS = ("train", "val", "test")
 SUMS, TABLE = "SHA256SUMS", "table1.csv"
 Missing = Literal["nothing", "decoding", "everything"]
@@ -36,8 +38,8 @@ class PlannedRun:
 
     Attributes:
         dataset: name.
-        method: `nesf`, or a predictor (`copy`, `constant`, `oracle`).
-        preset: of `nesf.config.PRESETS`; `default` for a predictor.
+        method: of `nesf.methods`: one that is trained (`nesf`, `icsg3d`), or a predictor (`copy`, `constant`, `oracle`, `icsg3d-oracle`).
+        preset: of the method; `default` for a predictor without presets.
         seed: of the weights, the batches and the queries.
         fold: of a cross-validation, or None.
         label: under which a changed preset is recorded, or None.
@@ -64,21 +66,34 @@ class PlannedRun:
         """The folder of its dataset below the data folder."""
         return self.dataset if self.fold is None else f"{self.dataset}/fold-{self.fold}"
 
-    def config(self) -> Config:
-        """The config of its training.
+    @property
+    def asked(self) -> Asked:
+        """What is asked of the method."""
+        return Asked(self.dataset, self.preset, dict(self.changes), self.label)
+
+    def config(self) -> Choices | dict[str, Any]:
+        """The config of its training; of a predictor what it records.
 
         Raises:
             ConfigError: there is no such preset or key.
         """
-        config = for_dataset(preset(self.preset), self.dataset).with_values(dict(self.changes))
-        return dataclasses.replace(config, preset=self.label or self.preset)
+        method = methods.method(self.method)
+        return dict(method.configure(self.asked, {})) if isinstance(method, Predictor) else method.config(self.asked)
+
+    def decoding(self) -> dict[str, Any]:
+        """The parameters of the decoding, as recorded; {} for a predictor, whose config says all."""
+        method = methods.method(self.method)
+        return {} if isinstance(method, Predictor) else methods.as_json(method.decoding(method.config(self.asked), {}))
 
     def options(self) -> list[str]:
-        """The options of `nesf train` that say which run it is, after the dataset's name."""
+        """The options of `nesf train` (of a predictor: `nesf run`) that say which run it is, after the dataset's name."""
         words = [] if self.fold is None else ["--fold", str(self.fold)]
+        method = methods.method(self.method)
         if self.method != "nesf":
-            return [*words, "--method", self.method]
-        words += ["--seed", str(self.seed), "--preset", self.preset]
+            words += ["--method", self.method]
+        if isinstance(method, Predictor) and not method.has_presets:
+            return words
+        words += ([] if isinstance(method, Predictor) else ["--seed", str(self.seed)]) + ["--preset", self.preset]
         for key, value in self.changes:
             words += ["--set", f"{key}={value}"]
         return words + (["--label", self.label] if self.label else [])
@@ -86,10 +101,13 @@ class PlannedRun:
     def key(self, stage: Literal["training", "decoding"], data: Path) -> str:
         """What a stage is decided by, as text: equal for equal work. `data` is the folder of packed datasets."""
         content: dict[str, Any] = {"run": self.name, "dataset": _hash_in(data, self)}
-        if self.method == "nesf":
-            content["config"] = self.config().to_dict()
-        if stage == "decoding" or self.method == "oracle":
-            content |= {"splits": self.splits, "reconstruction": dataclasses.asdict(ReconstructionConfig())}
+        config = self.config()
+        if isinstance(config, Choices):
+            content["config"] = config.to_dict()
+        elif config:  # a predictor decodes and scores at once
+            content |= {"splits": self.splits, **config}
+        if stage == "decoding":
+            content |= {"splits": self.splits, "reconstruction": self.decoding()}
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
@@ -125,9 +143,11 @@ def _runs_of(entry: Mapping[str, Any]) -> Iterable[PlannedRun]:
         raise ConfigError(f"run {shown}: a mapping with a `dataset` is expected")
     if unknown := sorted(set(entry) - set(_RUN_KEYS)):
         raise ConfigError(f"run {shown}: {unknown[0]!r} is not known; the keys are {', '.join(_RUN_KEYS)}")
-    dataset, method, label = entry["dataset"], entry.get("method", "nesf"), entry.get("label")
-    if method != "nesf" and method not in PREDICTORS:
-        raise ConfigError(f"run {shown}: method {method!r} does not exist; choose from nesf, {', '.join(PREDICTORS)}")
+    dataset, name, label = entry["dataset"], entry.get("method", "nesf"), entry.get("label")
+    try:
+        method = methods.method(name)
+    except ConfigError as error:
+        raise ConfigError(f"run {shown}: {error}") from None
     for text in (dataset, label):
         if text is not None and not _NAME.fullmatch(str(text)):
             raise ConfigError(f"run {shown}: {text!r} names a folder: letters, digits and . _ - are expected")
@@ -137,11 +157,9 @@ def _runs_of(entry: Mapping[str, Any]) -> Iterable[PlannedRun]:
     splits = tuple(s for s in SPLITS if s in entry.get("splits", ("val", "test")))
     if not splits or set(entry.get("splits", ())) - set(SPLITS):
         raise ConfigError(f"run {shown}: splits are {', '.join(SPLITS)}")
-    common = PlannedRun(
-        dataset, method, entry.get("preset", "cpu") if method == "nesf" else "default", label=label, changes=tuple(changes.items()), splits=splits
-    )
-    if method == "nesf":
-        common.config()  # a wrong preset or key is said now, not in a job
+    given = method.default_preset if isinstance(method, Predictor) and not method.has_presets else entry.get("preset", method.default_preset)
+    common = PlannedRun(dataset, name, given, label=label, changes=tuple(changes.items()), splits=splits)
+    common.config()  # a wrong preset or key is said now, not in a job
     if dataset in N_FOLDS:
         if "seeds" in entry:
             raise ConfigError(f"run {shown}: {dataset} has folds; give `folds`, not `seeds`")
@@ -175,38 +193,32 @@ def missing(run: PlannedRun, results: Path, data: Path) -> Missing:
     Raises:
         ConfigError: the preset or a changed key does not exist.
     """
-    folder = Path(results) / run.name
+    folder, method, asked = Path(results) / run.name, methods.method(run.method), run.config()
     try:
         recorded = read_json(folder / "run.json")
         same = bool(recorded["finished"]) and (recorded["seed"], recorded["method"]) == (run.seed, run.method)
         same = same and _hash_in(data, run) in (None, recorded["dataset"]["hash"])
-        if run.method == "nesf":
-            same = same and _comparable(Config.from_dict(recorded["config"])) == _comparable(run.config())
+        if isinstance(method, Predictor):
+            assert isinstance(asked, dict)
+            same = same and all(recorded["config"].get(key) == value for key, value in asked.items())
+        else:
+            same = same and method.comparable(method.read_config(recorded["config"])) == method.comparable(asked)
     except (DataError, ConfigError, KeyError, TypeError):
-        run.config() if run.method == "nesf" else None  # a mistake in what is asked for is not one in the record
         return "everything"
     if not same:
         return "everything"
-    decoding = json.loads(json.dumps(dataclasses.asdict(ReconstructionConfig())))
-    used = recorded["config"].get("reconstruction", {}) if run.method != "nesf" else recorded.get("reconstruction")
-    decoded = used == decoding if run.method in ("nesf", "oracle") else True
+    decoded = isinstance(method, Predictor) or recorded.get("reconstruction") == run.decoding()
     try:
         decoded = decoded and set(run.splits) <= set(read_json(folder / "metrics.json")) and (folder / "materials.csv").exists()
     except DataError:
         decoded = False
-    return "nothing" if decoded else "decoding" if run.method == "nesf" else "everything"
+    return "nothing" if decoded else "everything" if isinstance(method, Predictor) else "decoding"
 
 
 def _hash_in(data: Path, run: PlannedRun) -> str | None:
     """The hash of a run's dataset as it is in the data folder; None where it is not."""
     described = Path(data) / run.packed / "dataset.json"
     return read_json(described).get("hash") if described.exists() else None
-
-
-def _comparable(config: Config) -> Config:
-    """Without what the data and the machine decide."""
-    model, training = dataclasses.replace(config.model, n_species=0), dataclasses.replace(config.training, precision="auto", compile=False)
-    return dataclasses.replace(config, model=model, training=training)
 
 
 def write_key(path: Path, content: str) -> Path:

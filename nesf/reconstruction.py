@@ -248,7 +248,8 @@ def build_crystals(
     owner = torch.as_tensor(np.repeat(np.arange(len(ids)), [len(d.positions) for d in detected]), device=device)
     species, votes = estimate_species(fields, atoms, owner, len(vocabulary), config)
     lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
-    lattice, repaired = _lattices(lengths, angles)
+    good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
+    lattice = standard_lattice(good_lengths, good_angles)
     splits = np.cumsum([len(d.positions) for d in detected])[:-1]
     numbers = np.split(np.asarray(vocabulary, np.int64)[species.cpu().numpy()], splits)
     won = np.split(votes.max(-1).values.cpu().numpy() if len(votes) else np.zeros(0, np.int64), splits)
@@ -274,8 +275,8 @@ def build_crystals(
     return Reconstruction(crystals, reports)
 
 
-def _lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices [B, 3, 3] of predicted lattices, and [B] whether one had to be repaired.
+def allowed_lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predicted lattices as cells: lengths [B, 3] in Å, angles [B, 3] in radians, and [B] whether one had to be repaired.
 
     Where a badly trained model predicts no cell (a length near zero or below, angles that do not close), the nearest allowed length
     and 90° stand in.
@@ -287,8 +288,7 @@ def _lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.n
             standard_lattice(good_lengths[i : i + 1], good_angles[i : i + 1])
         except DataError:
             good_angles[i] = np.pi / 2
-    repaired = np.any((good_lengths != lengths) | (good_angles != angles), axis=1)
-    return standard_lattice(good_lengths, good_angles), repaired
+    return good_lengths, good_angles, np.any((good_lengths != lengths) | (good_angles != angles), axis=1)
 
 
 def _decode_batches(
@@ -392,7 +392,7 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
     """Write a reconstruction for people and for programs.
 
     `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row a crystal, those without atoms too), `atoms.csv` (one row an atom:
-    position in Å, element, score in Å, particles, votes) and `summary.json`.
+    position in Å, element; of NeSF score in Å, particles, votes) and `summary.json`.
     """
     from pymatgen.core import Composition, Element
     from pymatgen.io.cif import CifWriter
@@ -411,8 +411,8 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
             write_atomically(folder / "cif" / name, str(CifWriter(structure)))
         formula = Composition(structure.composition).reduced_formula if len(structure) else ""
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
-        worst = max((a["score"] for a in report["atoms"]), default="")
-        fewest = min((a["particles"] for a in report["atoms"]), default="")
+        worst = max((a["score"] for a in report["atoms"] if "score" in a), default="")
+        fewest = min((a["particles"] for a in report["atoms"] if "particles" in a), default="")
         # With periodic images: near 0 where an atom and its image on the other side of the cell were both detected (CIF readers may refuse that).
         between = structure.distance_matrix[np.triu_indices(len(structure), 1)] if len(structure) > 1 else np.zeros(0)
         shortest = round(float(between.min()), 4) if len(between) else ""
@@ -420,7 +420,8 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
         rows.append([report["id"], formula, report["n_atoms"], *lattice, worst, fewest, shortest, report["lattice_repaired"], cif])
         for a in report["atoms"]:
             element = Element.from_Z(a["atomic_number"]).symbol
-            atoms.append([report["id"], element, *(round(a[k], 6) for k in "xyz"), round(a["score"], 6), a["particles"], a["votes"]])
+            found = (round(a["score"], 6), a["particles"], a["votes"]) if "score" in a else ("", "", "")  # without particles there is none
+            atoms.append([report["id"], element, *(round(a[k], 6) for k in "xyz"), *found])
     write_atomically(folder / "structures.csv", _csv(TABLE_COLUMNS, rows))
     write_atomically(folder / "atoms.csv", _csv(("id", "element", "x", "y", "z", "score", "particles", "votes"), atoms))
     summary = dict(about) | {

@@ -4,7 +4,7 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time, memory (schema/run.json)
     metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
-    log.csv        per epoch the losses, `nesf.training.LOG_COLUMNS` (method nesf)
+    log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is trained)
     model.safetensors, model.json   the weights, of seed 0 or fold 0
     analysis/<name>/   what an analysis of the model made (`nesf.analysis.recording`)
 results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
@@ -35,15 +35,14 @@ from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.methods import TRAINED
 from nesf.metrics import ERRORS, HEADLINE, Metrics
 from nesf.plan import SUMS, TABLE, checksums, run_folder
-from nesf.training import LOG_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-METHODS = ("nesf", "icsg3d-as-published", "icsg3d-repaired", "copy", "constant", "oracle")
 MATERIAL_COLUMNS = ("split", "id", "formula", "n_atoms_actual", "n_atoms_detected", *ERRORS, "matched", "match_rmse")
 TABLE_COLUMNS = ("source", "dataset", "method", "preset", "split", "metric", "mean", "std", "n", "text", "note")
 CHECKPOINT = "model.safetensors"
@@ -134,7 +133,7 @@ def write_run(
     Args:
         folder: the run's folder (`run_folder`); the weights in it, if any, are hashed.
         dataset: what was trained on or predicted for.
-        method: one of `METHODS`.
+        method: one of `nesf.methods.METHODS`.
         command: what to type to repeat it (`command_line`).
         config: `Config.to_dict()`; {} where there is nothing to choose.
         wall_time_seconds: in all, or one number a stage (train, reconstruct, evaluate).
@@ -344,10 +343,10 @@ def validate(folder: Path, *, layout: bool = True) -> list[str]:
                 problems.append(
                     f"{folder / 'materials.csv'}: {len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise"
                 )
-    if run["method"] == "nesf":
+    if run["method"] in TRAINED:
         header, _ = _csv_rows(folder / "log.csv")
-        if header != list(LOG_COLUMNS):
-            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {list(LOG_COLUMNS)}")
+        if header != (expected_header := list(TRAINED[run["method"]].log_columns)):
+            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {expected_header}")
     return problems
 
 
@@ -440,15 +439,21 @@ def write_table(root: Path) -> Path:
 def beside_the_paper(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
     """Table 1 (test), S1 (train) or S2 (val): the paper's rows, then the recorded ones, columns `TABLE_COLUMNS`; trials of a recipe are left out.
 
-    The dataset is the paper's; where ours is another split of it, `note` says which.
+    The dataset is the paper's; where ours is another split of it, `note` says which. The method is `shown_method`.
     """
     import pandas as pd
 
     ours = table([run for run in runs if not run.run["preset"].startswith("trial-")], split)
+    ours["method"] = [shown_method(m, p) for m, p in zip(ours["method"], ours["preset"], strict=True)]
     other = ours["dataset"].isin(PAPERS_NAME)
     ours.loc[other, "note"] = ours.loc[other, "dataset"] + ours.loc[other, "note"].map(lambda note: f"; {note}" if note else "")
     ours["dataset"] = ours["dataset"].replace(PAPERS_NAME)
     return pd.concat([paper_table().query("split == @split"), ours], ignore_index=True)
+
+
+def shown_method(method: str, preset: str) -> str:
+    """A recorded method in comparisons: of the voxel baseline each preset is one of its own, as `icsg3d-repaired`."""
+    return f"{method}-{preset}" if method.startswith("icsg3d") else method
 
 
 def paper_atoms() -> pd.DataFrame:

@@ -6,23 +6,15 @@ killed continues as if it had not been (on a CPU with the same number of threads
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,29 +25,24 @@ from nesf.data.streaming import PaddedStream, StreamedDataset
 from nesf.distributed import decided_by_first, n_processes, rank, total
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Draws, Sampler, nearest_index
-from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.files import read_json
 from nesf.losses import TERMS, Functions, losses
 from nesf.machine import can_compile, has_bf16, keep_freed_memory
+from nesf.sessions import (
+    CHECKPOINT_SECONDS,
+    TrainingResult,
+    adam_tensors,
+    check_start,
+    derived_seed,
+    interruptible,
+    read_checkpoint,
+    restore_adam,
+    resumed_config,
+    with_prefix,
+    write_checkpoint,
+)
 
 LOG_COLUMNS = ("epoch", "minutes", "learning_rate", *TERMS, *(f"val_{t}" for t in TERMS))
-CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training ended with.
-
-    Attributes:
-        model: the weights that are kept: best validation loss with early stopping, else the last.
-        folder: where `model.safetensors`, `model.json`, `log.csv` and the checkpoint are.
-        log: one dictionary an epoch, keys `LOG_COLUMNS`.
-        finished: False when the time budget or Ctrl-C ended it; `resume=True` goes on.
-    """
-
-    model: TrainedModel
-    folder: Path
-    log: list[dict[str, float]]
-    finished: bool
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:
@@ -89,7 +76,7 @@ def train(
     minutes: float | None = None,
     max_minutes: float | None = None,
     progress: bool = True,
-) -> TrainingResult:
+) -> TrainingResult[TrainedModel]:
     """Train the autoencoder on a dataset's training split.
 
     Args:
@@ -110,10 +97,7 @@ def train(
     """
     out, chosen = Path(out), choose_device(device)
     started = bool(decided_by_first((out / "checkpoint.json").exists(), chosen))  # of several processes the first one may be ahead
-    if started and not resume:
-        raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
-    if resume and not started:
-        raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
+    check_start(out, started, resume=resume)
     if resume:
         config = _resumed_config(out / "checkpoint.json", config, planned=minutes is not None)
     elif config is None:
@@ -154,17 +138,8 @@ def can_resume(out: Path, dataset: Dataset | StreamedDataset, config: Config | N
 
 def _resumed_config(path: Path, given: Config | None, planned: bool) -> Config:
     """The checkpoint's config, after comparing it with the one that is given, if one is."""
-    saved = read_json(path).get("config")
-    if not isinstance(saved, dict):
-        raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
     decided = {"model.n_species", "training.precision", "training.compile"} | ({"training.epochs"} if planned else set())  # by data and machine
-    for section, values in (given.to_dict() if given else {}).items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if f"{section}.{key}" not in decided and saved.get(section, {}).get(key) != value:
-                raise ConfigError(
-                    f"{path}: was started with {section}.{key} = {saved.get(section, {}).get(key)!r}, not {value!r}; resume with the same options, or with none"
-                )
-    return Config.from_dict(saved)
+    return resumed_config(path, Config, given, decided)
 
 
 def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
@@ -234,19 +209,11 @@ class _Run:
         else:
             self.functions = functions._replace(nearest=None)
 
-    def _seed(self, *purpose: int) -> int:
-        """One number from the run's seed and a purpose, so that nothing random depends on what came before."""
-        value = self.seed
-        for part in purpose:
-            value = (value * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
-            value ^= value >> 29
-        return value
-
     def batch(self, epoch: int, step: int) -> slice:
         """Where one step's crystals are in `self.order`; every crystal comes once an epoch, in an order that the seed and the epoch give."""
         if self.order is None or self.order[0] != epoch:
             self.order = None  # of two orders, 8 bytes a crystal each, only one is ever in memory
-            order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(self._seed(epoch)))
+            order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(derived_seed(self.seed, epoch)))
             self.order = (epoch, order, order.to(self.home))  # once an epoch; a step itself moves nothing between processor and device
             if isinstance(self.train_split, PaddedStream):
                 self.train_split.expect(order[self.share(self.slice_of(k))] for k in range(step, self.steps))
@@ -270,9 +237,9 @@ class _Run:
         whole = self.batch(epoch, step)
         assert self.order is not None
         own = self.share(whole)
-        torch.manual_seed(self._seed(epoch, step, 2 * rank()))  # dropout
+        torch.manual_seed(derived_seed(self.seed, epoch, step, 2 * rank()))  # dropout
         shared = self.config.sampling.n_position and self.config.sampling.n_species
-        self.generator.manual_seed(self._seed(epoch, step, 1 if shared else 1 + 2 * rank()))  # queries
+        self.generator.manual_seed(derived_seed(self.seed, epoch, step, 1 if shared else 1 + 2 * rank()))  # queries
         indices = self.order[1][own]
         crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None)
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
@@ -323,7 +290,7 @@ class _Run:
             self.val_split.expect(torch.arange(i, min(i + size, n)) for i in own)
         for i in own:
             indices = torch.arange(i, min(i + size, n), device=self.home)
-            self.generator.manual_seed(self._seed(-1, i // size))
+            self.generator.manual_seed(derived_seed(self.seed, -1, i // size))
             sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
         if current is not None:
             self.model.load_state_dict(current)
@@ -351,7 +318,7 @@ class _Run:
         bar.set_postfix(shown, refresh=False)
         bar.update(1)
 
-    def fit(self, max_minutes: float | None, progress: bool) -> TrainingResult:
+    def fit(self, max_minutes: float | None, progress: bool) -> TrainingResult[TrainedModel]:
         """Train until the last epoch, the time budget or Ctrl-C, whichever comes first."""
         t = self.config.training
         begin, before, last_save = time.monotonic(), self.minutes, time.monotonic()
@@ -364,7 +331,7 @@ class _Run:
             mininterval=1 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
-        with _interruptible() as interrupted, bar:
+        with interruptible() as interrupted, bar:
             while self.epoch < t.epochs:
                 self.step(self.epoch, self.next_step)
                 self.next_step += 1
@@ -386,7 +353,7 @@ class _Run:
             return wish
         return self.next_step % 20 == 0 and bool(total(torch.tensor(float(wish), device=self.device)) > 0)
 
-    def finish(self) -> TrainingResult:
+    def finish(self) -> TrainingResult[TrainedModel]:
         """Write the weights to keep."""
         assert self.out is not None
         chosen = self.best if self.best is not None else self.candidate()
@@ -407,86 +374,36 @@ class _Run:
         return TrainingResult(self.trained, self.out, self.log, self.epoch >= self.config.training.epochs)
 
     def save(self) -> None:
-        """Write a checkpoint: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
+        """Write a checkpoint."""
         if rank() > 0:
             return
         assert self.out is not None
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for prefix, state in (("average.", self.average), ("best.", self.best)):
-            tensors |= {prefix + k: v for k, v in (state or {}).items()}
-        for i, parameter in enumerate(self.model.parameters()):
-            tensors |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
-        tensors["sums"] = self.sums
+        for prefix, weights in (("average.", self.average), ("best.", self.best)):
+            tensors |= {prefix + k: v for k, v in (weights or {}).items()}
+        tensors |= adam_tensors(self.optimizer) | {"sums": self.sums}
         name = f"checkpoint-{self.epoch:05d}-{self.next_step:05d}.safetensors"
-        write_atomically(self.out / name, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, LOG_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.log)
-        write_atomically(self.out / "log.csv", buffer.getvalue())
-        state = {"file": name, "sha256": sha256_of(self.out / name), "epoch": self.epoch, "step": self.next_step, "seed": self.seed}
         best = self.best_loss if math.isfinite(self.best_loss) else None
-        state |= {"minutes": self.minutes, "best_loss": best, "best_epoch": self.best_epoch, "threads": torch.get_num_threads()}
+        state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
+        state |= {"best_loss": best, "best_epoch": self.best_epoch, "threads": torch.get_num_threads()}
         about = describe(self.config, self.trained.vocabulary, self.trained.box, self.trained.dataset)
-        write_json(self.out / "checkpoint.json", state | about | {"log": self.log})
-        for old in (*self.out.glob("checkpoint-*.safetensors"), *self.out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
-            if old.name != name:
-                old.unlink()
+        write_checkpoint(self.out, name, tensors, state | about, self.log, LOG_COLUMNS)
 
     def restore(self) -> None:
         """Go back to the checkpoint in `out`."""
         assert self.out is not None
-        path = self.out / "checkpoint.json"
-        state = read_json(path)
-        needed = ("file", "sha256", "epoch", "step", "seed", "minutes", "best_loss", "best_epoch", "threads", "dataset", "log")
-        if missing := [key for key in needed if key not in state]:
-            raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
-        about = json.loads(json.dumps(dict(self.trained.dataset)))
-        if state["dataset"] != about:
-            raise DataError(f"{path}: was trained on {state['dataset']}, not on {about}; give the dataset it was trained on")
-        if state["seed"] != self.seed:
-            raise ConfigError(f"{path}: was started with --seed {state['seed']}, not {self.seed}; give the same seed")
+        needed = ("epoch", "step", "minutes", "best_loss", "best_epoch", "threads")
+        state, tensors = read_checkpoint(self.out, needed, seed=self.seed, dataset=self.trained.dataset)
         if state["threads"] != torch.get_num_threads() and self.device.type == "cpu":
             warnings.warn(
                 f"resumed with {torch.get_num_threads()} threads instead of {state['threads']}: equal up to rounding, not bit for bit", stacklevel=3
             )
-        tensors = {k: v.to(self.device) for k, v in read_tensors(self.out / state["file"], state["sha256"]).items()}
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.average = part("average.") or None
-        self.best = part("best.") or None
-        for i, parameter in enumerate(self.model.parameters()):
-            moments = part(f"adam.{i}.")
-            if moments:
-                moments["step"] = moments["step"].to(self.device)
-                self.optimizer.state[parameter] = moments
+        tensors = {k: v.to(self.device) for k, v in tensors.items()}
+        self.model.load_state_dict(with_prefix(tensors, "model."))
+        self.average = with_prefix(tensors, "average.") or None
+        self.best = with_prefix(tensors, "best.") or None
+        restore_adam(self.optimizer, tensors)
         self.sums = tensors["sums"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.best_epoch, self.epoch, self.next_step, self.minutes = state["best_epoch"], state["epoch"], state["step"], state["minutes"]
         self.log = state["log"]
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one interrupts as usual."""
-    asked = False
-
-    def handle(number: int, _: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread: signals stay as they are
-        pass
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

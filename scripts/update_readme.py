@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nesf.methods import METHODS
 from nesf.pages import LABELS
-from nesf.results import METHODS, RecordedRun, all_runs, paper_table, seconds, table
+from nesf.results import RecordedRun, all_runs, paper_table, seconds, table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = (
@@ -45,7 +46,7 @@ def results_table(runs: list[RecordedRun]) -> str:
         for (method, preset), group in sorted(same.groupby(["method", "preset"]), key=lambda item: ORDER.index(item[0][0])):
             values, n = dict(zip(group["metric"], group["text"], strict=True)), int(group["n"].max())
             which = f", fold {', '.join(map(str, sorted(folds)))} only" if folds - {None} and len(folds) < 20 else ""
-            label = f"{NAMES.get(str(method), str(method))}{f', preset {preset}' if method == 'nesf' else ''} (n = {n}{which})"
+            label = f"{NAMES.get(str(method), str(method))}{f', preset {preset}' if preset != 'default' else ''} (n = {n}{which})"
             lines.append(f"| {TITLES[dataset]} | {label} | " + " | ".join(values.get(k, "–") for k in SHOWN) + " |")
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.official import OFFICIAL
 from nesf.errors import ConfigError
 from nesf.metrics import evaluate
+from nesf.training import LOG_COLUMNS
 
 
 def crystals(*ids: str, a: float = 4.0) -> Crystals:
@@ -40,7 +41,7 @@ def record(root: Path, dataset: Dataset, run: plan.PlannedRun) -> Path:
     decoding = json.loads(json.dumps(dataclasses.asdict(ReconstructionConfig())))
     nesf = run.method == "nesf"
     if nesf:
-        (folder / "log.csv").write_text(",".join(results.LOG_COLUMNS) + "\n")
+        (folder / "log.csv").write_text(",".join(LOG_COLUMNS) + "\n")
     further: dict[str, Any] = {"reconstruction": decoding} if nesf else {}
     config = run.config().with_values({"model.n_species": 2, "training.precision": "bf16"}).to_dict() if nesf else {"reconstruction": decoding}
     common = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": "nesf", "wall_time_seconds": 1.0}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nesf import results
 from nesf.analysis import analysis
 from nesf.checkpoints import TrainedModel
-from nesf.config import values_of
+from nesf.config import with_fields
 from nesf.crystals import Crystals
 from nesf.errors import DataError
 from nesf.files import read_json, write_atomically
@@ -73,7 +73,7 @@ def run_analysis(
         DataError: no model in `run`, or the analysis cannot be done on this dataset.
     """
     module = analysis(name)
-    parameters = values_of(module.Parameters, assignments or {})
+    parameters = with_fields(module.Parameters(), assignments or {})
     model = TrainedModel.load(run, device)
     begin = time.monotonic()
     made = module.analyse(model, dataset, parameters, progress=progress)

@@ -1,16 +1,17 @@
-"""Every choice of the voxel baseline, as frozen dataclasses, and its two variants.
+"""Every choice of the voxel baseline, as frozen dataclasses, and its presets.
 
 `as-published` does what the public code (`by256/icsg3d`) does, faults included; `repaired` corrects five of them. Values are those of
-the public code's defaults; where the article of 2020 is silent they are the only source.
+the public code's defaults; where the article of 2020 is silent they are the only source. Both need a GPU for a dataset of some
+thousand crystals; `as-published-reduced` and `repaired-reduced` are demonstrations of the same choices that one processor core trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
-from nesf.config import Choices
+from nesf.config import Choices, with_fields
 from nesf.errors import ConfigError
 
 
@@ -46,7 +47,10 @@ class UNetConfig:
     # published code: weights = the number of classes, a scalar, so that cross-entropy counts 95 times and no class more than another
     # (`n_classes`) / meant: inverse frequency, background 0 (`inverse_frequency`)
     class_weights: Literal["n_classes", "inverse_frequency"] = "n_classes"
-    rotations: int = 10  # copies of each crystal turned by random quarter turns, beside the crystal itself: an epoch sees all of them
+    rotations: int = 10  # copies of each crystal turned by random quarter turns, made once and kept for the whole training
+    # published code: an epoch sees the crystal and all its copies (`all_copies`) / reduced: each crystal once, as it is or as one of its copies
+    augmentation: Literal["all_copies", "one_copy"] = "all_copies"
+    batch_norm_momentum: float = 0.01  # Keras's default (its 0.99); reduced: 0.1, for running statistics that a hundred steps bring up to date
     epochs: int = 50
     batch_size: int = 10
     learning_rate: float = 3e-6
@@ -64,9 +68,19 @@ class VAEConfig:
     weight_kl: float = 3e-4  # β
     weight_angle: float = 1.0  # radians²; only with the angle head (as NeSF's λ_ang)
     rotations: int = 10  # as for the U-Net
+    augmentation: Literal["all_copies", "one_copy"] = "all_copies"
+    batch_norm_momentum: float = 0.01
     epochs: int = 250  # ICSG3D's article; published code: 50 as the default of its script
     batch_size: int = 20
     learning_rate: float = 5e-4
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What both trainings share."""
+
+    # of the convolutions; losses, coordinates that are read and predicted, and the optimiser stay fp32. auto: bf16 on a GPU that has it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -85,47 +99,83 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class VoxelBaselineConfig(Choices):
-    """All choices of one variant."""
+    """All choices of one training and of its decoding."""
 
-    variant: Literal["as-published", "repaired"] = "as-published"
+    preset: str = "as-published"
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+
+    def oracle(self) -> OracleConfig:
+        """Those choices that the oracle has."""
+        return OracleConfig(self.preset, self.voxels, self.decoding)
+
+
+@dataclass(frozen=True)
+class OracleConfig(Choices):
+    """The choices that are left when both networks are perfect (`nesf.icsg3d.oracle`); lattice and species come from the crystal."""
+
+    preset: str = "as-published"
+    voxels: VoxelConfig = field(default_factory=VoxelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
 
 AS_PUBLISHED = VoxelBaselineConfig()
 REPAIRED = replace(
     AS_PUBLISHED,
-    variant="repaired",
+    preset="repaired",
     voxels=VoxelConfig(label_frac=0.85),
     unet=UNetConfig(class_weights="inverse_frequency"),
     vae=VAEConfig(angle_head=True),
     decoding=DecodingConfig(sample_latent=False, length_slip=False),
 )
+
+
+def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
+    """The same choices with narrow networks, few epochs and large steps: some minutes of one core for the 90 training crystals of a fold of YBCO-like."""
+    few: dict[str, Any] = {"augmentation": "one_copy", "batch_norm_momentum": 0.1, "batch_size": 3, "learning_rate": 1e-2}
+    return replace(
+        config,
+        preset=f"{config.preset}-reduced",
+        unet=replace(config.unet, width=4, epochs=12, **few),
+        vae=replace(config.vae, filters=(8, 16, 32, 64), epochs=28, rotations=0, **few),  # in so few steps it does not learn a crystal and its turns
+    )
+
+
+PRESETS: Mapping[str, VoxelBaselineConfig] = {c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))}
 # Chosen by `nesf.icsg3d.oracle.choose_label_frac` on the validation splits (all folds' together for YBCO-like); 0.85, LCS6Å's, where nothing is said.
 LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0, "icsg3d-recovered": 1.0}
-VARIANTS: Mapping[str, VoxelBaselineConfig] = {"as-published": AS_PUBLISHED, "repaired": REPAIRED}
 
 
 def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
-    """The config that is used for a dataset: `repaired`, not changed yet, gets the dataset's `label_frac`.
+    """The config that is used for a dataset: `repaired`, reduced or not, gets the dataset's `label_frac`.
 
     Args:
-        config: a variant.
+        config: a preset, not changed yet.
         name: of the dataset.
     """
-    if config.variant == "repaired" and name in LABEL_FRAC_ON:
+    if config.preset.startswith("repaired") and name in LABEL_FRAC_ON:
         return config.with_values({"voxels.label_frac": LABEL_FRAC_ON[name]})
     return config
 
 
-def variant(name: str) -> VoxelBaselineConfig:
-    """A variant by name.
+def preset(name: str) -> VoxelBaselineConfig:
+    """A preset by name.
 
     Raises:
-        ConfigError: there is no such variant.
+        ConfigError: there is no such preset.
     """
-    if name not in VARIANTS:
-        raise ConfigError(f"variant {name!r} does not exist; choose from {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} does not exist for icsg3d; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def decoding_config(assignments: Mapping[str, Any], base: DecodingConfig | None = None) -> DecodingConfig:
+    """The decoding of a training with some values changed, e.g. {"binary_threshold": 0.5}; text is read as JSON where it is JSON.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    return with_fields(base or DecodingConfig(), assignments)

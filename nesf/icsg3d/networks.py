@@ -7,13 +7,14 @@ Parameter counts are those that Keras prints as total, hence with the running me
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nesf.icsg3d.config import UNetConfig, VAEConfig
+from nesf.errors import ConfigError
+from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 
 CHANNELS = 4  # density and three coordinates
 DECODER_GRID = (4, 4, 4, 4)  # channels and edges of the decoder's first map
@@ -30,8 +31,8 @@ def _convolution(n_in: int, n_out: int, edge: int = 3) -> nn.Conv3d:
     return nn.Conv3d(n_in, n_out, edge, padding=edge // 2)
 
 
-def _batch_norm(n: int) -> nn.BatchNorm3d:
-    return nn.BatchNorm3d(n, eps=1e-3, momentum=0.01)  # Keras's defaults; torch's are 1e-5 and 0.1
+def _batch_norm(n: int, momentum: float) -> nn.BatchNorm3d:
+    return nn.BatchNorm3d(n, eps=1e-3, momentum=momentum)  # Keras's default; torch's is 1e-5
 
 
 def _initialise(module: nn.Module) -> None:
@@ -45,10 +46,10 @@ def _initialise(module: nn.Module) -> None:
 class Block(nn.Module):
     """Twice convolution 3³ → ReLU → BatchNorm. The second ReLU is what the perceptual loss compares."""
 
-    def __init__(self, n_in: int, n_middle: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_middle: int, n_out: int, momentum: float) -> None:
         super().__init__()
-        self.first, self.first_norm = _convolution(n_in, n_middle), _batch_norm(n_middle)
-        self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out)
+        self.first, self.first_norm = _convolution(n_in, n_middle), _batch_norm(n_middle, momentum)
+        self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out, momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Output and activation of the second ReLU, each [B, n_out, ...]."""
@@ -61,10 +62,10 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig, n_classes: int = 95) -> None:
         super().__init__()
-        w = config.width
-        self.down = nn.ModuleList([Block(CHANNELS, w, 2 * w), Block(2 * w, 2 * w, 4 * w), Block(4 * w, 4 * w, 8 * w)])
-        self.bottom = Block(8 * w, 16 * w, 16 * w)
-        self.up = nn.ModuleList([Block(24 * w, 16 * w, 8 * w), Block(12 * w, 8 * w, 4 * w), Block(6 * w, 4 * w, 4 * w)])
+        w, m = config.width, config.batch_norm_momentum
+        self.down = nn.ModuleList([Block(CHANNELS, w, 2 * w, m), Block(2 * w, 2 * w, 4 * w, m), Block(4 * w, 4 * w, 8 * w, m)])
+        self.bottom = Block(8 * w, 16 * w, 16 * w, m)
+        self.up = nn.ModuleList([Block(24 * w, 16 * w, 8 * w, m), Block(12 * w, 8 * w, 4 * w, m), Block(6 * w, 4 * w, 4 * w, m)])
         self.species = _convolution(4 * w, n_classes, 1)
         self.binary = _convolution(4 * w, 1, 1)
         self.apply(_initialise)
@@ -113,20 +114,37 @@ class CondDFCVAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        filters, self.n_conditions = config.filters, config.n_conditions
+        filters, self.n_conditions, momentum = config.filters, config.n_conditions, config.batch_norm_momentum
         n_angles = 3 if config.angle_head else 0
         widths = (CHANNELS + 4 * config.n_conditions, *filters)  # the published code repeats the condition 4 times along the channels
-        self.encoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b)) for a, b in itertools.pairwise(widths))
+        self.encoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
         self.encoder_last = _convolution(filters[-1], CHANNELS)
         self.hidden = nn.Linear(CHANNELS * 2**3 + n_angles, config.latent_size)
         self.mean, self.log_variance = (nn.Linear(config.latent_size, config.latent_size) for _ in range(2))
         n_grid = DECODER_GRID[0] * DECODER_GRID[1] ** 3
         self.to_grid = nn.Linear(config.latent_size + config.n_conditions, n_grid)
         widths = (DECODER_GRID[0], *reversed(filters))
-        self.decoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b)) for a, b in itertools.pairwise(widths))
-        self.output = nn.Sequential(_convolution(filters[0], CHANNELS), _batch_norm(CHANNELS))
+        self.decoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
+        self.output = nn.Sequential(_convolution(filters[0], CHANNELS), _batch_norm(CHANNELS, momentum))
         self.angle_head = nn.Linear(config.latent_size + config.n_conditions, 3) if config.angle_head else None
         self.apply(_initialise)
+
+    def _first(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The encoder's first layer, over the channels and the condition that is repeated to 40 more, [B, filters, n/2, n/2, n/2].
+
+        The 40 are constant in space. So their convolution is one number a filter and a position of the kernel, summed over those positions
+        that are inside the grid: the same result as of 44 channels with an eighth of the work. In fp32: lengths travel in the coordinates.
+        """
+        first = cast(nn.Sequential, self.encoder[0])
+        convolution, norm = cast(nn.Conv3d, first[0]), first[1]
+        weight, n = convolution.weight, x.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            kernels = torch.einsum("bc,fcxyz->bfxyz", condition.repeat(1, 4), weight[:, CHANNELS:])
+            inside = x.new_ones(n, 3)
+            inside[0, 0] = inside[-1, -1] = 0  # what the kernel's three positions along an axis see of the zeros around the grid
+            constant = torch.einsum("bfxyz,ix,jy,kz->bfijk", kernels, inside, inside, inside)
+            y = functional.conv3d(x, weight[:, :CHANNELS], convolution.bias, padding=1) + constant
+            return functional.max_pool3d(functional.leaky_relu(norm(y), 0.3), 2)
 
     def encode(self, x: Tensor, condition: Tensor, angles: Tensor | None = None) -> Latent:
         """Distribution of z.
@@ -136,9 +154,8 @@ class CondDFCVAE(nn.Module):
             condition: one-hot [B, n_conditions].
             angles: [B, 3], radians; read with the angle head only.
         """
-        tiled = condition.repeat(1, 4)[:, :, None, None, None].expand(-1, -1, *x.shape[2:])
-        x = torch.cat([x, tiled], 1)  # [B, 44, n, n, n]
-        for layer in self.encoder:
+        x = self._first(x, condition)
+        for layer in self.encoder[1:]:
             x = functional.max_pool3d(functional.leaky_relu(layer(x), 0.3), 2)
         features = functional.leaky_relu(self.encoder_last(x), 0.3).flatten(1)  # [B, 32]
         if self.angle_head is not None:
@@ -157,4 +174,23 @@ class CondDFCVAE(nn.Module):
             if i < len(self.decoder) - 1:
                 x = functional.interpolate(x, scale_factor=2)
         angles = RIGHT_ANGLE + (z.new_zeros(len(z), 3) if self.angle_head is None else self.angle_head(z))
-        return functional.relu(self.output(x)), angles
+        with torch.autocast(x.device.type, enabled=False):  # the lengths are read out of the coordinates' range
+            return functional.relu(self.output(x.float())), angles.float()
+
+
+class Networks(nn.Module):
+    """Both networks of one baseline.
+
+    Raises:
+        ConfigError: the VAE's number of levels does not fit the grid.
+    """
+
+    def __init__(self, config: VoxelBaselineConfig) -> None:
+        super().__init__()
+        # The encoder halves the grid once a level and ends with 2³ voxels; the decoder starts with 4³ and doubles it after each level but the last.
+        fitting = DECODER_GRID[1] * 2 ** (len(config.vae.filters) - 1)
+        if config.voxels.n != fitting:
+            raise ConfigError(
+                f"voxels.n = {config.voxels.n}: {fitting} is expected with the {len(config.vae.filters)} levels of vae.filters; change one of them"
+            )
+        self.unet, self.vae = UNet(config.unet, config.voxels.n_classes), CondDFCVAE(config.vae)

@@ -173,6 +173,9 @@ def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tens
     return torch.stack([density.float(), *(axis.expand(b, n, n, n) for axis in axes)], 1)
 
 
+NO_TURN = -1
+
+
 def random_turns(n: int, generator: torch.Generator | None = None) -> Tensor:
     """Three quarter turns a crystal, each in a random plane, [n, 3] indices into `PLANES`: the augmentation of the published code.
 
@@ -186,11 +189,11 @@ def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
 
     Args:
         volumes: [B, ..., n, n, n].
-        turns: [B, k] indices into `PLANES`, done in order.
+        turns: [B, k] indices into `PLANES`, done in order; `NO_TURN`: none.
     """
     turns = turns.to(volumes.device)
     for step in turns.unbind(1):
-        turned = torch.empty_like(volumes)
+        turned = volumes.clone()
         for i, plane in enumerate(PLANES):
             of_plane = torch.nonzero(step == i)[:, 0]
             turned[of_plane] = torch.rot90(volumes[of_plane], 1, plane)
@@ -202,7 +205,7 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
     """Inverse-frequency weights of the classes, [n_classes] float32, for the cross-entropy of the repaired variant.
 
     As the published code computes them before it drops them: background 0 (the binary map learns it), classes that do not occur 0.
-    Here: scaled so that an atom's voxel weighs 1 on average, so that the learning rate keeps its meaning.
+    Here: scaled so that the mean weight of a voxel is 1 over all voxels, background included, as it is without weights.
 
     Args:
         species: [B, n, n, n] of the training split.
@@ -210,7 +213,7 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
     counts = torch.bincount(species.flatten(), minlength=n_classes).double()
     counts[0] = 0
     weights = torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0)
-    return (weights * counts.sum() / (counts > 0).sum()).float()
+    return (weights * species.numel() / (counts > 0).sum()).float()
 
 
 def cached_maps(

@@ -3,11 +3,12 @@ import shlex
 # What is asked for, and what of it is missing.
 from snakemake.logging import logger
 
-from nesf import plan
+from nesf import methods, plan
 from nesf.errors import NesfError
 
 RESULTS, DATA, BUILD = Path(config["results"]), Path(config["data"]), Path(config["build"])
 DEVICE = config["device"]
+TRAINED, PREDICTED = "|".join(methods.TRAINED), "|".join(methods.PREDICTORS)
 MIRROR = f"--mirror {config['mirror']}" if config["mirror"] else ""
 
 try:

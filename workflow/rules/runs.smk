@@ -18,7 +18,7 @@ rule train:
         here(RUN / "model.json"),
         here(RUN / "log.csv"),
     wildcard_constraints:
-        method="nesf",
+        method=TRAINED,
     params:
         options=lambda wildcards: shlex.join(planned(wildcards).options()),
         out=str(RUN),
@@ -39,7 +39,7 @@ rule reconstruct:
     output:
         here(RUN / "reconstruction" / "{split}" / "summary.json"),
     wildcard_constraints:
-        method="nesf",
+        method=TRAINED,
     params:
         out=str(RUN),
     log:
@@ -61,7 +61,7 @@ rule evaluate:
         here(RUN / "metrics.json"),
         here(RUN / "materials.csv"),
     wildcard_constraints:
-        method="nesf",
+        method=TRAINED,
     params:
         out=str(RUN),
         splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),
@@ -76,7 +76,7 @@ rule evaluate:
         "OMP_NUM_THREADS={threads} nesf evaluate {params.out} {params.splits} --data {DATA} 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
-# Trivial predictors and the oracle: nothing to train.
+# Trivial predictors and the oracles: nothing to train.
 rule predict:
     input:
         training_inputs,
@@ -84,7 +84,7 @@ rule predict:
         here(RUN / "metrics.json"),
         here(RUN / "materials.csv"),
     wildcard_constraints:
-        method="copy|constant|oracle",
+        method=PREDICTED,
     params:
         options=lambda wildcards: shlex.join(planned(wildcards).options()),
         splits=lambda wildcards: " ".join(f"--split {split}" for split in planned(wildcards).splits),

@@ -1,0 +1,198 @@
+"""The trained voxel baseline: both networks with all that decoding needs, and crystals to maps to crystals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from tqdm import tqdm
+
+from nesf.checkpoints import choose_device, read_tensors, versions
+from nesf.crystals import Crystals
+from nesf.errors import DataError
+from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.icsg3d.config import DecodingConfig, VoxelBaselineConfig
+from nesf.icsg3d.networks import Networks
+from nesf.icsg3d.voxels import network_input, origin, voxelise
+from nesf.reconstruction import Reconstruction, allowed_lattices
+from nesf.sessions import derived_seed
+
+METHOD = "icsg3d"
+
+
+@dataclass(frozen=True)
+class DecodedMaps:
+    """What both networks make of B crystals, on the CPU.
+
+    Attributes:
+        channels: [B, 4, n, n, n], the VAE's output: density in e/Å³, three coordinates in Å.
+        species: [B, n, n, n] uint8, the U-Net's most probable atomic number, 0 for none.
+        binary: [B, n, n, n], its probability that a voxel belongs to an atom.
+        angles: [B, 3], radians; 90° without the angle head.
+    """
+
+    channels: Tensor
+    species: Tensor
+    binary: Tensor
+    angles: Tensor
+
+
+def condition_of(n: int, config: VoxelBaselineConfig, device: torch.device | str = "cpu") -> Tensor:
+    """The condition of n crystals, one-hot [n, n_conditions]: class 0 for all.
+
+    Published code: the decile of the formation energy. The datasets of the paper (NeSF) hold no energies, and its authors do not say what they
+    conditioned on; so the condition is the same for every crystal and tells nothing.
+    """
+    condition = torch.zeros(n, config.vae.n_conditions, device=device)
+    condition[:, 0] = 1
+    return condition
+
+
+@dataclass
+class VoxelBaseline:
+    """Both trained networks.
+
+    Attributes:
+        networks: both, in evaluation mode.
+        config: all choices of their training and decoding.
+        dataset: name, fold and hash of what they were trained on.
+        info: epochs, losses and so on, as recorded.
+    """
+
+    networks: Networks
+    config: VoxelBaselineConfig
+    dataset: Mapping[str, Any]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.networks.parameters()).device
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Atomic numbers that the species map has classes for."""
+        return tuple(range(1, self.config.voxels.n_classes))
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` (names begin with `unet.` or `vae.`) and `model.json`."""
+        folder = Path(folder)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.networks.state_dict().items()}
+        write_atomically(folder / "model.safetensors", to_safetensors(weights))
+        about = describe(self.config, self.dataset) | {"info": dict(self.info), "sha256": sha256_of(folder / "model.safetensors")}
+        write_json(folder / "model.json", about)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> VoxelBaseline:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a file is missing, damaged, or the two do not belong together.
+        """
+        folder = Path(folder)
+        about = read_json(folder / "model.json")
+        if missing := [key for key in ("config", "dataset", "info", "sha256") if key not in about]:
+            raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
+        if about.get("method") != METHOD:
+            raise DataError(f"{folder}/model.json: describes a model of another method than {METHOD}; load it with that method")
+        config = VoxelBaselineConfig.from_dict(about["config"])
+        built, path = Networks(config), folder / "model.safetensors"
+        try:
+            built.load_state_dict(read_tensors(path, about["sha256"]))
+        except RuntimeError as error:
+            raise DataError(f"{path}: does not fit the networks in model.json ({str(error).splitlines()[0]})") from None
+        return cls(built.to(choose_device(device)).eval(), config, about["dataset"], about["info"])
+
+    @torch.no_grad()
+    def maps(self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0) -> DecodedMaps:
+        """Crystals → maps → VAE → U-Net: what `reconstruct` segments, for a look at it.
+
+        Args:
+            crystals: B crystals; all at once, some 20 MB each.
+            decoding: None: the config's; `sample_latent` alone counts here.
+            seed: of the samples of z, drawn for each id on its own, so they do not depend on the other crystals.
+        """
+        self.networks.eval()
+        decoding, device, n_z = decoding or self.config.decoding, self.device, self.config.vae.latent_size
+        made = voxelise(crystals, self.config.voxels).to(device)
+        condition = condition_of(len(crystals), self.config, device)
+        latent = self.networks.vae.encode(network_input(made.density, made.lengths, self.config.voxels), condition, made.angles)
+        z = latent.mean
+        if decoding.sample_latent:
+            noise = torch.stack([torch.randn(n_z, generator=torch.Generator().manual_seed(_seed(seed, name))) for name in crystals.ids])
+            z = z + torch.exp(0.5 * latent.log_variance) * noise.to(device)
+        channels, angles = self.networks.vae.decode(z, condition)
+        species, binary = self.networks.unet(channels)
+        return DecodedMaps(channels.cpu(), species.argmax(1).to("cpu", torch.uint8), torch.sigmoid(binary).cpu(), angles.cpu())
+
+    def reconstruct(
+        self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0, batch_size: int = 8, progress: bool = False
+    ) -> Reconstruction:
+        """Crystals → maps → VAE → U-Net → segmentation → crystals: the baseline's whole way.
+
+        The positions are given the origin that voxelisation took away (`nesf.icsg3d.segmentation.to_crystals`).
+
+        Args:
+            crystals: B crystals in the standard setting.
+            decoding: None: the config's.
+            seed: of the samples of z, where they are sampled.
+            batch_size: crystals in one pass, bounds the memory.
+            progress: show a progress bar.
+
+        Returns:
+            As many crystals, same ids and order; one in which nothing is found has no atoms.
+
+        Raises:
+            DataError: no crystals, one without atoms, or an element beyond the classes.
+        """
+        from nesf.icsg3d.segmentation import find_atoms, read_lengths, to_crystals  # needs scikit-image, which training does without
+
+        if not len(crystals):
+            raise DataError("there is no crystal to reconstruct")
+        decoding = decoding or self.config.decoding
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        lengths, angles = np.zeros((len(crystals), 3)), np.zeros((len(crystals), 3))
+        with tqdm(total=len(crystals), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
+            for start in range(0, len(crystals), batch_size):
+                some = slice(start, min(start + batch_size, len(crystals)))
+                maps = self.maps(crystals.select(range(some.start, some.stop)), decoding, seed=seed)
+                binary = maps.binary.numpy() >= decoding.binary_threshold
+                found += [find_atoms(s, b, decoding) for s, b in zip(maps.species.numpy(), binary, strict=True)]
+                lengths[some] = read_lengths(maps.channels[:, 1:].double().numpy(), self.config.voxels, slip=decoding.length_slip)
+                angles[some] = maps.angles.numpy()
+                bar.update(some.stop - some.start)
+        good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
+        decoded = to_crystals(
+            crystals.ids, [c for c, _ in found], [z for _, z in found], good_lengths, good_angles, origin(crystals), self.config.voxels
+        )
+        reports = [
+            {
+                "id": name,
+                "n_atoms": int(decoded.n_atoms[i]),
+                "lengths": lengths[i].tolist(),
+                "angles_degree": np.degrees(angles[i]).tolist(),
+                "lattice_repaired": bool(repaired[i]),
+                "atoms": [
+                    {"x": x, "y": y, "z": z, "atomic_number": int(number)}
+                    for (x, y, z), number in zip(decoded.positions[decoded.atoms(i)].tolist(), decoded.species[decoded.atoms(i)], strict=True)
+                ],
+            }
+            for i, name in enumerate(decoded.ids)
+        ]
+        return Reconstruction(decoded, reports)
+
+
+def describe(config: VoxelBaselineConfig, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside any weights of this method."""
+    return {"method": METHOD, "config": config.to_dict(), "dataset": dict(dataset), "versions": versions()}
+
+
+def _seed(seed: int, name: str) -> int:
+    return derived_seed(seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
