@@ -205,4 +205,3 @@ def test_presets_on_a_dataset() -> None:
 
 def test_names_are_those_of_the_data_and_the_results() -> None:
     assert set(plan.FETCHED) == set(OFFICIAL)
-    assert {"nesf", *plan.PREDICTORS} <= set(results.METHODS)

@@ -14,6 +14,7 @@ from nesf import results
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import DataError
+from nesf.methods import METHODS
 from nesf.metrics import HEADLINE, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -130,7 +131,7 @@ def test_broken_run_is_reported(tmp_path: Path, dataset: Dataset, damage: Any, s
 
 def test_broken_content_is_never_written(tmp_path: Path, dataset: Dataset) -> None:
     schema = json.loads((REPOSITORY / "nesf/schema/run.json").read_text())
-    assert tuple(schema["properties"]["method"]["enum"]) == results.METHODS
+    assert tuple(schema["properties"]["method"]["enum"]) == METHODS
     with pytest.raises(DataError, match=r"method: 'guess' is not one of.*nothing was written"):
         record(tmp_path, dataset, method="guess")
     assert not list(tmp_path.rglob("run.json"))
