@@ -10,12 +10,14 @@ from nesf.figures.sensitivity import sensitivity_curves
 from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
 from nesf.figures.speed import scaling, step_profile
 from nesf.figures.style import METHOD_COLOURS, element_colour, save
+from nesf.figures.voxels import decoded_slices, map_slices, voxel_losses
 
 __all__ = [
     "METHOD_COLOURS",
     "SYSTEM_COLOURS",
     "best_for_slice",
     "comparison",
+    "decoded_slices",
     "draw_crystal",
     "element_colour",
     "element_map",
@@ -25,6 +27,7 @@ __all__ = [
     "latent_map",
     "learned_field",
     "loss_curves",
+    "map_slices",
     "metrics_chart",
     "neighbour_chart",
     "overview",
@@ -41,5 +44,6 @@ __all__ = [
     "structure_field",
     "true_field",
     "value_colours",
+    "voxel_losses",
     "with_border_images",
 ]

@@ -66,13 +66,15 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> DataFrame:
     short = dict(zip(ORACLE_METRICS, ("atoms, %", "position, Å", "species, %"), strict=True))
     rows = {}
     for dataset, title in TITLES.items():
-        by_split = {split: _texts(runs, dataset, split) for split in ("val", "test")}
-        presets = sorted({p for texts in by_split.values() for m, p in texts if m == "icsg3d-oracle" and p.startswith("label-frac-")}, reverse=True)
-        for preset in presets:
-            value = float(preset.removeprefix("label-frac-"))
-            name = f"{value:.2f}{' *' if value == LABEL_FRAC_ON[dataset] else ''}"
-            cells = {(split, short[m]): unbroken(by_split[split].get(("icsg3d-oracle", preset), {}).get(m, "–")) for split in by_split for m in short}
-            rows[title, name] = cells
+        of = [
+            r for r in runs if r.run["method"] == "icsg3d-oracle" and PAPERS_NAME.get(r.run["dataset"]["name"], r.run["dataset"]["name"]) == dataset
+        ]
+        by_split = {split: _texts(of, dataset, split) for split in ("val", "test")}
+        radii = {float(r.run["config"]["voxels"]["label_frac"]): r.run["preset"] for r in of}  # two presets may have the same one
+        for radius in sorted(radii, reverse=True):
+            texts = {split: by_split[split].get(("icsg3d-oracle", radii[radius]), {}) for split in by_split}
+            name = f"{radius:.2f}{' *' if radius == LABEL_FRAC_ON[dataset] else ''}"
+            rows[title, name] = {(split, short[m]): unbroken(texts[split].get(m, "–")) for split in by_split for m in short}
         rows[title, "paper, trained"] = {
             (split, short[m]): unbroken(_paper(dataset, "icsg3d", split).get(m, "–")) for split in by_split for m in short
         }
