@@ -16,7 +16,7 @@ from nesf.errors import ConfigError
 from nesf.pages import check_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("speed", "table1")]  # those pages show what is recorded
+WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("errors", "speed", "table1")]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -37,7 +37,7 @@ def run_guard(path: Path, **given: Any) -> None:
 
 
 def test_the_pages_exist() -> None:
-    assert {"data", "train", "reconstruction", "speed", "table1"} <= {p.stem for p in NOTEBOOKS}
+    assert {"data", "train", "reconstruction", "fields", "examples", "errors", "speed", "table1"} <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 
