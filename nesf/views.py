@@ -75,6 +75,50 @@ _SLIDE = """<script>(function(){
  }
 %(load)s})();</script>"""
 
+_CHOOSE = """<script>(function(){
+ var scriptFile=%(script)s, rows=%(rows)s, choice=document.getElementById("%(id)s"), viewers=[];
+ function show(){
+  rows[choice.value].forEach(function(c,j){
+   document.getElementById("%(id)s-title"+j).innerHTML=c.title; document.getElementById("%(id)s-legend"+j).innerHTML=c.legend;
+   var el=document.getElementById("%(id)s-"+j), v=viewers[j];
+   if(!v){ var i=el.querySelector("img"); i.src=c.picture; i.style.visibility=c.picture?"visible":"hidden"; return; }
+   v.removeAllModels(); v.removeAllShapes();
+   if(c.scene){
+    v.addModel(c.scene.xyz,"xyz",{assignBonds:false});
+    v.setStyle({},{sphere:{scale:0.32,colorscheme:{prop:"elem",map:c.scene.colours}}});
+    c.scene.edges.forEach(function(e){v.addCylinder({start:e[0],end:e[1],radius:0.03,color:"#404040",fromCap:1,toCap:1});});
+    v.setView([0,0,0,0,0,0,0,1]); v.rotate(-90,"vx"); v.rotate(-20,"vy"); v.rotate(10,"vx"); v.zoomTo();
+    v.zoom(0.95*Math.min(1,el.clientWidth/el.clientHeight));
+   }
+   v.render();
+  });
+ }
+ choice.addEventListener("change",show);
+ function draw(){
+  var g=document.createElement("canvas").getContext("webgl"); if(!g||!window.$3Dmol) return;
+  var lose=g.getExtension("WEBGL_lose_context"); if(lose) lose.loseContext(); // it would count among the views that a browser allows
+  rows[0].forEach(function(c,j){
+   if(!rows.some(function(r){return r[j].scene;})) return;
+   var el=document.getElementById("%(id)s-"+j); el.innerHTML=""; viewers[j]=$3Dmol.createViewer(el,{backgroundColor:"white"}); });
+  show();
+ }
+%(load)s})();</script>"""
+
+_PLAY = """<script>(function(){
+ var images=%(images)s, titles=%(titles)s, timer=null;
+ var image=document.getElementById("%(id)s"), text=document.getElementById("%(id)s-text");
+ var slider=document.getElementById("%(id)s-slider"), button=document.getElementById("%(id)s-play");
+ function show(){ image.src="data:image/png;base64,"+images[slider.value]; text.textContent=titles[slider.value]; }
+ function stop(){ clearInterval(timer); timer=null; button.textContent="play"; }
+ function go(){
+  if(+slider.value===images.length-1) slider.value=-1;
+  button.textContent="stop";
+  timer=setInterval(function(){ slider.value=+slider.value+1; show(); if(+slider.value===images.length-1) stop(); },%(pause)d);
+ }
+ slider.addEventListener("input",function(){ stop(); show(); });
+ button.addEventListener("click",function(){ if(timer) stop(); else go(); });
+})();</script>"""
+
 _POINTS = """<script>(function(){
  var svg=document.getElementById("%(id)s"), text=document.getElementById("%(id)s-text"), choice=document.getElementById("%(id)s-colour");
  var points=%(points)s, colours=%(colours)s, shown=null;
@@ -163,6 +207,68 @@ def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, pi
         f'<div id="{identifier}" style="position:relative;width:100%">{row}</div>'
         f'<input id="{identifier}-slider" type="range" min="0" max="{len(frames) - 1}" value="0" autocomplete="off" style="width:80%" aria-label="frame">'
         f"<div>{_legend(colours)}</div></figure>{_SLIDE % values}"
+    )
+
+
+def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mapping[str, Sequence[str]], *, script: str = SCRIPT) -> HTML:
+    """Crystals beside each other, of one example at a time that is chosen from a list: browsers draw only some 16 views on a page. Without 3-D: pictures.
+
+    Args:
+        rows: name of an example to its crystals, the same number in each; None where there is none to draw.
+        titles: name of an example to the texts above its crystals.
+        script: where the page finds 3Dmol-min.js.
+    """
+    from IPython.display import HTML
+
+    identifier = f"choice-{uuid.uuid4().hex[:8]}"
+    content: list[list[dict[str, Any]]] = []
+    for name, structures in rows.items():
+        content.append([])
+        for structure, title in zip(structures, titles[name], strict=True):
+            scene = _scene(structure) if structure is not None else None
+            image = f"data:image/png;base64,{base64.b64encode(picture(structure, dpi=50)).decode()}" if structure is not None else ""
+            legend = _legend(scene["colours"]) if scene else "–"
+            content[-1].append({"title": html.escape(title), "legend": legend, "scene": scene, "picture": image})
+    options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows))
+    panels = "".join(
+        f'<figure style="flex:1 1 160px;min-width:160px;margin:0;text-align:center"><figcaption id="{identifier}-title{j}" style="min-height:4.5em">{c["title"]}</figcaption>'
+        f'<div id="{identifier}-{j}" style="position:relative;width:100%;height:300px">'
+        f'<img style="max-height:100%;margin:auto;display:block{"" if c["picture"] else ";visibility:hidden"}" alt="unit cell" src="{c["picture"]}"></div>'
+        f'<div id="{identifier}-legend{j}">{c["legend"]}</div></figure>'
+        for j, c in enumerate(content[0])
+    )
+    values = {"id": identifier, "rows": json.dumps(content, separators=(",", ":")).replace("</", "<\\/"), "script": json.dumps(script), "load": _LOAD}
+    return HTML(
+        f'<label>example: <select id="{identifier}" autocomplete="off">{options}</select></label>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:1em">{panels}</div>{_CHOOSE % values}'
+    )
+
+
+def picture_slider(images: Sequence[bytes], titles: Sequence[str], *, seconds: float = 0.4, start: int = 0, width: int = 380) -> HTML:
+    """Pictures one after the other, by a slider or played; without a script the first one.
+
+    Args:
+        images: PNG files of one size.
+        titles: text above each.
+        seconds: for which each is shown when played.
+        start: the picture that is shown first.
+        width: pixels.
+    """
+    from IPython.display import HTML
+
+    identifier = f"pictures-{uuid.uuid4().hex[:8]}"
+    encoded = [base64.b64encode(image).decode() for image in images]
+    values = {
+        "id": identifier,
+        "images": json.dumps(encoded),
+        "titles": json.dumps(list(titles), ensure_ascii=False).replace("</", "<\\/"),
+        "pause": round(1000 * seconds),
+    }
+    return HTML(
+        f'<figure style="margin:0;text-align:center"><figcaption id="{identifier}-text">{html.escape(titles[start])}</figcaption>'
+        f'<img id="{identifier}" alt="{html.escape(titles[start])}" style="width:{width}px;max-width:100%" src="data:image/png;base64,{encoded[start]}">'
+        f'<div><button id="{identifier}-play" type="button">play</button> <input id="{identifier}-slider" type="range" min="0" max="{len(images) - 1}" '
+        f'value="{start}" autocomplete="off" style="width:{width * 2 // 3}px;vertical-align:middle" aria-label="picture"></div></figure>{_PLAY % values}'
     )
 
 

@@ -190,7 +190,9 @@ reduced_runs(runs)
 # The losses of one of them, the U-Net's first and then the autoencoder's:
 
 # %%
-reduced = recorded_run("ybco", method="icsg3d", preset="repaired-reduced", fold=0)
+reduced = recorded_run(
+    "ybco", method="icsg3d", preset="repaired-reduced", fold=0
+)
 made = read_run(reduced)
 print(f"made by: {made.run['command']}")
 figures.voxel_losses(made.log())

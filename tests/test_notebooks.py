@@ -16,7 +16,7 @@ from nesf.errors import ConfigError
 from nesf.pages import check_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("search", "speed", "table1")]  # those pages show what is recorded
+WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -37,8 +37,8 @@ def run_guard(path: Path, **given: Any) -> None:
 
 
 def test_the_pages_exist() -> None:
-    expected = {"data", "train", "reconstruction", "table1", "interpolation", "latent_space", "sensitivity", "properties", "search", "speed"}
-    assert expected <= {p.stem for p in NOTEBOOKS}
+    paper = {"data", "fields", "train", "reconstruction", "table1", "examples", "errors", "icsg3d", "interpolation", "latent_space"}
+    assert paper | {"sensitivity", "properties", "search", "speed", "differences"} <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 

@@ -1,13 +1,28 @@
 """Figures: one typed function each, which returns a matplotlib figure and shows nothing."""
 
 from nesf.figures.crystals import draw_crystal, element_map, with_border_images
+from nesf.figures.errors import errors_by_atoms
+from nesf.figures.examples import example_caption, example_grid
 from nesf.figures.interpolation import path_chart, path_summary
 from nesf.figures.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
+from nesf.figures.particles import animation, reconstruction_frames, reconstruction_steps, steps_table, votes_chart
 from nesf.figures.properties import property_parity, property_scores
 from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
 from nesf.figures.search import search_steps
 from nesf.figures.sensitivity import sensitivity_curves
-from nesf.figures.slices import best_for_slice, fullest_plane, learned_field, overview, particle_paths, structure_field, true_field
+from nesf.figures.slices import (
+    best_for_slice,
+    compare_fields,
+    field_error_curves,
+    fullest_plane,
+    learned_field,
+    overview,
+    particle_paths,
+    plane_agreement,
+    plane_fields,
+    structure_field,
+    true_field,
+)
 from nesf.figures.speed import scaling, step_profile
 from nesf.figures.style import METHOD_COLOURS, element_colour, save
 from nesf.figures.voxels import decoded_slices, map_slices, voxel_losses
@@ -15,13 +30,19 @@ from nesf.figures.voxels import decoded_slices, map_slices, voxel_losses
 __all__ = [
     "METHOD_COLOURS",
     "SYSTEM_COLOURS",
+    "animation",
     "best_for_slice",
+    "compare_fields",
     "comparison",
     "decoded_slices",
     "draw_crystal",
     "element_colour",
     "element_map",
     "error_distribution",
+    "errors_by_atoms",
+    "example_caption",
+    "example_grid",
+    "field_error_curves",
     "frequent_groups",
     "fullest_plane",
     "latent_map",
@@ -34,16 +55,22 @@ __all__ = [
     "particle_paths",
     "path_chart",
     "path_summary",
+    "plane_agreement",
+    "plane_fields",
     "property_parity",
     "property_scores",
+    "reconstruction_frames",
+    "reconstruction_steps",
     "save",
     "scaling",
     "search_steps",
     "sensitivity_curves",
     "step_profile",
+    "steps_table",
     "structure_field",
     "true_field",
     "value_colours",
+    "votes_chart",
     "voxel_losses",
     "with_border_images",
 ]

@@ -15,11 +15,12 @@ from nesf.crystals import Crystals, pad, vocabulary_of
 from nesf.errors import DataError
 from nesf.fields import Queries, nearest_atom
 from nesf.figures.crystals import draw_crystal
-from nesf.figures.style import ICSG3D, NESF, element_colours, subplots
+from nesf.figures.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, element_colours, element_handles, subplots
 from nesf.reconstruction import NeuralFields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from pandas import DataFrame
 
     from nesf.checkpoints import TrainedModel
 
@@ -114,6 +115,134 @@ def structure_field(crystals: Crystals, *, field: FieldFunction | None = None, h
     return figure
 
 
+def plane_fields(
+    crystals: Crystals, learned: FieldFunction, *, truth: FieldFunction | None = None, height: float | None = None, n: int = 126
+) -> DataFrame:
+    """Two pairs of fields on a horizontal plane through one crystal and 0.5 Å around its cell, to be drawn by `compare_fields`.
+
+    Args:
+        crystals: a batch of one crystal.
+        learned: of `learned_field`.
+        truth: the fields to compare with; the ground truth by default.
+        height: z of the plane, Å; by default the height at which most atoms lie.
+        n: points along each axis.
+
+    Returns:
+        n² rows: `x`, `y`, `z` (Å), `inside` the cell, `true_x` … `true_z` and `learned_x` … `learned_z` (vectors, Å), `true_species` and
+        `learned_species` (atomic numbers).
+
+    Raises:
+        DataError: not exactly one crystal.
+    """
+    import pandas as pd
+
+    if len(crystals) != 1:
+        raise DataError(f"a slice is drawn of one crystal, not of {len(crystals)}; choose one with crystals.select([i])")
+    points, _ = _plane(crystals, fullest_plane(crystals) if height is None else height, n)
+    points = points.reshape(-1, 3)
+    fractional = points @ np.linalg.inv(crystals.lattice[0])
+    columns = dict(zip("xyz", points.T, strict=True)) | {"inside": ((fractional > -1e-6) & (fractional < 1 + 1e-6)).all(1)}
+    for name, field in (("true", truth or true_field(crystals)), ("learned", learned)):
+        vectors, species = field(points)
+        columns |= {f"{name}_{k}": v for k, v in zip("xyz", vectors.T, strict=True)} | {f"{name}_species": species}
+    return pd.DataFrame(columns)
+
+
+def plane_agreement(table: DataFrame, *, near: float = 0.5) -> dict[str, float]:
+    """How far two pairs of fields agree on the part of a plane that lies in the cell.
+
+    Args:
+        table: of `plane_fields`.
+        near: Å; a step that ends nearer than this to the end of the true step goes to the same atom.
+
+    Returns:
+        `difference_median`, `difference_84` (Å: half of the points, and 84 % of them, differ by less), `same_end_percent`, `same_species_percent`.
+    """
+    inside = table[table["inside"]]
+    difference = np.linalg.norm(inside[list(_LEARNED)].to_numpy() - inside[list(_TRUE)].to_numpy(), axis=1)
+    return {
+        "difference_median": float(np.median(difference)),
+        "difference_84": float(np.percentile(difference, 84)),
+        "same_end_percent": 100 * float(np.mean(difference < near)),
+        "same_species_percent": 100 * float(np.mean(inside["true_species"] == inside["learned_species"])),
+    }
+
+
+_TRUE, _LEARNED = ("true_x", "true_y", "true_z"), ("learned_x", "learned_y", "learned_z")
+
+
+def compare_fields(crystals: Crystals, table: DataFrame, *, title: str = "", arrows: int = 18) -> Figure:
+    """Position field (above) and species field (below) on a plane: true, learned, and where they differ.
+
+    Args:
+        crystals: a batch of one crystal.
+        table: of `plane_fields`.
+        title: name of the crystal and the model.
+        arrows: along each axis.
+    """
+    n = round(len(table) ** 0.5)
+    square = {name: table[name].to_numpy().reshape(n, n) for name in table.columns}
+    x, y, height = square["x"], square["y"], float(table["z"].iloc[0])
+    extent = (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
+    vectors = {name: np.stack([square[k] for k in keys], -1) for name, keys in (("true", _TRUE), ("learned", _LEARNED))}
+    distances = {name: np.linalg.norm(v, axis=-1) for name, v in vectors.items()}
+    figure, axes = subplots(3, 12, 7.8, n_rows=2)
+    step = max(1, n // arrows)
+    part = (slice(step // 2, None, step),) * 2
+    farthest = float(distances["true"].max())
+    for ax, name in zip(axes[:2], vectors, strict=True):
+        u, v = vectors[name][part][..., 0], vectors[name][part][..., 1]
+        drawn = ax.quiver(x[part], y[part], u, v, distances[name][part], angles="xy", scale_units="xy", scale=3, width=0.006, cmap="viridis_r")
+        drawn.set_clim(0, farthest)
+        ax.set_title(f"position field, {name}")
+    figure.colorbar(drawn, ax=axes[:2], label="distance to the nearest atom, Å", shrink=0.8)
+    difference = np.linalg.norm(vectors["learned"] - vectors["true"], axis=-1)
+    image = axes[2].imshow(difference, cmap="magma_r", vmin=0, vmax=1, extent=extent, origin="lower")
+    figure.colorbar(image, ax=axes[2], label="|learned − true|, Å", extend="max" if difference.max() > 1 else "neither", shrink=0.8, pad=0.02)
+    axes[2].set_title("position field, difference")
+    present = np.unique(np.concatenate([square["true_species"].ravel(), square["learned_species"].ravel(), crystals.species]))
+    colours = ListedColormap(element_colours(present))
+    for ax, name in zip(axes[3:5], vectors, strict=True):
+        index = np.searchsorted(present, square[f"{name}_species"])
+        ax.imshow(index, cmap=colours, vmin=-0.5, vmax=len(present) - 0.5, extent=extent, origin="lower", alpha=0.6)
+        ax.set_title(f"species field, {name}")
+    other = square["true_species"] != square["learned_species"]
+    axes[5].imshow(other, cmap=ListedColormap(["white", ICSG3D]), vmin=0, vmax=1, extent=extent, origin="lower", alpha=0.7)
+    share = plane_agreement(table)["same_species_percent"]
+    axes[5].set_title(f"species field: another element in {100 - share:.1f} % of the cell", fontsize="medium")
+    for k, ax in enumerate(axes):
+        _draw_atoms(ax, crystals, height)
+        ax.set(xlabel="x, Å" if k > 2 else "", ylabel="y, Å" if k % 3 == 0 else "", aspect="equal", xlim=extent[:2], ylim=extent[2:])
+    figure.legend(handles=element_handles(present), loc="outside lower center", ncols=len(present), frameon=False)
+    figure.suptitle(f"{title}   plane z = {height:.2f} Å".strip())
+    return figure
+
+
+def field_error_curves(table: DataFrame, *, title: str = "") -> Figure:
+    """Errors of fields against the distance to the nearest atom: the position field with its 68 % range, and the species field.
+
+    Args:
+        table: of `nesf.analysis.fields.field_errors`.
+        title: dataset, split, number of crystals.
+    """
+    figure, (left, right) = subplots(2, 10, 3.6)
+    for name, part in table.groupby("field", sort=False):
+        part = part[part["n_points"] >= 10]
+        middle = (part["from"] + part["to"]).to_numpy() / 2
+        style = {"color": METHOD_COLOURS.get(name, SECOND), "marker": "o", "markersize": 4, "label": DRAWN.get(name, name)}
+        left.plot(middle, part["median"], **style)
+        left.fill_between(middle, part["low"], part["high"], color=style["color"], alpha=0.2, linewidth=0)
+        right.plot(middle, part["species"], **style)
+    left.set(ylabel="|field − true field|, Å", title="position field", ylim=(0, None))
+    right.set(ylabel="points with the right element, %", title="species field", ylim=(0, 102))
+    for ax in (left, right):
+        ax.set(xlabel="distance to the nearest atom, Å", xlim=(0, None))
+        ax.grid(alpha=0.3)
+    right.legend(frameon=False, loc="lower left")
+    figure.suptitle(title)
+    return figure
+
+
 def overview(actual: Crystals, detected: Crystals, *, field: FieldFunction | None = None) -> Figure:
     """The idea in one picture: a crystal, the position field that the decoder gives for it, the crystal read from that field.
 
@@ -195,9 +324,4 @@ def _draw_atoms(ax: Axes, crystals: Crystals, height: float, *, legend: bool = F
         style = {"facecolor": colour, "edgecolor": "black"} if inside else {"fill": False, "edgecolor": colour, "linestyle": ":", "linewidth": 1.5}
         ax.add_patch(Circle((float(position[0]), float(position[1])), 0.22, zorder=3 if inside else 2, label=Element.from_Z(int(z)).symbol, **style))
     if legend:
-        elements = sorted(set(crystals.species[atoms].tolist()))
-        handles = [
-            Circle((0, 0), facecolor=c, edgecolor="black", label=Element.from_Z(z).symbol)
-            for z, c in zip(elements, element_colours(elements), strict=True)
-        ]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        ax.legend(handles=element_handles(np.unique(crystals.species[atoms])), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nesf.files import write_atomically
 
@@ -52,6 +53,14 @@ def element_colour(z: int) -> str:
 def element_colours(numbers: np.ndarray | Sequence[int]) -> list[str]:
     """Jmol's colours of atomic numbers."""
     return [element_colour(int(z)) for z in numbers]
+
+
+def element_handles(numbers: np.ndarray | Sequence[int]) -> list[Line2D]:
+    """Legend entries of elements: a dot in the element's colour and its symbol."""
+    from pymatgen.core import Element
+
+    style = {"linestyle": "", "marker": "o", "markersize": 9, "markeredgecolor": "black"}
+    return [Line2D([], [], color=element_colour(int(z)), label=Element.from_Z(int(z)).symbol, **style) for z in numbers]  # type: ignore[arg-type]
 
 
 def save(figure: Figure, path: Path, data: DataFrame) -> list[Path]:

@@ -1,0 +1,141 @@
+"""Figures 1 and 2: fields on a plane, and the reconstruction step by step."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nesf import data, figures, views
+from nesf.analysis.fields import DISTANCES, encode_one, field_errors, follow, particles_left
+from nesf.checkpoints import TrainedModel
+from nesf.config import ReconstructionConfig
+from nesf.crystals import Crystals, pad
+from nesf.errors import DataError
+from nesf.inference import GroundTruthFields
+from nesf.reconstruction import reconstruct
+
+STARTER = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
+BOX = ((0.0, 0.0, 0.0), (4.0, 4.0, 4.0))
+SALT = Crystals.from_arrays(["salt"], [np.array([[0.0, 0, 0], [2.0, 2.0, 0], [2.0, 0, 2.0]])], [np.array([11, 17, 17])], 4 * np.eye(3)[None])
+
+
+class Shrunk(GroundTruthFields):
+    """The true fields with steps of half the length, and an element that is wrong where x > 1 Å."""
+
+    def position(self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False) -> torch.Tensor:
+        return 0.5 * super().position(queries, crystal, rough)
+
+    def species(self, queries: torch.Tensor, crystal: torch.Tensor) -> torch.Tensor:
+        return torch.where(queries[:, 0] > 1, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    return TrainedModel.load(STARTER, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def example() -> Crystals:
+    test = data.load("starter").split("test")
+    return test.select([figures.best_for_slice(test)])
+
+
+def test_steps_of_the_true_field_end_at_the_atoms() -> None:
+    steps = follow(GroundTruthFields(pad(SALT, (11, 17))), BOX, (11, 17))
+    start, once, end = steps.moments[0], steps.moments[1], steps.moments[64]
+    assert np.allclose(once, end, atol=1e-4) and len(start) == len(end)  # one step of the true field is the whole way
+    nearest = np.linalg.norm(start[:, None] - SALT.positions, axis=-1).argmin(1)
+    clear = np.sort(np.linalg.norm(start[:, None] - SALT.positions, axis=-1), 1)
+    clear = clear[:, 1] - clear[:, 0] > 1e-3
+    assert np.allclose(end[clear], SALT.positions[nearest[clear]], atol=1e-4)
+    assert sorted(map(tuple, steps.positions.round(3).tolist())) == sorted(map(tuple, SALT.positions.tolist()))
+    assert steps.kept.all() and steps.sizes.sum() == len(start) and steps.accepted.all()
+    assert sorted(steps.species.tolist()) == [11, 17, 17] and steps.answers.shape == (3, 216)
+
+
+def test_moments_are_those_of_an_unfinished_movement() -> None:
+    fields = Shrunk(pad(SALT, (11, 17)))
+    steps = follow(fields, BOX, (11, 17), moments=(0, 1, 3))
+    rest = [np.linalg.norm(steps.moments[t] - SALT.positions[:, None], axis=-1).min(0).max() for t in (0, 1, 3)]
+    assert rest[1] == pytest.approx(rest[0] / 2, rel=0.05) and rest[2] == pytest.approx(rest[0] / 8, rel=0.05)
+    strict = follow(fields, BOX, (11, 17), ReconstructionConfig(score_threshold=0.01), moments=(0, 1))
+    assert not strict.kept.all() and (strict.cluster[~strict.kept] == -1).all()
+    assert (strict.kept == (strict.scores <= 0.01)).all()
+    lonely = follow(fields, BOX, (11, 17), ReconstructionConfig(min_particles=10**6))
+    assert not lonely.accepted.any() and len(lonely.positions) == 0
+    figures.reconstruction_steps(lonely, SALT)
+    assert len(figures.votes_chart(lonely, SALT).axes[0].patches) == 0
+
+
+def test_followed_steps_give_what_reconstruct_gives(model: TrainedModel, example: Crystals) -> None:
+    steps = follow(encode_one(model, example), model.box, model.vocabulary)
+    crystals = reconstruct(model, example).crystals
+    assert len(steps.positions) == len(crystals.positions)
+    distances = np.linalg.norm(steps.positions[:, None] - crystals.positions, axis=-1)
+    assert distances.min(1).max() < 1e-3  # particles of `reconstruct` stop where a step would be below 1e-4 Å
+    assert (crystals.species[distances.argmin(1)] == steps.species).all()
+    table = particles_left(steps)
+    assert table["particles"].tolist()[:6] == [len(steps.scores)] * 5 + [int(steps.kept.sum())]
+    with pytest.raises(DataError, match="not of 2"):
+        encode_one(model, data.load("starter").split("val").select([0, 1]))
+
+
+def test_plane_of_the_true_field_agrees_with_itself(example: Crystals) -> None:
+    table = figures.plane_fields(example, figures.true_field(example), n=36)
+    found = figures.plane_agreement(table)
+    assert found == {"difference_median": 0, "difference_84": 0, "same_end_percent": 100, "same_species_percent": 100}
+    inside = table[table["inside"]]
+    assert 0 < len(inside) < len(table) and inside["x"].min() > -1e-6 and inside["x"].max() < example.lattice[0, 0, 0] + 1e-6
+
+
+def test_agreement_counts_what_differs() -> None:
+    fields = figures.true_field(SALT)
+
+    def wrong(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        vectors, species = fields(points)
+        right_side = points[..., 0] > 2
+        return vectors + np.where(right_side[..., None], [0.0, 0.0, 1.0], 0.0), np.where(right_side, 99, species)
+
+    found = figures.plane_agreement(figures.plane_fields(SALT, wrong, height=0.0, n=101))
+    assert found["same_end_percent"] == pytest.approx(50, abs=3) and found["same_species_percent"] == pytest.approx(50, abs=3)
+    assert found["difference_84"] == pytest.approx(1, abs=1e-6)
+    figure = figures.compare_fields(SALT, figures.plane_fields(SALT, wrong, height=0.0, n=36))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert "position field, learned" in titles and any("another element in" in t for t in titles)
+
+
+def test_field_errors_by_distance(model: TrainedModel) -> None:
+    val = data.load("starter").split("val").select(range(8))
+    table = field_errors(model, val, {"itself": val}, n_points=100)
+    itself, learned = table[table["field"] == "itself"], table[table["field"] == "nesf"]
+    assert (itself["high"].dropna() == 0).all() and (itself["species"].dropna() == 100).all()
+    assert itself["n_points"].sum() <= 800 and learned["n_points"].tolist() == itself["n_points"].tolist()
+    assert learned["from"].tolist() == list(DISTANCES[:-1])
+    near = learned[learned["to"] <= 0.75]
+    assert (near["median"].dropna() < 0.3).all() and (near["median"].dropna() > 0).all()
+    assert table.equals(field_errors(model, val, {"itself": val}, n_points=100))
+
+
+def test_film_is_small_and_complete(model: TrainedModel, example: Crystals, tmp_path: Path) -> None:
+    from PIL import Image
+
+    steps = follow(encode_one(model, example), model.box, model.vocabulary, moments=(0, 1, 64))
+    images, titles = figures.reconstruction_frames(steps, example, between=2)
+    assert len(images) == len(titles) and titles[-3].startswith("kept") and titles[-1].startswith("votes")
+    assert titles[1:3] == ["on the way to iteration 1"] * 2  # they start Å away from where they are after one step
+    assert {Image.open(io.BytesIO(i)).size for i in images} == {(380, 380)} and sum(map(len, images)) < 500_000
+    gif = Image.open(io.BytesIO(figures.animation(images)))
+    assert gif.n_frames >= 5
+    one, other = (views.picture_slider(images, titles, start=1).data for _ in range(2))
+    assert len(set(re.findall(r'id="(pictures-\w+)"', one + other))) == 2
+    assert base64.b64encode(images[1]).decode() in one.split("<script>")[0] and len(one) < 700_000
+    table = figures.steps_table(steps)
+    assert len(table) == 3 * len(steps.scores)
+    figures.save(figures.reconstruction_steps(steps, example), tmp_path / "steps", table)
+    assert (tmp_path / "steps.csv").read_text().startswith("iterations,particle,x,y,z,score,cluster")
