@@ -45,6 +45,7 @@ from pymatgen.core import Lattice, Structure
 from nesf import data, figures
 from nesf.config import ModelConfig
 from nesf.crystals import Crystals
+from nesf.icsg3d.baseline import VoxelBaseline
 from nesf.icsg3d.config import (
     AS_PUBLISHED,
     REPAIRED,
@@ -53,17 +54,15 @@ from nesf.icsg3d.config import (
 )
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
 from nesf.icsg3d.oracle import LABEL_FRACS, oracle
-from nesf.metrics import evaluate
-from nesf.model import Autoencoder
-from nesf.pages import (
-    RESULTS,
-    TITLES,
+from nesf.icsg3d.pages import (
     baseline_table,
     label_radius_table,
-    metrics_table,
     reduced_runs,
 )
-from nesf.results import all_runs
+from nesf.metrics import evaluate
+from nesf.model import Autoencoder
+from nesf.pages import RESULTS, TITLES, metrics_table, recorded_run
+from nesf.results import all_runs, read_run
 
 # %% [markdown]
 # ## A crystal as a box
@@ -213,7 +212,7 @@ figures.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 # It shows that the voxel autoencoder *as published* errs more than NeSF on all three datasets, most of all in the species, and that it needs many times the memory and parameters. That much is sound: both were trained on the same splits and scored alike.
 #
 # It does not show that voxels of this size are too coarse. The oracle on the same grid, with the radius chosen on validation crystals, is far better than the trained baseline in every number of the table above, so most of the published error was made in training or by a setting: class weights that were computed and not used, a radius that was never tuned,
-# a length that is read one voxel short. Nor does it tell how the baseline was adapted: neither the article nor its supplement says what was done with cells that are not cubic, with angles, or with the formation energy that the autoencoder is conditioned on. Its published errors of the angles are near those of always answering 90°.
+# a length that is read one voxel short. The article calls a categorical distribution of the species at each voxel impractical for ICSG3D (Section 2.3); its public U-Net predicts just that, 95 classes a voxel. Nor does it tell how the baseline was adapted: neither the article nor its supplement says what was done with cells that are not cubic, with angles, or with the formation energy that the autoencoder is conditioned on. Its published errors of the angles are near those of always answering 90°.
 #
 # Nor does the oracle show the opposite. It says what the representation allows, not what a network learns from a few thousand crystals; whether the repaired variant comes near it can only be seen by training it.
 #
