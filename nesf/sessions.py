@@ -79,11 +79,17 @@ def adam_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"adam.{i}.{k}": v for i, p in enumerate(parameters) for k, v in optimizer.state.get(p, {}).items()}
 
 
+@torch.no_grad()
 def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `adam_tensors`."""
+    """The inverse of `adam_tensors`.
+
+    Moments get their parameter's order in memory (channels first or last), which a file does not keep: fused Adam goes through both as they lie.
+    """
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
         if moments := with_prefix(tensors, f"adam.{i}."):
-            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in moments.items()}
+            optimizer.state[parameter] = {
+                k: torch.empty_like(parameter).copy_(v) if v.shape == parameter.shape else v.to(parameter.device) for k, v in moments.items()
+            }
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from nesf.icsg3d.config import (
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
 from nesf.icsg3d.oracle import choose_label_frac, oracle
 from nesf.icsg3d.segmentation import find_atoms, read_lengths, segment
-from nesf.icsg3d.voxels import Maps, cached_maps, class_weights, ionic_radii, network_input, origin, random_turns, rotate, voxelise
+from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, ionic_radii, network_input, origin, random_turns, rotate, voxelise
 from nesf.metrics import evaluate
 
 VOXELS, DECODING = VoxelConfig(), DecodingConfig()
@@ -67,6 +67,20 @@ def test_parameter_counts_are_the_published_ones() -> None:
         assert n_parameters(CondDFCVAE(VAEConfig())) == 839_800
         # What the angle head of the repaired variant adds: three more inputs of the encoder's dense layer, and a linear layer.
         assert n_parameters(CondDFCVAE(REPAIRED.vae)) == 839_800 + 3 * 256 + (256 + 10 + 1) * 3
+
+
+def test_the_condition_is_forty_channels_beside_the_four() -> None:
+    torch.manual_seed(0)
+    vae = CondDFCVAE(VAEConfig(filters=(4, 4, 4), latent_size=8)).eval()
+    x, condition = torch.rand(2, 4, 16, 16, 16), torch.eye(10)[[3, 7]]
+    tiled = condition.repeat(1, 4)[:, :, None, None, None].expand(-1, -1, 16, 16, 16)  # as the published code reads it
+    features = torch.cat([x, tiled], 1)
+    for layer in vae.encoder:
+        features = torch.nn.functional.max_pool3d(torch.nn.functional.leaky_relu(layer(features), 0.3), 2)
+    features = torch.nn.functional.leaky_relu(vae.encoder_last(features), 0.3).flatten(1)
+    mean = vae.mean(torch.relu(vae.hidden(features)))
+    assert torch.allclose(vae.encode(x, condition).mean, mean, atol=1e-5)
+    assert not torch.allclose(vae.encode(x, condition.flip(0)).mean, mean, atol=1e-4)
 
 
 def test_the_unet_gives_species_and_binary_maps_and_four_perceptual_activations() -> None:
@@ -188,6 +202,13 @@ def test_class_weights_balance_the_elements_and_leave_out_the_background() -> No
     assert weights.shape == (95,) and weights[0] == 0 and weights[MG] == 0
     assert weights[NA] * 15 == pytest.approx(float(weights[CL] * 5))
     assert float(weights[species.long()].mean()) == pytest.approx(1)
+
+
+def test_no_turn_leaves_a_crystal_as_it_is() -> None:
+    volumes = torch.rand(2, 4, 8, 8, 8)
+    turned = rotate(volumes, torch.tensor([[NO_TURN] * 3, [0, 1, NO_TURN]]))
+    assert torch.equal(turned[0], volumes[0])
+    assert torch.equal(turned[1], rotate(volumes[1:], torch.tensor([[0, 1]]))[0]) and not torch.equal(turned[1], volumes[1])
 
 
 def test_maps_are_cached_for_this_content_and_config_only(starter: Dataset, tmp_path: Path) -> None:

@@ -69,10 +69,11 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trainin
 @pytest.fixture(scope="module")
 def learned(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """A training long enough to learn two crystals' atoms by heart."""
-    two = cubes(4.0, 5.2)
+    two = cubes(3.6, 4.0)
     known = Dataset("two", {"train": two, "val": two, "test": two})
-    changes = {"unet__width": 4, "unet__epochs": 70, "vae__epochs": 70, "unet__batch_size": 2, "vae__batch_size": 2, "unet__rotations": 0}
-    config = tiny("repaired", **changes, vae__rotations=0)
+    changes = {f"{network}__{key}": value for network in NETWORKS for key, value in (("batch_size", 2), ("rotations", 0))}
+    changes |= {"unet__epochs": 75, "vae__epochs": 40, "voxels__label_frac": 1.0, "unet__width": 4, "vae__weight_perceptual": 0.01}
+    config = tiny("repaired", vae__learning_rate=0.02, **changes)
     return train(known, config, tmp_path_factory.mktemp("learned"), device="cpu", progress=False)
 
 
@@ -83,11 +84,11 @@ def test_both_losses_fall(learned: TrainingResult) -> None:
     for network, terms in (("unet", ("loss", "loss_species", "loss_binary")), ("vae", ("loss", "loss_maps", "loss_perceptual", "loss_angle"))):
         for term in terms:
             values = losses(learned, network, term)
-            assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5]), (network, term, values[::10])
+            assert np.mean(values[-5:]) < 0.75 * np.mean(values[:5]), (network, term, values[::10])
 
 
 def test_the_trained_unet_finds_the_atoms_in_true_maps(learned: TrainingResult) -> None:
-    model, crystals = learned.model, cubes(4.0, 5.2)
+    model, crystals = learned.model, cubes(3.6, 4.0)
     maps = voxelise(crystals, model.config.voxels)
     with torch.no_grad():
         species, binary = model.networks.unet(network_input(maps.density, maps.lengths, model.config.voxels))
@@ -160,9 +161,10 @@ def test_class_weights_are_used_by_the_repaired_preset_alone(dataset: Dataset, t
     assert repaired.weights[0] == 0 and (repaired.weights > 0).nonzero().flatten().tolist() == [NA, CL]
     x = torch.rand(1, 4, 16, 16, 16)
     species = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
-    loss, loss_species, loss_binary = published.unet_losses(x, species)
-    assert float(loss) == pytest.approx(float(loss_species + loss_binary)) and loss_species > 95  # 95 times some nats
-    assert repaired.unet_losses(x, species)[1] == 0  # of the background alone
+    with torch.no_grad():
+        loss, loss_species, loss_binary = published.unet_losses(x, species).tolist()
+        assert loss == pytest.approx(loss_species + loss_binary) and loss_species > 95  # 95 times some nats
+        assert repaired.unet_losses(x, species)[1] == 0  # of the background alone
 
 
 def test_the_condition_is_the_same_for_all() -> None:

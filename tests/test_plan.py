@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nesf import plan, results
-from nesf.config import CPU, ReconstructionConfig, for_dataset, preset
+from nesf.config import CPU, Choices, Config, ReconstructionConfig, for_dataset, preset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.official import OFFICIAL
@@ -43,7 +43,10 @@ def record(root: Path, dataset: Dataset, run: plan.PlannedRun) -> Path:
     if nesf:
         (folder / "log.csv").write_text(",".join(LOG_COLUMNS) + "\n")
     further: dict[str, Any] = {"reconstruction": decoding} if nesf else {}
-    config = run.config().with_values({"model.n_species": 2, "training.precision": "bf16"}).to_dict() if nesf else {"reconstruction": decoding}
+    asked = run.config()
+    config = {"reconstruction": decoding}
+    if isinstance(asked, Choices):
+        config = asked.with_values({"model.n_species": 2, "training.precision": "bf16"}).to_dict()
     common = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": "nesf", "wall_time_seconds": 1.0}
     results.write_run(folder, dataset, config=config, **common, **further)
     return folder
@@ -62,12 +65,58 @@ def test_entries_become_runs() -> None:
     assert names[:20] == [f"ybco/nesf/cpu/fold-{k}" for k in range(20)] and runs[0].splits == ("train", "test")
     assert names[20:] == [*(f"lcs6/nesf/paper/seed-{k}" for k in range(3)), "lcs6/nesf/trial-x/seed-4", "lcs6/oracle/default/seed-0"]
     changed = runs[23].config()
-    assert (changed.preset, changed.model.dropout, changed.training.schedule) == ("trial-x", 0.1, "step")
+    assert isinstance(changed, Config) and (changed.preset, changed.model.dropout, changed.training.schedule) == ("trial-x", 0.1, "step")
     assert runs[23].options() == [
         "--seed", "4", "--preset", "cpu", "--set", "model.dropout=0.1", "--set", "training.schedule=step", "--label", "trial-x",
     ]  # fmt: skip
     assert runs[3].packed == "ybco/fold-3" and runs[3].options()[:2] == ["--fold", "3"]
     assert runs[24].options() == ["--method", "oracle"]
+
+
+def test_entries_of_the_voxel_baseline() -> None:
+    runs = plan.planned_runs(
+        [
+            {"dataset": "lcs6", "method": "icsg3d", "preset": "repaired", "seeds": 1},
+            {"dataset": "lcs6", "method": "icsg3d-oracle", "preset": "repaired"},
+            {"dataset": "lcs6", "method": "icsg3d-oracle", "set": {"voxels.label_frac": 0.5}, "label": "label-frac-0.50"},
+            {"dataset": "ybco", "method": "icsg3d", "preset": "as-published", "folds": [3]},
+        ]
+    )
+    names = ["lcs6/icsg3d/repaired/seed-0", "lcs6/icsg3d-oracle/repaired/seed-0", "lcs6/icsg3d-oracle/label-frac-0.50/seed-0"]
+    assert [run.name for run in runs] == [*names, "ybco/icsg3d/as-published/fold-3"]
+    assert runs[0].options() == ["--method", "icsg3d", "--seed", "0", "--preset", "repaired"]
+    assert runs[2].options() == ["--method", "icsg3d-oracle", "--preset", "repaired", "--set", "voxels.label_frac=0.5", "--label", "label-frac-0.50"]
+    assert runs[0].decoding()["sample_latent"] is False and runs[3].decoding()["sample_latent"] is True
+    keys = [run.key("training", Path("nowhere")) for run in runs]
+    assert len(set(keys)) == 4 and '"label_frac": 0.5' in keys[2]
+
+
+def test_content_decides_what_is_missing_of_the_voxel_baseline(tmp_path: Path, dataset: Dataset) -> None:
+    changes: dict[str, Any] = {"set": {"unet.width": 2}, "label": "narrow"}
+    run, oracle = plan.planned_runs(
+        [{"dataset": "own", "method": "icsg3d", **changes}, {"dataset": "own", "method": "icsg3d-oracle", "preset": "as-published"}]
+    )
+    folder = tmp_path / run.name
+    results.write_metrics(folder, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
+    config = run.config()
+    assert isinstance(config, Choices)
+    common: dict[str, Any] = {"seed": 0, "command": "nesf", "wall_time_seconds": 1.0}
+    recorded = config.with_values({"training.precision": "bf16"}).to_dict()
+    results.write_run(folder, dataset, method="icsg3d", preset="narrow", config=recorded, reconstruction=run.decoding(), **common)
+    assert plan.missing(run, tmp_path, tmp_path / "data") == "nothing"  # the precision is the machine's
+    results.update_run(folder, reconstruction=run.decoding() | {"binary_threshold": 0.5})
+    assert plan.missing(run, tmp_path, tmp_path / "data") == "decoding"
+    results.update_run(folder, config=config.with_values({"unet.width": 4}).to_dict())
+    assert plan.missing(run, tmp_path, tmp_path / "data") == "everything"
+
+    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "everything"
+    asked = oracle.config()
+    assert isinstance(asked, dict)
+    results.write_metrics(tmp_path / oracle.name, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
+    results.write_run(tmp_path / oracle.name, dataset, method="icsg3d-oracle", preset="as-published", config=asked, **common)
+    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "nothing"
+    results.update_run(tmp_path / oracle.name, config=asked | {"voxels": asked["voxels"] | {"label_frac": 0.5}})
+    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "everything"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +129,8 @@ def test_entries_become_runs() -> None:
         ({"dataset": "ybco", "folds": [20]}, "from 0 to 19"),
         ({"dataset": "lcs6", "seeds": 0}, "how many"),
         ({"dataset": "lcs6", "method": "magic"}, "'magic'"),
+        ({"dataset": "lcs6", "method": "icsg3d", "preset": "cpu"}, "'cpu'"),
+        ({"dataset": "lcs6", "method": "icsg3d-oracle", "label": "x", "set": {"unet.width": 2}}, "unet.width"),
         ({"dataset": "lcs6", "preset": "best"}, "'best'"),
         ({"dataset": "lcs6", "set": {"model.dropout": 0.1}}, "label"),
         ({"dataset": "lcs6", "label": "x", "set": {"model.drop": 0.1}}, "model.drop"),
@@ -203,5 +254,5 @@ def test_presets_on_a_dataset() -> None:
     assert for_dataset(CPU, "ybco").model.dropout == 0.3
 
 
-def test_names_are_those_of_the_data_and_the_results() -> None:
+def test_names_are_those_of_the_data() -> None:
     assert set(plan.FETCHED) == set(OFFICIAL)

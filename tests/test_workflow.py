@@ -156,12 +156,20 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
     assert absent.returncode != 0 and "nesf data import PATH --name mine" in absent.stdout + absent.stderr
 
 
+def test_the_voxel_baseline_is_planned_as_other_methods_are(tmp_path: Path) -> None:
+    runs = [{"dataset": "lcs6", "method": "icsg3d", "preset": "repaired", "seeds": 1}]
+    narrow = {"set": {"voxels.label_frac": 0.5}, "label": "label-frac-0.50"}
+    predictors = [{"dataset": "lcs6", "method": "icsg3d-oracle", "preset": "repaired"}, {"dataset": "lcs6", "method": "icsg3d-oracle", **narrow}]
+    asked = {"fetch": 1, "train": 1, "reconstruct": 2, "evaluate": 1, "predict": 2, "aggregate": 1}
+    assert Place(tmp_path).plan({"runs": runs, "predictors": predictors}) == asked
+
+
 @pytest.mark.parametrize("profile", ["slurm", "kubernetes", "gpu"])
 def test_cluster_profiles_plan_the_papers_runs(profile: str, tmp_path: Path) -> None:
     done = Place(tmp_path).snakemake("-n", "table1", config={"predictors": []}, profile=profile)
     planned = jobs(done)
-    assert (planned["train"], planned["evaluate"], planned["fetch"], planned["fetch_fold"]) == (98, 98, 2, 20)
-    assert planned["reconstruct"] == 3 * 80 + 18
+    assert (planned["train"], planned["evaluate"], planned["fetch"], planned["fetch_fold"]) == (108, 108, 2, 20)
+    assert planned["reconstruct"] == 3 * 80 + 18 + 2 * 10
     resources = dict(re.findall(r"^rule (\w+):.*?^    resources: ([^\n]*)", done.stdout + done.stderr, re.MULTILINE | re.DOTALL))
     assert "gpu=1" in resources["train"] and "gpu=1" in resources["reconstruct"]
     assert "gpu" not in resources["evaluate"] and "gpu" not in resources["fetch"]

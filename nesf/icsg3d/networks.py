@@ -194,3 +194,4 @@ class Networks(nn.Module):
                 f"voxels.n = {config.voxels.n}: {fitting} is expected with the {len(config.vae.filters)} levels of vae.filters; change one of them"
             )
         self.unet, self.vae = UNet(config.unet, config.voxels.n_classes), CondDFCVAE(config.vae)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # faster than torch's own order, on a CPU too

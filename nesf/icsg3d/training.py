@@ -141,7 +141,6 @@ class _Run:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(seed)
         built = Networks(config).to(device)
-        built.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # faster than torch's own order, on a CPU too
         self.trained = VoxelBaseline(built, config, {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()})
         made = {s: self.make_maps(dataset, s, maps, progress) for s in ("train", "val")}
         weights = class_weights(made["train"].species, config.voxels.n_classes)
