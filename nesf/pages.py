@@ -160,6 +160,7 @@ _METHODS = {
     ("paper", "icsg3d"): "ICSG3D, paper",
     ("ours", "icsg3d-as-published"): "ICSG3D as published, ours",
     ("ours", "icsg3d-repaired"): "ICSG3D repaired, ours",
+    ("ours", "icsg3d-oracle-repaired"): "ICSG3D oracle",
     ("ours", "copy"): "copy",
     ("ours", "constant"): "constant",
     ("ours", "oracle"): "oracle",

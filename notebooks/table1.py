@@ -75,7 +75,7 @@ print(f"{len(runs)} recorded runs")
 # metrics = evaluate(dataset.split("test"), reconstructed.crystals)
 # ```
 #
-# Beside NeSF stand three methods without training: *copy* gives the nearest training crystal back (by composition, then cell), *constant* always the same crystal, and the *oracle* decodes the true fields: what it loses is lost by the decoding, not by the network.
+# Beside NeSF stand three methods without training: *copy* gives the nearest training crystal back (by composition, then cell), *constant* always the same crystal, and the *oracle* decodes the true fields: what it loses is lost by the decoding, not by the network. The *ICSG3D oracle* does the same for the [voxel baseline](icsg3d): its true maps, with the radius that was chosen on validation crystals, through its segmentation.
 #
 # ## What was asked for, and what is missing
 #
