@@ -205,6 +205,8 @@ crystal = example.in_standard_setting()
 figures.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 
 # %% [markdown]
+# Both losses fall, on validation crystals too, and are far from their end. The autoencoder has learned where the mass of the cell is, not the single atoms; no voxel comes over the published threshold of 0.8, so nothing is detected. That is what these few minutes are worth.
+#
 # With a GPU, the whole training and any other method of the tables: `nesf run lcs6 --method icsg3d --preset repaired`, or all of them by the [workflow](../workflow). A trained model is used as NeSF's is: `nesf reconstruct RUN my.cif --out out/`.
 #
 # ## What the published comparison shows, and what not
