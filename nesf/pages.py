@@ -46,7 +46,7 @@ LABELS = {
 TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}  # the paper's datasets, in the order of its Table 1
 TABLE1 = tuple(LABELS)[:7]  # the metrics of the paper's tables
 PAPER_HOURS = {"icsg3d": 11, "lcs6": 9, "ybco": 1}  # of training on one Quadro RTX 8000 (Section 4.3)
-PAPER_PARAMETERS = {"nesf": 0.76e6, "icsg3d": 34e6}  # Section 3
+PAPER_PARAMETERS = {"nesf": 0.76e6, "icsg3d": 34e6}  # Section 2.3
 BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory")
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # in a clone of the repository; a package installed without one has no recorded runs
 

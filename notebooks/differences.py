@@ -69,7 +69,7 @@ from nesf.results import all_runs
 # - LCS6Å has near-duplicates across its splits (`nesf data audit lcs6` lists them).
 # - The examples of **interpolation** are said to come from the ICSG3D test set. Of the materials named only MgO (mp-1265) is in it, and the released training list holds that one too; see [Interpolation](interpolation).
 # - In **Table S3** the ICSG3D rows of total magnetisation and band gap look exchanged: the page [Properties](properties) computes why.
-# - In **Supplementary Note 7** the structure encoder that was adopted is none of the candidates of its step; see [Search](search).
+# - In **Supplementary Note 7** the structure encoder that was adopted is none of the candidates of its step; see [Search](../notebooks/search).
 #
 # ## Measured effects
 #

@@ -100,7 +100,8 @@ def tables_of(names: list[str], of_splits: list[str]) -> dict:
                 ),
             }
     index = pd.MultiIndex.from_tuples(rows, names=["dataset", "method"])
-    display(pd.DataFrame(list(rows.values()), index=index))
+    with pd.option_context("display.max_colwidth", None):
+        display(pd.DataFrame(list(rows.values()), index=index))
     return found
 
 

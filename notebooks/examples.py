@@ -149,7 +149,7 @@ show(
 
 # %% [markdown]
 # *Rows: the best, the median and the worst crystal. Columns: the crystal that was encoded; what NeSF decodes; what ICSG3D decodes; the training crystal nearest in composition and cell (*copy*), which needs no network. In the 3-D view choose an example, drag to turn,
-# scroll to zoom. In the table: errors of each method, beside those of the* oracle*, which decodes the true fields: what it loses, the five steps lose. «Matches»: pymatgen's `StructureMatcher` finds the same structure.*
+# scroll to zoom. In the table: errors of each method, beside those of the oracle, which decodes the true fields: what it loses, the five steps lose. «Matches»: pymatgen's `StructureMatcher` finds the same structure.*
 #
 # ## The paper's datasets, recorded
 #
