@@ -71,7 +71,7 @@ pd.DataFrame(
 # %% [markdown]
 # and goes through these candidates. The paper says which network it has in the end (Supplementary Note 5), not which candidate won in each step; *adopted* is read from that network.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "full-width"]
 with pd.option_context("display.max_colwidth", None):
     display(
         pd.DataFrame(
