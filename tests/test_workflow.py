@@ -156,12 +156,16 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
     assert absent.returncode != 0 and "nesf data import PATH --name mine" in absent.stdout + absent.stderr
 
 
-def test_the_voxel_baseline_is_planned_as_other_methods_are(tmp_path: Path) -> None:
+def test_the_voxel_baseline_is_planned_as_other_methods_are_and_embedded_data_is_not_fetched(tmp_path: Path) -> None:
     runs = [{"dataset": "lcs6", "method": "icsg3d", "preset": "repaired", "seeds": 1}]
     narrow = {"set": {"voxels.label_frac": 0.5}, "label": "label-frac-0.50"}
     predictors = [{"dataset": "lcs6", "method": "icsg3d-oracle", "preset": "repaired"}, {"dataset": "lcs6", "method": "icsg3d-oracle", **narrow}]
     asked = {"fetch": 1, "train": 1, "reconstruct": 2, "evaluate": 1, "predict": 2, "aggregate": 1}
     assert Place(tmp_path).plan({"runs": runs, "predictors": predictors}) == asked
+    starter = {"runs": [{"dataset": "starter", "preset": "cpu"}], "predictors": [{"dataset": "starter", "method": "copy"}]}
+    asked = {"train": 1, "reconstruct": 2, "evaluate": 1, "predict": 1, "aggregate": 1}
+    (tmp_path / "embedded").mkdir()
+    assert Place(tmp_path / "embedded").plan(starter) == asked
 
 
 @pytest.mark.parametrize("profile", ["slurm", "kubernetes", "gpu"])

@@ -48,7 +48,7 @@ def key(run, stage):
 
 
 def packed(run):
-    """The dataset of a run; its date does not matter, its content does (it is in the key)."""
+    """The dataset of a run, unless it is embedded; its date does not matter, its content does (it is in the key)."""
     if run.dataset == "starter":
         return []
     if run.dataset not in plan.FETCHED and not (DATA / run.packed / "dataset.json").exists() and run.dataset not in config["imports"]:
@@ -56,14 +56,14 @@ def packed(run):
             f"dataset {run.dataset} is not in {DATA}: import it with `nesf data import PATH --name {run.dataset} --data {DATA}`, "
             f"or name its path in the configuration (--config imports='{{{run.dataset}: PATH}}')"
         )
-    return here(ancient(str(DATA / run.packed / "dataset.json")))
+    return [here(ancient(str(DATA / run.packed / "dataset.json")))]
 
 
 def training_inputs(wildcards):
     run = planned(wildcards)
     if MISSING[run.name] != "everything":
         return []
-    return [key(run, "training"), packed(run)]
+    return [key(run, "training"), *packed(run)]
 
 
 def decoding_inputs(wildcards):
