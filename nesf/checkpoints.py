@@ -97,6 +97,8 @@ class TrainedModel:
         """
         folder = Path(folder)
         description = read_json(folder / "model.json")
+        if (method := description.get("method", "nesf")) != "nesf":
+            raise DataError(f"{folder}/model.json: is a model of method {method}; this asks for one of nesf, whose decoder is a field")
         if missing := [key for key in ("config", "vocabulary", "box", "dataset", "info", "sha256") if key not in description]:
             raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
         path = folder / "model.safetensors"

@@ -266,6 +266,7 @@ def test_the_main_job_and_its_stages(data: Path, tmp_path: Path, monkeypatch: py
 
     assert "nms_radius" in refused("reconstruct", str(folder), "--data", str(data), "--decode", "nms_radius=0.4")
     assert "holds a training of icsg3d" in refused("train", "few", "--data", str(data), "--out", str(folder), "--resume")
+    assert "model of method icsg3d" in refused("analyse", "examples", str(folder), "--data", str(data))
     assert "--minutes: icsg3d" in refused("train", *command, "--out", "new", "--minutes", "1")
     assert "--stream: icsg3d" in refused("train", *command, "--out", "new", "--stream")
     assert "as-published, repaired" in refused("run", "few", "--method", "icsg3d", "--preset", "cpu", "--data", str(data))
