@@ -83,7 +83,7 @@ changes_table(trials, "lcs6")
 
 # %% [markdown]
 # What the table suggests, with one seed a row: the paper's wide perturbation of the queries errs less in positions and in the number of atoms than the official code's narrow one, on which the `cpu` preset rests. A part of the position error by which that preset misses the paper's may come from there; a whole
-# training with it is the next thing to record. A smaller weight of the species buys positions with species. The momentum of the batch statistics decides little.
+# training with it is the next thing to record. A smaller weight of the species buys positions with species. Dropout costs most at this length; the paper trains far longer. The momentum of the batch statistics decides little.
 #
 # Two of the choices above decide little, and that is recorded elsewhere: how particles stop and which particle gives an atom its position are compared with the plain algorithm on the page [Speed](speed), and the seven parameters of the decoding are swept on [Sensitivity](sensitivity).
 #
