@@ -79,10 +79,10 @@ from nesf.results import all_runs
 # %% tags=["full-width"]
 runs = all_runs(Path(results) if results else RESULTS)
 trials = [r for r in runs if r.run["preset"].startswith("trial-80-epochs")]
-changes_table(trials, "lcs6")
+changes_table(trials, "lcs6").T
 
 # %% [markdown]
-# What the table suggests, with one seed a row: the paper's wide perturbation of the queries errs less in positions and in the number of atoms than the official code's narrow one, on which the `cpu` preset rests. A part of the position error by which that preset misses the paper's may come from there; a whole
+# What the table suggests, with one seed a column: the paper's wide perturbation of the queries errs less in positions and in the number of atoms than the official code's narrow one, on which the `cpu` preset rests. A part of the position error by which that preset misses the paper's may come from there; a whole
 # training with it is the next thing to record. A smaller weight of the species buys positions with species. Dropout costs most at this length; the paper trains far longer. The momentum of the batch statistics decides little.
 #
 # Two of the choices above decide little, and that is recorded elsewhere: how particles stop and which particle gives an atom its position are compared with the plain algorithm on the page [Speed](speed), and the seven parameters of the decoding are swept on [Sensitivity](sensitivity).

@@ -196,7 +196,7 @@ largest_errors(runs, "icsg3d-recovered")
 #
 # Controlled runs that change one setting at a time, all compared on **validation** crystals: which settings differ from the first row, and the errors. They are short; one seed or a few folds each, so small differences mean nothing.
 
-# %%
+# %% tags=["full-width"]
 for dataset in ("lcs6", "ybco"):
     display(changes_table(runs, dataset))
 
