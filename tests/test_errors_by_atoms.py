@@ -62,6 +62,8 @@ def test_seeds_are_put_together_and_trials_are_not(tmp_path: Path) -> None:
     rows = ["test,a,Na,2,3,0.1,0.1,0,0,0,0,True,0", "val,b,Na,2,2,0.1,0.1,0,0,0,0,True,0"]
     runs = [recorded(tmp_path / f"seed-{i}", rows) for i in range(2)]
     runs += [recorded(tmp_path / "trial", rows, preset="trial-x"), recorded(tmp_path / "copy", rows, method="copy")]
+    runs += [recorded(tmp_path / name, rows[:1], method="icsg3d", preset=name) for name in ("as-published", "repaired", "repaired-reduced")]
+    assert materials_of(runs, "lcs6", "icsg3d-repaired")["run"].tolist() == ["repaired"]  # each preset of the baseline is a method of its own
     found = materials_of(runs, "lcs6", "nesf")
     assert found["run"].tolist() == ["seed-0", "seed-1"] and found["n_atoms_difference"].tolist() == [1, 1]
     assert len(materials_of(runs, "lcs6", "nesf", splits=("val", "test"))) == 4

@@ -29,7 +29,7 @@ def materials_of(
     Args:
         runs: recorded runs.
         dataset: name.
-        method: one of `nesf.results.METHODS`.
+        method: as in comparisons (`nesf.results.shown_method`): nesf, copy, oracle, icsg3d-repaired, ...
         preset: None for any but trials of a recipe.
         splits: train, val, test; those that a run does not have are left out.
 
@@ -38,9 +38,9 @@ def materials_of(
     """
     import pandas as pd
 
-    from nesf.results import MATERIAL_COLUMNS
+    from nesf.results import MATERIAL_COLUMNS, shown_method
 
-    chosen = [r for r in runs if (r.run["dataset"]["name"], r.run["method"]) == (dataset, method) and r.metrics]
+    chosen = [r for r in runs if (r.run["dataset"]["name"], shown_method(r.run["method"], r.run["preset"])) == (dataset, method) and r.metrics]
     chosen = [r for r in chosen if (r.run["preset"] == preset if preset else not r.run["preset"].startswith("trial-"))]
     if not chosen:
         return pd.DataFrame(columns=[*MATERIAL_COLUMNS, "run", "n_atoms_difference"])
