@@ -231,7 +231,7 @@ def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mappi
             content[-1].append({"title": html.escape(title), "legend": legend, "scene": scene, "picture": image})
     options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows))
     panels = "".join(
-        f'<figure style="flex:1 1 160px;min-width:160px;margin:0;text-align:center"><figcaption id="{identifier}-title{j}" style="min-height:4.5em">{c["title"]}</figcaption>'
+        f'<figure style="flex:1 1 130px;min-width:130px;margin:0;text-align:center"><figcaption id="{identifier}-title{j}" style="min-height:8em;font-size:.85em">{c["title"]}</figcaption>'
         f'<div id="{identifier}-{j}" style="position:relative;width:100%;height:300px">'
         f'<img style="max-height:100%;margin:auto;display:block{"" if c["picture"] else ";visibility:hidden"}" alt="unit cell" src="{c["picture"]}"></div>'
         f'<div id="{identifier}-legend{j}">{c["legend"]}</div></figure>'
@@ -340,6 +340,7 @@ def _scene(structure: Structure) -> dict[str, Any]:
 
 def _legend(colours: Mapping[str, str]) -> str:
     return "".join(
-        f'<span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;border:1px solid #888;background:{c};margin:0 .3em 0 .8em"></span>{e}'
+        f'<span style="white-space:nowrap"><span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;border:1px solid #888;background:{c};'
+        f'margin:0 .3em 0 .8em"></span>{e}</span> '
         for e, c in colours.items()
     )

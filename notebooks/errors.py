@@ -136,7 +136,8 @@ for name in shown:
     materials = materials_of(runs, name, "nesf", splits=splits.split(","))
     if len(materials):
         display(Markdown(f"**{TITLES.get(name, name)}**, NeSF"))
-        display(verdicts(materials, fewest=fewest))
+        with pd.option_context("display.max_colwidth", None):
+            display(verdicts(materials, fewest=fewest))
 
 # %% [markdown]
 # *ρ is Spearman's rank correlation between the error of a material and its number of atoms. The paper states the first claim and the last for ICSG3D, the others for both datasets; its «more notably» for the baseline ICSG3D cannot be checked before that baseline is recorded.*

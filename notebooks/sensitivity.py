@@ -19,7 +19,7 @@
 #
 # For whoever decodes crystals with a model of their own and asks which of these numbers may be changed: for speed, or because atoms lie closer together. The paper shows it in Figures S5 (ICSG3D) and S6 (LCS6Å).
 #
-# The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second is **recorded** for LCS6Å, which the paper shows. With a model of your own:
+# The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second is **recorded** for the two datasets that the paper shows. With a model of your own:
 # `papermill notebooks/sensitivity.ipynb out.ipynb -p dataset lcs6 -p run runs/lcs6 -p n_crystals 0`.
 
 # %% tags=["parameters"]
@@ -44,13 +44,15 @@ check_parameters(globals(), mode=("fast", "exact"))
 # %matplotlib inline
 from pathlib import Path
 
+import pandas as pd
+from IPython.display import display
+
 import nesf
 from nesf import data, figures
 from nesf.analysis.recording import recorded_analysis
 from nesf.analysis.sensitivity import (
     ERRORS,
     NETWORK,
-    TRUE_FIELDS,
     Parameters,
     analyse,
     sample,
@@ -149,55 +151,88 @@ limits(curves[NETWORK])
 chosen = sample(crystals.split(split), n_crystals, parameters.seed)
 copied = copy_nearest(crystals.split("train"), chosen)
 summary = evaluate(chosen, copied, match=False).summary
-{LABELS[error]: round(summary[error], 4) for error in ERRORS}
+copy_errors = {LABELS[error]: round(summary[error], 4) for error in ERRORS}
+pd.DataFrame({"copy": copy_errors}).T
 
 # %% [markdown]
-# ## LCS6Å, recorded
+# ## The paper's datasets, recorded
 #
-# The same for the model of LCS6Å, all crystals of its validation split. Validation and not test: whoever takes a better value from these curves has chosen it on them.
+# The same for the model of LCS6Å, all crystals of its validation split, and for that of the recovered part of ICSG3D, some of them drawn at random. Validation and not test: whoever takes a better value from these curves has chosen it on them.
+
 
 # %% tags=["hide-input"]
-recorded = None
-try:
-    recorded = recorded_analysis("sensitivity", recorded_run("lcs6"))
-except DataError:
-    command = "nesf analyse sensitivity results/lcs6/nesf/cpu/seed-0"
-    print(f"not recorded yet; make it with: {command}")
-if recorded:
-    about = recorded.about
+def read(name):
+    """What is recorded of the analysis for a dataset; None and a line that says how it is made where there is nothing."""
+    try:
+        record = recorded_analysis("sensitivity", recorded_run(name))
+    except DataError:
+        command = f"nesf analyse sensitivity results/{name}/nesf/cpu/seed-0"
+        print(f"{name}: not recorded yet; make it with: {command}")
+        return None
+    about = record.about
     print(f"made by: {about['command']}")
     print(
         f"{about['wall_time_seconds'] / 60:.1f} minutes, {about['threads']} thread(s) of "
         f"{about['device_name']}; commit {about['commit'][:10]}"
     )
+    return record
 
-# %% tags=["hide-input"]
-figure = None
-if recorded:
-    table = recorded.table("sensitivity")
-    curves = {name: part for name, part in table.groupby("fields", sort=False)}
-    n, of = int(table["n_crystals"].iloc[0]), about["parameters"]
-    title = (
-        f"LCS6Å, {of['split']} split, n = {n}, seed 0, {of['mode']} decoding"
+
+def curves_of(record, title, name):
+    """The figure of a record, written too where a folder is named; and its curves."""
+    rows, of = record.table("sensitivity"), record.about["parameters"]
+    parts = {key: part for key, part in rows.groupby("fields", sort=False)}
+    n = int(rows["n_crystals"].iloc[0])
+    heading = (
+        f"{title}, {of['split']} split, n = {n}, seed 0, {of['mode']} decoding"
     )
-    figure = figures.sensitivity_curves(curves, title=title)
+    drawn = figures.sensitivity_curves(parts, title=heading)
     if out:
-        figures.save(figure, Path(out) / "sensitivity-lcs6", table)
-figure
+        figures.save(drawn, Path(out) / f"sensitivity-recorded-{name}", rows)
+    display(drawn)
+    return parts
+
+
+def at_defaults(parts):
+    """The errors at the defaults, with the network and with the true fields."""
+    rows = {
+        name: part[part["is_default"]].iloc[0] for name, part in parts.items()
+    }
+    table = pd.DataFrame(rows).T[list(ERRORS)].astype(float).round(4)
+    return table.rename(columns=LABELS)
+
 
 # %% [markdown]
-# *As above, for LCS6Å. Beside Figure S6, whose curves are drawings without numbers.*
+# ### LCS6Å (Figure S6)
+
+# %% tags=["hide-input"]
+recorded = read("lcs6")
+if recorded:
+    curves = curves_of(recorded, "LCS6Å", "lcs6")
+
+# %% [markdown]
+# *As above, for LCS6Å. The curves of Figure S6 are drawings without numbers, so none are set beside these.*
 
 # %%
 limits(curves[NETWORK]) if recorded else None
 
+# %%
+at_defaults(curves) if recorded else None
+
+# %% [markdown]
+# ### ICSG3D (Figure S5)
+
 # %% tags=["hide-input"]
-if recorded:
-    at_default = table[table["is_default"]].drop_duplicates("fields")
-    at_default = at_default.set_index("fields")[list(ERRORS)].round(4)
-    lost = at_default.loc[TRUE_FIELDS] if TRUE_FIELDS in at_default.index else 0
-    print("at the defaults:")
-    print(at_default.rename(columns=LABELS).T.to_string())
+icsg3d = read("icsg3d-recovered")
+if icsg3d:
+    title = "ICSG3D (recovered training split)"
+    others = curves_of(icsg3d, title, "icsg3d-recovered")
+
+# %%
+limits(others[NETWORK]) if icsg3d else None
+
+# %%
+at_defaults(others) if icsg3d else None
 
 # %% [markdown]
 # ## The paper's claim
@@ -216,7 +251,7 @@ if recorded:
     rows = curves[NETWORK].query("hyperparameter == 'iterations'")
     shown = [*ERRORS, "atoms_detected_percent"]
     labels = LABELS | {"atoms_detected_percent": "atoms detected, % of all"}
-    print(rows.set_index("value")[shown].rename(columns=labels).round(3))
+    display(rows.set_index("value")[shown].rename(columns=labels).round(3))
 
 # %% [markdown]
 # Where the green curve is zero, nothing in the steps could be better; what is left of the blue one was not learned.

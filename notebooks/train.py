@@ -219,7 +219,9 @@ metrics_table(recorded_summaries("lcs6"), dataset="lcs6")
 # other work, so their minutes compare only roughly.
 
 # %%
-changes_table(all_runs(RESULTS), "lcs6").T
+runs = all_runs(RESULTS)
+whole = [r for r in runs if not r.run["preset"].startswith("trial-80-")]
+changes_table(whole, "lcs6").T
 
 # %% [markdown]
 # ## What to distrust

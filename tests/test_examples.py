@@ -78,8 +78,9 @@ def test_methods_stand_beside_each_other_on_the_chosen_crystals(tmp_path: Path) 
     assert made["actual"].ids == made["nesf"].ids == made["icsg3d"].ids == made["copy"].ids and made["nesf"].n_atoms[2] == 0
     assert figures.example_caption(table, few.ids[1], "nesf").startswith("nothing detected")
     names = {"actual": "true", "nesf": "NeSF", "icsg3d": "ICSG3D"}
-    figure = figures.example_grid(table, {"actual": made["actual"], "nesf": made["nesf"], "icsg3d": None}, names)
-    assert len(figure.axes) == 9 and [t.get_text() for t in figure.axes[2].texts] == ["not recorded"]
+    figure = figures.example_grid(table, {method: made[method] for method in names}, names)
+    assert len(figure.axes) == 9 and [t.get_text() for ax in figure.axes[:3] for t in ax.texts] == list(names.values())
+    assert figure.axes[7].get_title() == "nothing detected" and figure.axes[3].get_title().startswith("median (2 of 3)\n")
     baseline.select([0]).save(tmp_path / "part.safetensors")
     with pytest.raises(DataError, match=r"part.safetensors: holds 1 of the 3 examples"):
         compare(few, detected, dataset.split("train"), model, Parameters(split="val", mode="fast", icsg3d=str(tmp_path / "part.safetensors")))

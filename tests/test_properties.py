@@ -16,6 +16,7 @@ from nesf.analysis.properties import (
     FRACTIONS,
     LATENT,
     Parameters,
+    chosen_on_validation,
     composition_features,
     element_fractions,
     fit_all,
@@ -62,6 +63,26 @@ def test_the_test_split_chooses_nothing() -> None:
     for key in first:
         assert first[key][0] == second[key][0]
         np.testing.assert_array_equal(first[key][1]["test"], second[key][1]["test"])
+
+
+def test_the_test_score_that_is_compared_was_chosen_on_validation() -> None:
+    rows = [
+        ("p", "latent vector", "SVR", 0.5, 0.1),
+        ("p", "latent vector", "kNN", 0.4, 0.9),
+        ("p", "composition", "SVR", -0.2, 0.3),
+        ("p", "composition", "kNN", 0.2, -0.3),
+    ]
+    scores = pd.DataFrame(
+        [
+            {"property": name, "input": source, "regressor": regressor, "setting": "paper", "split": split, "r2": r2}
+            for name, source, regressor, val, test in [*rows, ("p", "mean of training", "", 0.99, 0.99)]
+            for split, r2 in (("val", val), ("test", test))
+        ]
+    )
+    table = chosen_on_validation(scores)
+    assert table.loc["p", ["latent vector", "composition"]].tolist() == [0.1, -0.3]
+    assert table.loc["p", ["latent vector by", "composition by"]].tolist() == ["SVR, paper", "kNN, paper"]
+    assert chosen_on_validation(scores, "val").loc["p", "latent vector"] == 0.5
 
 
 def test_composition_features_see_the_formula_and_nothing_else() -> None:

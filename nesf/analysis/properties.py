@@ -103,6 +103,31 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     return {"scores": pd.concat(scores, ignore_index=True), "predictions": pd.concat(predictions, ignore_index=True), "known": pd.DataFrame(known)}
 
 
+def chosen_on_validation(scores: DataFrame, split: str = "test") -> DataFrame:
+    """R² of a split, for each property and input with the regressor and setting of the highest R² on validation.
+
+    Args:
+        scores: of `analyse`.
+        split: train, val or test.
+
+    Returns:
+        One row per property, a column per input: R², and `<input> by`: regressor and setting.
+    """
+    import pandas as pd
+
+    fitted = scores[scores["regressor"].fillna("") != ""]
+    keys = ["property", "input", "regressor", "setting"]
+    values = fitted.pivot_table(index=keys, columns="split", values="r2", sort=False)
+    rows: dict[str, dict[str, Any]] = {}
+    for (name, source), part in values.groupby(level=["property", "input"], sort=False):
+        best = part["val"].idxmax()
+        rows.setdefault(name, {})[source] = part.loc[best, split]
+        rows[name][f"{source} by"] = ", ".join(best[2:])
+    table = pd.DataFrame(rows).T.rename_axis("property")
+    sources = [c for c in table.columns if not c.endswith(" by")]
+    return table[[*sources, *(f"{s} by" for s in sources)]].astype(dict.fromkeys(sources, float))
+
+
 def targets(dataset: Dataset, asked: str = "") -> dict[str, str]:
     """What is predicted, with units: what is asked for, else the paper's properties that the dataset knows, else the volume per atom.
 

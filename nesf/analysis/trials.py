@@ -21,18 +21,19 @@ ERRORS = (
 )
 
 
-def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, split: str = "val") -> DataFrame:
+def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others: Sequence[str] = (), split: str = "val") -> DataFrame:
     """Recorded runs beside the reference from which each differs in a few settings.
 
     Args:
-        runs: recorded runs; of them the reference and those whose label is `reference` with something behind it count.
+        runs: recorded runs.
         dataset: name.
         reference: label (or preset) of the runs that change nothing; with several seeds their spread is known.
+        others: labels that are compared with it; none: those that are `reference`, a hyphen and something more.
         split: train, val or test.
 
     Returns:
         One row per label, the reference first: `changed` («setting = value, in place of value»; empty for the reference), n (seeds), minutes of one
-        training, the mean of each of `ERRORS` (%, Å, degrees), and `<error> shift`: its difference from the reference's mean in standard deviations
+        training, the mean of each of `ERRORS` (%, Å, degrees); `<error> shift`: its difference from the reference's mean in standard deviations
         of the reference's seeds (NaN where fewer than two seeds, or no spread).
 
     Raises:
@@ -43,7 +44,7 @@ def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, split:
     groups: dict[str, list[RecordedRun]] = {}
     for run in runs:
         label = run.run["preset"]
-        of_them = label == reference or label.startswith(f"{reference}-")
+        of_them = label == reference or (label in others if others else label.startswith(f"{reference}-"))
         if of_them and run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics:
             groups.setdefault(label, []).append(run)
     if reference not in groups:

@@ -15,39 +15,36 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def example_grid(table: DataFrame, crystals: Mapping[str, Crystals | None], names: Mapping[str, str], *, title: str = "") -> Figure:
+def example_grid(table: DataFrame, crystals: Mapping[str, Crystals], names: Mapping[str, str], *, title: str = "") -> Figure:
     """Figure 3: a row an example, a column the true crystal or a method's reconstruction of it.
 
     Args:
         table: `examples` of `nesf.analysis.examples`, a row per crystal and method.
-        crystals: `actual` and methods to their crystals, in the order of the table; None where nothing is recorded.
+        crystals: `actual` and methods to their crystals, in the order of the columns.
         names: of the columns.
         title: dataset, split, model.
     """
     rows = table.drop_duplicates("id")
-    figure, axes = subplots(len(crystals), 2.6 * len(crystals), 2.6 * len(rows), n_rows=len(rows))
+    figure, axes = subplots(len(crystals), 2.2 * max(4, len(crystals)), 2.5 * len(rows), n_rows=len(rows))
     for i, row in enumerate(rows.itertuples()):
         for j, (method, batch) in enumerate(crystals.items()):
             ax = axes[i * len(crystals) + j]
             ax.set_axis_off()
-            heading = f"{names[method]}\n" if i == 0 else ""
-            if batch is None:
-                ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes, color="#666666")
-                ax.set_title(heading, fontsize="small")
-                continue
             (structure,) = batch.select([batch.ids.index(row.id)]).to_structures()
             draw_crystal(ax, structure)
-            ax.set_title(heading + example_caption(table, row.id, method), fontsize="small")
+            ax.set_title(example_caption(table, row.id, method).replace("; ", "\n"), fontsize=8)
+            if i == 0:
+                ax.annotate(names[method], (0.5, 1), (0, 39), xycoords="axes fraction", textcoords="offset points", ha="center", fontweight="bold")
     figure.suptitle(title)
     return figure
 
 
 def example_caption(table: DataFrame, identifier: str, method: str) -> str:
-    """What stands above a crystal: for the true one its rank, for a method's its formula and errors."""
+    """What stands above a crystal, in parts with semicolons between: for the true one its rank, for a method's its formula and errors."""
     row = table[(table["id"] == identifier) & ((table["method"] == method) | (method == "actual"))].iloc[0]
     if method == "actual":
-        return f"{row['place']} ({row['rank']} of {row['of']}): {row['formula']}, {row['n_atoms_actual']} atoms\n{row['id']}"
+        return f"{row['place']} ({row['rank']} of {row['of']}); {row['formula']}, {row['n_atoms_actual']} atoms; {row['id']}"
     if not row["n_atoms_detected"]:
-        return "nothing detected\n"
-    errors = f"position {row['position_error_actual_angstrom']:.3f} Å, species {row['species_error_actual_percent']:.0f} %"
-    return f"{row['formula_detected']}, {row['n_atoms_detected']} atoms\n{errors}"
+        return "nothing detected"
+    errors = f"position {row['position_error_actual_angstrom']:.3f} Å; species {row['species_error_actual_percent']:.0f} %"
+    return f"{row['formula_detected']}, {row['n_atoms_detected']} atoms; {errors}"

@@ -27,7 +27,7 @@ def path_chart(frames: DataFrame, *, title: str = "") -> Figure:
     from pymatgen.core import Composition, Element
 
     ours, linear = (frames[frames["method"] == m].sort_values("t") for m in ("nesf", "linear"))
-    figure, (left, middle, right) = subplots(3, 11, 3.4)
+    figure, (left, middle, right) = subplots(3, 9.2, 3.1)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     t = ours["t"].to_numpy()
     compositions = [Composition(f) if n else Composition({}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)]
@@ -82,13 +82,13 @@ def path_summary(counts: DataFrame, *, title: str = "") -> Figure:
         title: model, seed.
     """
     panels = {
-        "changes": "changes of the formula",
-        "length_step_to_even": "largest step of a lattice length\n(1: an even path)",
-        "mean_structure_step": "mean step of the atoms, Å",
-        "charge_balanced_percent": "charge-balanced frames, %",
+        "changes": "changes of\nthe formula",
+        "length_step_to_even": "largest step of a length\n(1: an even path)",
+        "mean_structure_step": "mean step\nof the atoms, Å",
+        "charge_balanced_percent": "charge-balanced\nframes, %",
     }
     names = list(dict.fromkeys(counts["path"]))
-    figure, axes = subplots(len(panels), 12, 0.9 + 0.36 * len(names))
+    figure, axes = subplots(len(panels), 9.2, 1.0 + 0.34 * len(names))
     for i, (ax, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
         for method, colour, marker in (("linear", TRIVIAL, "D"), ("nesf", NESF, "o")):
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)

@@ -35,7 +35,7 @@ def latent_map(points: DataFrame, embedding: str = "tsne", *, title: str = "") -
         embedding: pca, tsne or umap.
         title: dataset, number of crystals, model, seed.
     """
-    figure, axes = subplots(2, 10, 9, n_rows=2)
+    figure, axes = subplots(2, 8.6, 8, n_rows=2)
     x, y = (points[f"{embedding}_{i}"].to_numpy(float) for i in (1, 2))
     size = float(np.clip(15000 / max(len(points), 1), 4, 16))
     scales = (("volume", "cell volume, Å³", Normalize()), ("n_atoms", "atoms in the cell", LogNorm()))
@@ -86,7 +86,7 @@ def neighbour_chart(table: DataFrame, *, title: str = "") -> Figure:
         "volume": "difference in volume, %\n(lower is more alike)",
     }
     spaces, ks = list(dict.fromkeys(table["space"])), sorted(set(table["k"]))
-    figure, axes = subplots(len(panels), 12, 1.0 + 0.33 * len(spaces))
+    figure, axes = subplots(len(panels), 9.2, 1.1 + 0.3 * len(spaces))
     for i, (ax, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
         for k, marker in zip(ks, _markers(len(ks)), strict=True):
             values = table[table["k"] == k].set_index("space")[column].reindex(spaces)

@@ -35,7 +35,7 @@ def reconstruction_steps(steps: Steps, crystals: Crystals, *, title: str = "") -
     """
     panels: list[int | str] = [*steps.moments, "kept", "clusters", "votes"]
     columns = (len(panels) + 1) // 2
-    figure, axes = subplots(columns, 3.1 * columns, 6.9, n_rows=2)
+    figure, axes = subplots(columns, 2.2 * columns, 5.2, n_rows=2)
     for ax in axes:
         ax.set_axis_off()
     for ax, panel in zip(axes, panels, strict=False):
@@ -164,7 +164,7 @@ def _draw(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, position
     ax.add_collection(LineCollection(list(_project(np.array(edges))[0]), colors="#404040", linewidths=0.8, zorder=0))
     end = list(steps.moments.values())[-1]
     if panel == "votes":
-        title = f"votes: {steps.answers.size} queries around the atoms"
+        title = f"votes: {steps.answers.size} queries"
         place, depth = _project(steps.queries.reshape(-1, 3))
         order = np.argsort(depth)
         colours = np.array(element_colours(steps.answers.ravel()), dtype=object)

@@ -35,7 +35,7 @@ def property_scores(scores: DataFrame, *, split: str = "test", paper: DataFrame 
     """
     shown = list(dict.fromkeys(scores["property"]))
     regressors = [r for r in dict.fromkeys(scores["regressor"]) if r]
-    figure, axes = subplots(len(shown), 3.2 * len(shown) + 1.6, 4.0)
+    figure, axes = subplots(len(shown), 2.5 * len(shown) + 1.7, 4.0)
     of_split = scores[scores["split"] == split]
     for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
         part = of_split[of_split["property"] == name]
@@ -76,7 +76,7 @@ def property_parity(predictions: DataFrame, *, title: str = "") -> Figure:
         title: dataset and model.
     """
     shown = list(dict.fromkeys(predictions["property"]))
-    figure, axes = subplots(len(shown), max(5.0, 3.4 * len(shown) + 0.6), 3.8)
+    figure, axes = subplots(len(shown), max(5.0, 2.9 * len(shown) + 0.5), 3.6)
     for ax, name in zip(axes, shown, strict=True):
         part = predictions[predictions["property"] == name]
         for (source, colour), marker in zip(INPUTS.items(), "o^v", strict=True):

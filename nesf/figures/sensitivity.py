@@ -38,7 +38,7 @@ def sensitivity_curves(curves: Mapping[str, DataFrame], *, title: str = "") -> F
         title: dataset, split, number of crystals and model.
     """
     shown = [name for name in HYPERPARAMETERS if any((table["hyperparameter"] == name).any() for table in curves.values())]
-    figure, axes = subplots(len(PANELS), 9.5, 1.0 + 1.75 * len(shown), n_rows=len(shown))
+    figure, axes = subplots(len(PANELS), 8.6, 1.0 + 1.6 * len(shown), n_rows=len(shown))
     others = iter((NESF, SECOND, ICSG3D, "#CC79A7"))
     colours = {label: ORACLE if "true fields" in label else next(others, "black") for label in curves}
     for row, name in enumerate(shown):

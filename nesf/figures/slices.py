@@ -186,7 +186,7 @@ def compare_fields(crystals: Crystals, table: DataFrame, *, title: str = "", arr
     extent = (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
     vectors = {name: np.stack([square[k] for k in keys], -1) for name, keys in (("true", _TRUE), ("learned", _LEARNED))}
     distances = {name: np.linalg.norm(v, axis=-1) for name, v in vectors.items()}
-    figure, axes = subplots(3, 12, 7.8, n_rows=2)
+    figure, axes = subplots(3, 9.2, 6.6, n_rows=2)
     step = max(1, n // arrows)
     part = (slice(step // 2, None, step),) * 2
     farthest = float(distances["true"].max())
@@ -209,7 +209,9 @@ def compare_fields(crystals: Crystals, table: DataFrame, *, title: str = "", arr
     other = square["true_species"] != square["learned_species"]
     axes[5].imshow(other, cmap=ListedColormap(["white", ICSG3D]), vmin=0, vmax=1, extent=extent, origin="lower", alpha=0.7)
     share = plane_agreement(table)["same_species_percent"]
-    axes[5].set_title(f"species field: another element in {100 - share:.1f} % of the cell", fontsize="medium")
+    axes[5].set_title(f"another element: {100 - share:.1f} % of the cell")
+    for ax in axes:
+        ax.title.set_fontsize(10)
     for k, ax in enumerate(axes):
         _draw_atoms(ax, crystals, height)
         ax.set(xlabel="x, Å" if k > 2 else "", ylabel="y, Å" if k % 3 == 0 else "", aspect="equal", xlim=extent[:2], ylim=extent[2:])
@@ -225,7 +227,7 @@ def field_error_curves(table: DataFrame, *, title: str = "") -> Figure:
         table: of `nesf.analysis.fields.field_errors`.
         title: dataset, split, number of crystals.
     """
-    figure, (left, right) = subplots(2, 10, 3.6)
+    figure, (left, right) = subplots(2, 8.6, 3.4)
     for name, part in table.groupby("field", sort=False):
         part = part[part["n_points"] >= 10]
         middle = (part["from"] + part["to"]).to_numpy() / 2

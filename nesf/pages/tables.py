@@ -1,100 +1,45 @@
-"""What notebooks need beside the science: parameters that are checked, the recorded runs of the repository, tables of metrics."""
+"""Tables of errors, costs and what is recorded: Table 1, reconstruction, data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nesf.config import Config
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf.pages.common import LABELS, RESULTS, TABLE1, TITLES, number_text, unbroken
 from nesf.plan import missing, planned_runs
 from nesf.results import (
     PAPERS_NAME,
     RecordedRun,
-    all_runs,
     beside_the_paper,
     compared,
     digits,
     paper_atoms,
     paper_table,
-    read_benchmark,
     read_run,
     run_folder,
     shown_method,
-    table,
 )
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-LABELS = {
-    "number_of_atoms_error_percent": "number of atoms, %",
-    "position_error_actual_angstrom": "position (actual), Å",
-    "position_error_detected_angstrom": "position (detected), Å",
-    "species_error_actual_percent": "species (actual), %",
-    "species_error_detected_percent": "species (detected), %",
-    "lattice_length_error_angstrom": "lattice length, Å",
-    "lattice_angle_error_degree": "lattice angle, °",
-    "match_rate_percent": "match rate, % (higher is better)",
-    "match_rmse": "match RMSE, (V/N)^⅓",
-    "n_nothing_detected": "crystals with nothing detected",
-}
-TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}  # the paper's datasets, in the order of its Table 1
-TABLE1 = tuple(LABELS)[:7]  # the metrics of the paper's tables
 PAPER_HOURS = {"icsg3d": 11, "lcs6": 9, "ybco": 1}  # of training on one Quadro RTX 8000 (Section 4.3)
 PAPER_PARAMETERS = {"nesf": 0.76e6, "icsg3d": 34e6}  # Section 2.3
-BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory")
-RESULTS = Path(__file__).resolve().parent.parent / "results"  # in a clone of the repository; a package installed without one has no recorded runs
-
-_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-_EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
-
-
-def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
-    """Refuse unknown names and unusable values: papermill only warns of the former, and takes any of the latter. A notebook calls it first of all, right after its cell tagged `parameters`.
-
-    The declarations in that cell, `name: type = value  # help`, say which parameters there are and what they hold.
-
-    Args:
-        namespace: the notebook's `globals()`.
-        choices: parameter to the values that it may take.
-
-    Raises:
-        ConfigError: a name that is not declared, a value of another type, or none of its choices; the message names it.
-    """
-    declared: dict[str, type] = namespace.get("__annotations__", {})
-    if not namespace.get("_parameters_checked"):  # when cells are run again by hand, the notebook's own variables are there too
-        given = {k for k, v in namespace.items() if not k.startswith("_") and not isinstance(v, ModuleType) and v is not check_parameters}
-        unknown = sorted(given - set(declared) - _OF_IPYTHON)
-        if unknown:
-            raise ConfigError(f"{unknown[0]!r} is not a parameter of this notebook; its parameters are {', '.join(declared)}")
-    for name, kind in declared.items():
-        value = namespace[name]
-        fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-        if not fits:
-            raise ConfigError(f"parameter {name} = {value!r}: {_EXPECTED[kind]} is expected")
-        if name in choices and value not in choices[name]:
-            raise ConfigError(f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}")
-    namespace["_parameters_checked"] = True
-
-
-def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", seed: int = 0, fold: int | None = None) -> Path:
-    """The folder of a run that is recorded in the repository.
-
-    Raises:
-        DataError: it is not recorded; the message names the command that makes it.
-    """
-    folder = run_folder(RESULTS, dataset, method, preset, seed=seed, fold=fold)
-    if not (folder / "run.json").exists():
-        chosen = f"--fold {fold}" if fold is not None else f"--seed {seed}"
-        raise DataError(
-            f"{folder}: no such recorded run; make one with `nesf run {dataset} --preset {preset} {chosen} --out DIR` and give its folder as parameter `run`"
-        )
-    return folder
+_METHODS = {
+    ("paper", "nesf"): "NeSF, paper",
+    ("ours", "nesf"): "NeSF, ours",
+    ("paper", "icsg3d"): "ICSG3D, paper",
+    ("ours", "icsg3d-as-published"): "ICSG3D as published, ours",
+    ("ours", "icsg3d-repaired"): "ICSG3D repaired, ours",
+    ("ours", "icsg3d-oracle-repaired"): "ICSG3D oracle",
+    ("ours", "copy"): "copy",
+    ("ours", "constant"): "constant",
+    ("ours", "oracle"): "oracle",
+}
+_PRESETS = ("paper", "official", "cpu")
 
 
 def comparison_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test") -> DataFrame:
@@ -147,25 +92,6 @@ def not_yet_run(runs: Sequence[RecordedRun]) -> DataFrame:
                     rows[title, f"{_METHODS['ours', method]} {preset}".strip()] = ", ".join(lacking)
     index = pd.MultiIndex.from_tuples(rows, names=["dataset", "method"])
     return pd.DataFrame({"not yet run": list(rows.values())}, index=index)
-
-
-def unbroken(text: str) -> str:
-    """With spaces at which a line is not broken."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-_METHODS = {
-    ("paper", "nesf"): "NeSF, paper",
-    ("ours", "nesf"): "NeSF, ours",
-    ("paper", "icsg3d"): "ICSG3D, paper",
-    ("ours", "icsg3d-as-published"): "ICSG3D as published, ours",
-    ("ours", "icsg3d-repaired"): "ICSG3D repaired, ours",
-    ("ours", "icsg3d-oracle-repaired"): "ICSG3D oracle",
-    ("ours", "copy"): "copy",
-    ("ours", "constant"): "constant",
-    ("ours", "oracle"): "oracle",
-}
-_PRESETS = ("paper", "official", "cpu")
 
 
 def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> DataFrame:
@@ -352,92 +278,6 @@ def progress_table(path: Path | None = None) -> DataFrame:
     )
 
 
-def recorded_benchmark(name: str) -> dict[str, dict[str, Any]]:
-    """What is recorded under `results/benchmarks/<name>`: kind (`BENCHMARKS`) to its content; a kind that was not measured is left out.
-
-    Raises:
-        DataError: nothing is recorded under that name, or a record is broken.
-    """
-    folder = RESULTS / "benchmarks" / name
-    found = {kind: read_benchmark(folder, kind) for kind in BENCHMARKS if (folder / f"{kind}.json").exists()}
-    if not found:
-        names = sorted({p.parent.name for p in (RESULTS / "benchmarks").glob("*/speed.json")})
-        raise DataError(
-            f"{folder}: no such recorded benchmark; there are {', '.join(names) or 'none'}; make one with `make bench OUT=results/benchmarks/{name}`"
-        )
-    return found
-
-
-def recorded_streaming() -> DataFrame:
-    """What is recorded of training on streamed datasets (`streaming.json` under `results/benchmarks`), one row a measurement; empty where nothing is."""
-    import pandas as pd
-
-    lists = [
-        value for file in sorted((RESULTS / "benchmarks").rglob("streaming.json")) for value in read_json(file).values() if isinstance(value, list)
-    ]
-    return pd.DataFrame([row for value in lists for row in value if isinstance(row, dict)]).dropna(axis=1, how="all").fillna("–")
-
-
-def memory_table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """Recorded peak memory of decoding (`memory.json`), each case in a process of its own."""
-    import pandas as pd
-
-    columns = {r["case"]: (f"{r['particles']:,}", f"{r['atoms']:,}", f"{r['seconds']:.1f} s", f"{r['peak_memory_bytes'] / 1e9:.2f} GB") for r in rows}
-    return pd.DataFrame(columns, index=["particles", "atoms found", "time", "peak memory"]).T
-
-
-def agreement_table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """Recorded disagreement of the modes of decoding with the plain algorithm (`agreement.json`), per split."""
-    import pandas as pd
-
-    shown = [r for r in rows if "disagree" in r]
-    table = pd.DataFrame(shown, columns=["split", "case", "crystals", "disagree", "largest_distance", "tolerance"]).set_index(["split", "case"])
-    table["disagree, %"] = 100 * table["disagree"] / table["crystals"]
-    return table.rename(columns={"largest_distance": "largest distance of the others, Å", "tolerance": "tolerance, Å"})
-
-
-def speed_table(timings: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """Recorded timings (`speed.json`): median seconds, the unit they are for, and the ratio to the plain reference of the same run."""
-    import pandas as pd
-
-    rows = {
-        (t["group"], t["case"]): {
-            "median": f"{t['median']:.3g} s"
-            if t["median"] >= 0.1
-            else f"{1e3 * t['median']:.3g} ms"
-            if t["median"] >= 1e-4
-            else f"{1e6 * t['median']:.3g} µs",
-            "per": t["unit"],
-            "rounds": t["rounds"],
-            "times faster than plain": _ratio(t["ratio"]),
-            "by the fastest rounds": _ratio(t["ratio_of_minima"]),
-        }
-        for t in timings
-    }
-    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["what", "case"]))
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
-
-
-def config_table(configs: Mapping[str, Config]) -> DataFrame:
-    """Where configurations differ: one row per key, one column per name."""
-    import pandas as pd
-
-    flat = {
-        name: {
-            f"{section}.{key}": str(value)
-            for section, values in config.to_dict().items()
-            if isinstance(values, dict)
-            for key, value in values.items()
-        }
-        for name, config in configs.items()
-    }
-    table = pd.DataFrame(flat)
-    return table[table.nunique(axis=1) > 1]
-
-
 def recorded_summaries(dataset: str, *, split: str = "test", fold: int | None = None) -> dict[str, dict[str, Any]]:
     """What is recorded of a dataset: ours (preset cpu) and the predictors, as `metrics_table` takes them; {} where nothing is."""
     found = {}
@@ -453,64 +293,6 @@ def recorded_summaries(dataset: str, *, split: str = "test", fold: int | None = 
     return found
 
 
-def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "val") -> DataFrame:
-    """Recorded recipes of a dataset beside each other: the settings in which they differ, and what came of them.
-
-    Args:
-        runs: recorded runs; those of method nesf on the dataset with the split are shown, trials and all.
-        dataset: name.
-        split: train, val or test.
-
-    Returns:
-        One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes of one training, and the mean errors.
-    """
-    import pandas as pd
-
-    groups: dict[str, list[RecordedRun]] = {}
-    for run in runs:
-        searched = run.run["preset"].startswith("trial-search-")  # they have a page of their own
-        if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics and not searched:
-            groups.setdefault(run.run["preset"], []).append(run)
-    settings = {
-        name: {
-            f"{section}.{key}": "–" if value is None else str(value)
-            for section in ("model", "sampling", "training")
-            for key, value in same[0].run["config"][section].items()
-        }
-        for name, same in groups.items()
-    }
-    differing = {key for row in settings.values() for key in row if len({other.get(key) for other in settings.values()}) > 1}
-    errors = {metric: LABELS[metric] for metric in TABLE1 if "detected" not in metric}
-    rows = {}
-    for name, same in groups.items():
-        minutes = [run.run["wall_time_seconds"]["train"] / 60 for run in same]
-        row = {"n": len(same)} | {key: value for key, value in settings[name].items() if key in differing}
-        row["minutes"] = f"{sum(minutes) / len(minutes):.1f}"
-        for metric, label in errors.items():
-            values = [run.metrics[split][metric] for run in same if run.metrics[split][metric] is not None]
-            row[label] = _text(metric, sum(values) / len(values) if values else None)
-        rows[name] = row
-    return pd.DataFrame(rows).T if rows else pd.DataFrame()
-
-
-def presets_table(dataset: str, presets: Sequence[str], *, split: str = "val") -> DataFrame:
-    """Recorded presets beside each other: epochs, minutes of training and errors, mean ± standard deviation over n seeds or folds."""
-    import pandas as pd
-
-    runs = [r for r in all_runs(RESULTS / dataset / "nesf") if r.run["preset"] in presets and split in r.metrics]
-    errors = table(runs, split)
-    columns = {}
-    for name in presets:
-        same, shown = [r.run for r in runs if r.run["preset"] == name], errors[errors["preset"] == name].set_index("metric")["text"]
-        if not same:
-            continue
-        minutes = [r["wall_time_seconds"]["train"] / 60 for r in same]
-        column = {"n": str(len(same)), "epochs": ", ".join(sorted({str(r["config"]["training"]["epochs"]) for r in same}))}
-        column["training, minutes"] = " ".join(f"{m:.1f}" for m in minutes)
-        columns[name] = column | {LABELS[k]: shown.get(k, "–") for k in LABELS if k in shown.index}
-    return pd.DataFrame(columns)
-
-
 def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, split: str = "test") -> DataFrame:
     """Methods beside each other, with the paper's own NeSF where it has the dataset.
 
@@ -524,15 +306,8 @@ def metrics_table(summaries: Mapping[str, Mapping[str, Any]], *, dataset: str, s
     """
     import pandas as pd
 
-    columns = {method: {k: _text(k, summary.get(k)) for k in LABELS} for method, summary in summaries.items()}
+    columns = {method: {k: number_text(k, summary.get(k)) for k in LABELS} for method, summary in summaries.items()}
     published = paper_table().query("dataset == @dataset and method == 'nesf' and split == @split")
     if len(published):
         columns["paper"] = dict(zip(published["metric"], published["text"], strict=True))
     return pd.DataFrame(columns, index=list(LABELS)).fillna("–").rename(index=LABELS)
-
-
-def _text(metric: str, value: float | int | None) -> str:
-    """A number with the digits that the paper gives it."""
-    if value is None:
-        return "–"
-    return f"{value:.{digits(metric)}f}"
