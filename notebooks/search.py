@@ -42,7 +42,9 @@ from nesf.analysis.search import (
     PRIMARY,
     candidates,
     described,
+    followed,
     initial,
+    outcome,
     steps,
     winners,
 )
@@ -94,7 +96,9 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 # %% [markdown]
 # ## How it is run
 #
-# Each candidate is a labelled run of the [workflow](../workflow), so what is recorded already is not run again, and a cluster runs all of them side by side:
+# Each candidate is a labelled run of the [workflow](../workflow), so what is recorded already is not run again. There are two ways to go.
+#
+# **Side by side.** Each step starts from what the paper adopted in the steps before, so nothing waits, and a cluster runs all candidates at once. This asks of every step: would it be decided as in the paper?
 #
 # ```
 # # steps 1 to 7 at small size, on two processor cores
@@ -105,7 +109,12 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 #   --configfile workflow/search/lcs6.yaml
 # ```
 #
-# One thing differs from the paper. There a step waits for the winner of the step before; here it starts from what the paper adopted, so that nothing waits. `python scripts/write_search.py` writes the two files from the steps.
+# **One step after the other**, as in the paper: each step starts from the winners of the steps before. This asks where the search ends. The next step is written from what is recorded; then the workflow runs it, and again:
+#
+# ```
+# python scripts/write_search.py --next starter
+# snakemake --cores 2 table1 --configfile build/search-starter.yaml
+# ```
 #
 # ## What is recorded
 
@@ -113,16 +122,21 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 runs = all_runs(Path(results) if results else RESULTS)
 names = [searched] if searched else ["starter", "lcs6"]
 tables = {name: candidates(runs, name) for name in names}
+won = {name: followed(runs, name) for name in names}
 pd.DataFrame(
     {
         name: {
             "candidates": len(table),
             "recorded": int((table["n"] > 0).sum()),
             "not yet run": int((table["n"] == 0).sum()),
+            "steps, one after the other": len(won[name]),
         }
         for name, table in tables.items()
     }
 ).T
+
+# %% [markdown]
+# ### Side by side
 
 # %% tags=["full-width", "hide-input"]
 for name, table in tables.items():
@@ -145,6 +159,19 @@ for name, table in tables.items():
 
 # %% [markdown]
 # *Recorded candidates. Blue: the winner by the paper's rule among them; ring: what the paper adopted.*
+#
+# ### One step after the other
+
+# %% tags=["full-width", "hide-input"]
+for name in names:
+    if not won[name]:
+        print(f"{name}: the first step is not yet recorded as a whole")
+        continue
+    print(f"{name}: after {len(won[name])} steps")
+    display(outcome(won[name]))
+
+# %% [markdown]
+# *Values at the start, after the steps that are recorded one after the other, and in the paper's network. A value that no recorded step has searched is still that of the start.*
 #
 # ## The paper's claim
 #

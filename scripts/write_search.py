@@ -2,18 +2,26 @@
 
 snakemake --cores 2 table1 --configfile workflow/search/starter.yaml
 snakemake table1 --profile workflow/profiles/slurm --configfile workflow/search/lcs6.yaml
+
+One step after the other, each from the winners that are recorded of the steps before, as in the paper: the next step with `--next`, then the workflow, and again.
+
+python scripts/write_search.py --next starter
+snakemake --cores 2 table1 --configfile build/search-starter.yaml
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from nesf.analysis.search import entries
+from nesf.analysis.search import Won, entries, followed, steps
 from nesf.files import write_atomically
+from nesf.results import all_runs
 
-FOLDER = Path(__file__).resolve().parent.parent / "workflow" / "search"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "workflow" / "search"
 SMALL = {"training.epochs": 20, "training.compile": False, "sampling.n_position": 48, "sampling.n_species": 24}
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "starter": (
@@ -28,15 +36,35 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def text_of(name: str) -> str:
-    """Content of one file: YAML with one run a line."""
+def text_of(name: str, won: Won | None = None) -> str:
+    """Content of one file: YAML with one run a line; with the winners of some steps the next one alone."""
     comment, arguments = SEARCHES[name]
+    if won is not None:
+        comment, arguments = f"Step {len(won) + 1}, from the winners of those before.", arguments | {"numbers": [len(won) + 1], "won": won}
     lines = [f"  - {json.dumps(entry)}" for entry in entries(**arguments)]
     head = f"# Written by scripts/write_search.py from nesf/analysis/search_steps.json (Supplementary Note 7).\n# {comment}\n"
     return head + "runs: []\npredictors: []\nmore:\n" + "\n".join(lines) + "\n"
 
 
+def write_next(name: str, results: Path = ROOT / "results", out: Path | None = None) -> Path | None:
+    """Write the next step of a search that goes one step after the other; None where all its steps are recorded."""
+    won = followed(all_runs(results), name)
+    if len(won) == max(SEARCHES[name][1].get("numbers", [s.number for s in steps()])):
+        return None
+    path = out or ROOT / "build" / f"search-{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text_of(name, won))
+    return path
+
+
 if __name__ == "__main__":
-    for name in SEARCHES:
-        write_atomically(FOLDER / f"{name}.yaml", text_of(name))
-        print(f"written: workflow/search/{name}.yaml, {text_of(name).count('  - ')} runs")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--next", choices=SEARCHES, help="write the next step of this search alone, from the winners recorded of those before")
+    asked = parser.parse_args().next
+    if asked:
+        written = write_next(asked)
+        print(f"written: {written.relative_to(ROOT)}" if written else f"{asked}: all steps are recorded")
+    else:
+        for name in SEARCHES:
+            write_atomically(FOLDER / f"{name}.yaml", text_of(name))
+            print(f"written: workflow/search/{name}.yaml, {text_of(name).count('  - ')} runs")

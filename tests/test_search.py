@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nesf import figures
-from nesf.analysis.search import PRIMARY, SECONDARY, candidates, described, entries, initial, settings, steps, winners
+from nesf.analysis.search import PRIMARY, SECONDARY, candidates, described, entries, followed, initial, outcome, settings, steps, winners
 from nesf.config import PAPER
 from nesf.errors import ConfigError
 from nesf.plan import planned_runs
@@ -18,7 +18,7 @@ from nesf.results import RecordedRun
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from write_search import SEARCHES, text_of  # noqa: E402
+from write_search import SEARCHES, text_of, write_next  # noqa: E402
 
 
 def run(label: str, atoms: float | None, position: float | None, seed: int = 0, dataset: str = "starter") -> RecordedRun:
@@ -80,6 +80,29 @@ def test_fewer_wrong_numbers_of_atoms_win_then_the_smaller_position_error() -> N
     figure = figures.search_steps(table.reset_index(), primary=PRIMARY)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["step 2", "step 3"]
     assert len(figure.axes[1].lines) == 4  # three candidates, and a ring for the adopted one
+
+
+def test_one_step_after_the_other_starts_from_the_recorded_winners(tmp_path: Path) -> None:
+    first, second, third = steps()[:3]
+    runs = [run(first.label(i), float(i != 6), 0.1) for i in range(9)]  # the seventh: what the paper adopted
+    assert first.label(0) == "trial-search-1-01" and followed(runs, "starter") == {1: dict(first.adopted)}
+    runs += [run(second.label(i), float(i != 1), 0.1) for i in range(7)]  # not what the paper adopted
+    won = followed(runs, "starter")
+    assert won == {1: dict(first.adopted), 2: {"model.latent_size": 92}}
+    assert second.label(1, won) == "trial-search-2-02" and third.label(0, won) == "trial-followed-3-01" and third.label(0) == "trial-search-3-01"
+    assert settings(third, third.candidates[0], won)["model.latent_size"] == 92
+    assert followed(runs + [run(third.label(i), 0.0, 0.0) for i in range(3)], "starter") == won  # those that start from the paper's do not count
+    more = [*runs, run("trial-followed-3-01", 1.0, 1.0), run("trial-followed-3-02", 1.0, 0.5)]
+    table = candidates(more, "starter", won=won)
+    assert table["step"].unique().tolist() == [1, 2, 3] and table["n"].sum() == 18 and followed(more, "starter") == won
+    assert followed([*more, run("trial-followed-3-03", 2.0, 0.0)], "starter")[3] == {"training.learning_rate": 0.001}
+    reached = outcome(won)
+    assert reached.loc["model.latent_size"].tolist() == ["256", "92", "192"] and reached.loc["training.batch_size"].tolist() == ["64", "64", "128"]
+    (planned, *others) = planned_runs(yaml.safe_load(text_of("starter", won))["more"])
+    assert planned.label == "trial-followed-3-01" and len(others) == 2
+    assert planned.config().model.latent_size == 92 and planned.config().training.epochs == 20
+    written = write_next("starter", results=tmp_path, out=tmp_path / "next.yaml")
+    assert written and "trial-search-1-09" in written.read_text() and "trial-search-2" not in written.read_text()
 
 
 def test_values_in_short() -> None:

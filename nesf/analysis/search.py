@@ -1,7 +1,9 @@
 """The hyperparameter search of Supplementary Note 7 as data: its eight steps, the runs that repeat them, and the winner of each step.
 
-A candidate is a labelled run (`trial-search-STEP-NUMBER`) of the workflow (`workflow/search/`, written by `scripts/write_search.py`). In the paper a step
-starts from the winner of the one before. Here it starts from what the paper adopted in the steps before, so all steps can run side by side.
+A candidate is a labelled run of the workflow (`workflow/search/`, written by `scripts/write_search.py`), and there are two ways to go through the steps.
+*Side by side* (`trial-search-STEP-NUMBER`): each step starts from what the paper adopted in the steps before, so nothing waits. *One after the other*, as in
+the paper: each step starts from the winners recorded in the steps before (`followed`); its runs are those of side by side for as long as these winners are
+what the paper adopted, and `trial-followed-STEP-NUMBER` from then on.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nesf.errors import ConfigError
 from nesf.results import RecordedRun
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"  # the paper's rule; the second one where the first is equal
+
+
+Won: TypeAlias = Mapping[int, Mapping[str, Any]]  # number of a step to the values of its winner
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,10 @@ class Step:
     adopted: Mapping[str, Any]
     note: str
 
-    def label(self, place: int) -> str:
-        """The label under which a candidate is recorded."""
-        return f"trial-search-{self.number}-{place + 1:02d}"
+    def label(self, place: int, won: Won | None = None) -> str:
+        """The label under which a candidate is recorded; `won`: as for `settings`."""
+        kind = "search" if won is None or all(dict(won[s.number]) == dict(s.adopted) for s in steps() if s.number < self.number) else "followed"
+        return f"trial-{kind}-{self.number}-{place + 1:02d}"
 
 
 def initial() -> dict[str, Any]:
@@ -62,17 +68,29 @@ def steps() -> tuple[Step, ...]:
     return tuple(found)
 
 
-def settings(step: Step, candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """All values that a candidate trains with: the initial ones, what was adopted in the steps before, and its own."""
+def settings(step: Step, candidate: Mapping[str, Any], won: Won | None = None) -> dict[str, Any]:
+    """All values that a candidate trains with: the initial ones, those of the steps before, and its own.
+
+    Args:
+        step: of the candidate.
+        candidate: the values that it sets.
+        won: the winners of all steps before; None for what the paper adopted in them.
+    """
     values = initial()
     for earlier in steps():
         if earlier.number < step.number:
-            values |= dict(earlier.adopted)
+            values |= dict(earlier.adopted if won is None else won[earlier.number])
     return values | dict(candidate)
 
 
 def entries(
-    dataset: str, *, preset: str = "cpu", numbers: Sequence[int] = range(1, 9), seeds: int = 1, further: Mapping[str, Any] | None = None
+    dataset: str,
+    *,
+    preset: str = "cpu",
+    numbers: Sequence[int] = range(1, 9),
+    seeds: int = 1,
+    further: Mapping[str, Any] | None = None,
+    won: Won | None = None,
 ) -> list[dict[str, Any]]:
     """The candidates as runs of a workflow configuration (`nesf.plan.planned_runs`), scored on the validation split.
 
@@ -82,6 +100,7 @@ def entries(
         numbers: of the steps.
         seeds: how many for each candidate; paper: not stated.
         further: more dotted keys and values, for example a smaller number of epochs.
+        won: the winners of all steps before the last of `numbers` (`followed`); None for what the paper adopted.
 
     Raises:
         ConfigError: there is no such step.
@@ -92,19 +111,53 @@ def entries(
             raise ConfigError(f"step {number} of the search does not exist; choose from {min(known)} to {max(known)}")
     common = {"dataset": dataset, "preset": preset, "seeds": seeds, "splits": ["val"]}
     return [
-        {**common, "label": known[number].label(place), "set": settings(known[number], candidate) | dict(further or {})}
+        {**common, "label": known[number].label(place, won), "set": settings(known[number], candidate, won) | dict(further or {})}
         for number in numbers
         for place, candidate in enumerate(known[number].candidates)
     ]
 
 
-def candidates(runs: Sequence[RecordedRun], dataset: str, split: str = "val") -> DataFrame:
+def followed(runs: Sequence[RecordedRun], dataset: str, split: str = "val") -> dict[int, Mapping[str, Any]]:
+    """The winners of the steps one after the other, each step started from the winners before it, as far as all candidates are recorded.
+
+    Args:
+        runs: recorded runs.
+        dataset: name.
+        split: the paper: val.
+    """
+    won: dict[int, Mapping[str, Any]] = {}
+    for step in steps():
+        part = candidates(runs, dataset, split, won=won, numbers=[step.number])
+        if not (part["n"] > 0).all():
+            break
+        won[step.number] = step.candidates[int(part["wins"].to_numpy().argmax())]
+    return won
+
+
+def outcome(won: Won) -> DataFrame:
+    """Where a search one step after the other has come to: one row per key, its value (text) at the start, after the steps of `won`, and in the paper's network."""
+    import pandas as pd
+
+    ended, adopted = initial(), initial()
+    for step in steps():
+        ended |= dict(won.get(step.number, {}))
+        adopted |= dict(step.adopted)
+    columns = {"start": initial(), "this search": ended, "the paper": adopted}
+    return pd.DataFrame({name: {key: _short(value) for key, value in values.items()} for name, values in columns.items()}).rename_axis("key")
+
+
+def candidates(
+    runs: Sequence[RecordedRun], dataset: str, split: str = "val", *, won: Won | None = None, numbers: Sequence[int] | None = None
+) -> DataFrame:
     """Every candidate of every step, and what is recorded of it.
 
     Args:
         runs: recorded runs; those with a label of the search count.
         dataset: name.
         split: the paper: val.
+        won: the winners of the steps, each started from those before it (`followed`): the steps up to the one after the last of them are shown; None
+            for steps that start from what the paper adopted.
+        numbers: of the steps that are shown; None for all.
 
     Returns:
         One row per step and candidate: `step`, `label`, `settings` (text), n (seeds), the mean of `PRIMARY` and `SECONDARY` over them (NaN where nothing
@@ -118,8 +171,10 @@ def candidates(runs: Sequence[RecordedRun], dataset: str, split: str = "val") ->
             recorded.setdefault(run.run["preset"], []).append(run.metrics[split])
     rows: list[dict[str, Any]] = []
     for step in steps():
+        if (won is not None and step.number > len(won) + 1) or (numbers is not None and step.number not in numbers):
+            continue
         for place, candidate in enumerate(step.candidates):
-            label = step.label(place)
+            label = step.label(place, won)
             same = recorded.get(label, [])
             row = {"step": step.number, "label": label, "settings": described(candidate), "n": len(same)}
             row |= {key: _mean([s[key] for s in same]) for key in (PRIMARY, SECONDARY)}

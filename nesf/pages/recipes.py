@@ -46,7 +46,7 @@ def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "va
 
     groups: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        searched = run.run["preset"].startswith("trial-search-")  # they have a page of their own
+        searched = run.run["preset"].startswith(("trial-search-", "trial-followed-"))  # they have a page of their own
         if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf" and split in run.metrics and not searched:
             groups.setdefault(run.run["preset"], []).append(run)
     settings = {
