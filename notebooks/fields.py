@@ -199,7 +199,11 @@ views.picture_slider(images, titles)
 # The votes, atom by atom:
 
 # %%
-figures.votes_chart(steps, example, title=f"{name}, step 5")
+figure = figures.votes_chart(steps, example, title=f"{name}, step 5")
+if out:
+    table = figures.votes_table(steps, example)
+    figures.save(figure, Path(out) / f"votes-{example.ids[0]}", table)
+figure
 
 # %%
 decoded = reconstruct(model, example).crystals.to_structures()[0]

@@ -132,7 +132,11 @@ figure
 # *R² on test crystals, larger is better. A triangle at the left border is a value below it. Blue: from latent vectors; orange and purple: from the composition.*
 
 # %%
-figures.property_parity(made["predictions"], title=title)
+figure = figures.property_parity(made["predictions"], title=title)
+if out:
+    name = f"properties-{crystals.name}-predictions"
+    figures.save(figure, Path(out) / name, made["predictions"])
+figure
 
 # %% [markdown]
 # *Test crystals: predicted against known, for each input by the method and setting that is best on validation.*
@@ -187,9 +191,14 @@ figure
 score_table(scores) if recorded else None
 
 # %% tags=["hide-input"]
-figures.property_parity(
-    recorded.table("predictions"), title=title
-) if recorded else None
+figure = None
+if recorded:
+    predictions = recorded.table("predictions")
+    figure = figures.property_parity(predictions, title=title)
+    if out:
+        name = "properties-recorded-predictions"
+        figures.save(figure, Path(out) / name, predictions)
+figure
 
 # %% [markdown]
 # ## The paper's claim

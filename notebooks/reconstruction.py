@@ -29,6 +29,7 @@ mirror: str = ""  # copy of the official release; empty: download
 data_dir: str = ""  # folder of datasets; empty: the user's default
 run: str = ""  # folder of a trained model; empty: the recorded one
 split: str = "test"  # train, val or test
+out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
 from nesf.pages import check_parameters
@@ -121,7 +122,15 @@ frames = {
     "3  kept": kept,
 }
 frames = {k: v.positions.cpu().numpy() for k, v in frames.items()}
-figures.particle_paths(frames, example)
+figure = figures.particle_paths(frames, example)
+if out:
+    drawn = [
+        pd.DataFrame(v, columns=list("xyz")).assign(moment=k)
+        for k, v in frames.items()
+    ]
+    file = Path(out) / f"particles-{example.ids[0]}"
+    figures.save(figure, file, pd.concat(drawn))
+figure
 
 # %% [markdown]
 # *Particles of one crystal of the split, seen along z; circles are its true atoms.* What steps 4 and 5 make of them:
@@ -150,7 +159,12 @@ table
 # %%
 name = example.to_structures()[0].composition.reduced_formula
 learned = figures.learned_field(model, example)
-figures.structure_field(example, field=learned, title=f"{name}, network")
+title = f"{name}, network"
+figure = figures.structure_field(example, field=learned, title=title)
+if out:
+    plane = figures.plane_fields(example, learned)
+    figures.save(figure, Path(out) / f"field-{example.ids[0]}", plane)
+figure
 
 # %% [markdown]
 # ## All crystals of the split
@@ -188,7 +202,11 @@ shown = {
     "species_error_actual_percent": "species (actual), %",
     "lattice_length_error_angstrom": "lattice length, Å",
 }
-figures.metrics_chart(summaries, shown)
+figure = figures.metrics_chart(summaries, shown)
+if out:
+    errors = pd.DataFrame(summaries).loc[list(shown)].T.reset_index()
+    figures.save(figure, Path(out) / f"metrics-{crystals.name}", errors)
+figure
 
 # %% [markdown]
 # ## Before and after
@@ -211,10 +229,14 @@ views.reconstruction_view(before[worst], after[worst])
 # ## What to distrust
 
 # %%
-figures.error_distribution(
+figure = figures.error_distribution(
     metrics.materials,
     title=f"{crystals.label}, {split} split, n = {len(chosen)}",
 )
+if out:
+    file = Path(out) / f"error-distribution-{crystals.name}"
+    figures.save(figure, file, metrics.materials)
+figure
 
 # %% [markdown]
 # *Left: position error of each crystal. Right: atoms detected against atoms in the cell; the area of a dot is the number of crystals.*

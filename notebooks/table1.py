@@ -22,6 +22,7 @@
 
 # %% tags=["parameters"]
 results: str = ""  # folder of recorded runs; empty: the repository's
+out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
 from nesf.pages import check_parameters
@@ -122,7 +123,11 @@ drawn = (
     "lattice_length_error_angstrom",
 )
 labels = {k: LABELS[k] for k in drawn}
-figures.comparison(beside_the_paper(runs, "test"), labels, TITLES)
+beside = beside_the_paper(runs, "test")
+figure = figures.comparison(beside, labels, TITLES)
+if out:
+    figures.save(figure, Path(out) / "table1", beside)
+figure
 
 # %% [markdown]
 # *Errors on the test sets, lower is better. Hollow: the paper's values; filled: recorded runs, of which the table says how many. Bars are ± one standard deviation over seeds, or over folds for the YBCO-like crystals, where one fold is five

@@ -70,7 +70,12 @@ def test_moments_are_those_of_an_unfinished_movement() -> None:
     lonely = follow(fields, BOX, (11, 17), ReconstructionConfig(min_particles=10**6))
     assert not lonely.accepted.any() and len(lonely.positions) == 0
     figures.reconstruction_steps(lonely, SALT)
-    assert len(figures.votes_chart(lonely, SALT).axes[0].patches) == 0
+    assert len(figures.votes_chart(lonely, SALT).axes[0].patches) == 0 and figures.votes_table(lonely, SALT).empty
+    votes = figures.votes_table(steps, SALT)
+    assert votes.groupby("atom")["votes"].sum().tolist() == [steps.answers.shape[1]] * len(steps.positions)
+    assert votes.groupby("atom")["share_percent"].sum().to_numpy() == pytest.approx(100)
+    most = votes.loc[votes.groupby("atom")["votes"].idxmax()]
+    assert (most["element"] == most["winner"]).all()
 
 
 def test_followed_steps_give_what_reconstruct_gives(model: TrainedModel, example: Crystals) -> None:
@@ -107,7 +112,7 @@ def test_agreement_counts_what_differs() -> None:
     assert found["difference_84"] == pytest.approx(1, abs=1e-6)
     figure = figures.compare_fields(SALT, figures.plane_fields(SALT, wrong, height=0.0, n=36))
     titles = [ax.get_title() for ax in figure.axes]
-    assert "position field, learned" in titles and any("another element in" in t for t in titles)
+    assert "position field, learned" in titles and any(t.startswith("another element: ") for t in titles)
 
 
 def test_field_errors_by_distance(model: TrainedModel) -> None:

@@ -5,7 +5,7 @@ from nesf.figures.errors import errors_by_atoms
 from nesf.figures.examples import example_caption, example_grid
 from nesf.figures.interpolation import path_chart, path_summary
 from nesf.figures.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
-from nesf.figures.particles import animation, reconstruction_frames, reconstruction_steps, steps_table, votes_chart
+from nesf.figures.particles import animation, reconstruction_frames, reconstruction_steps, steps_table, votes_chart, votes_table
 from nesf.figures.properties import property_parity, property_scores
 from nesf.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
 from nesf.figures.search import search_steps
@@ -71,6 +71,7 @@ __all__ = [
     "true_field",
     "value_colours",
     "votes_chart",
+    "votes_table",
     "voxel_losses",
     "with_border_images",
 ]

@@ -120,6 +120,21 @@ def steps_table(steps: Steps) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def votes_table(steps: Steps, crystals: Crystals) -> DataFrame:
+    """What `votes_chart` draws: a row per detected atom and element that was named: votes, their share (%), the winner, the element of the nearest true atom."""
+    import pandas as pd
+    from pymatgen.core import Element
+
+    rows = []
+    for atom, (position, winner, answers) in enumerate(zip(steps.positions, steps.species, steps.answers, strict=True)):
+        nearest = crystals.species[np.linalg.norm(crystals.positions - position, axis=1).argmin()]
+        for z, votes in zip(*np.unique(answers, return_counts=True), strict=True):
+            symbols = {"element": z, "winner": winner, "nearest_true_atom": nearest}
+            row = {"atom": atom, "votes": int(votes), "share_percent": 100 * votes / len(answers)}
+            rows.append(row | {name: Element.from_Z(int(number)).symbol for name, number in symbols.items()})
+    return pd.DataFrame(rows, columns=["atom", "element", "votes", "share_percent", "winner", "nearest_true_atom"])
+
+
 def animation(images: Sequence[bytes], *, seconds: float = 0.6) -> bytes:
     """Pictures of one size as a GIF that repeats; the last stays three times as long.
 
