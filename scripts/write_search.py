@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nesf.analysis.search import Won, entries, followed, steps
+from nesf.analysis.search import Won, entries, followed, steps, unchanged
 from nesf.files import write_atomically
 from nesf.results import all_runs
 
@@ -41,7 +41,10 @@ def text_of(name: str, won: Won | None = None) -> str:
     comment, arguments = SEARCHES[name]
     if won is not None:
         comment, arguments = f"Step {len(won) + 1}, from the winners of those before.", arguments | {"numbers": [len(won) + 1], "won": won}
-    lines = [f"  - {json.dumps(entry)}" for entry in entries(**arguments)]
+    listed = entries(**arguments)
+    if won is None:
+        listed.append(unchanged(arguments["dataset"], preset=arguments["preset"], further=arguments.get("further")))
+    lines = [f"  - {json.dumps(entry)}" for entry in listed]
     head = f"# Written by scripts/write_search.py from nesf/analysis/search_steps.json (Supplementary Note 7).\n# {comment}\n"
     return head + "runs: []\npredictors: []\nmore:\n" + "\n".join(lines) + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from nesf import figures
-from nesf.analysis.search import PRIMARY, SECONDARY, candidates, described, entries, followed, initial, outcome, settings, steps, winners
+from nesf.analysis.search import PRIMARY, SECONDARY, UNCHANGED, candidates, described, entries, followed, initial, outcome, settings, steps, winners
 from nesf.config import PAPER
 from nesf.errors import ConfigError
 from nesf.plan import planned_runs
@@ -49,9 +50,12 @@ def test_the_workflow_files_are_those_of_the_steps_and_can_be_planned(name: str)
     text = (ROOT / "workflow" / "search" / f"{name}.yaml").read_text()
     assert text == text_of(name), "run `python scripts/write_search.py`"
     runs = planned_runs(yaml.safe_load(text)["more"])
-    assert len(runs) == {"starter": 50, "lcs6": 131}[name] and {r.splits for r in runs} == {("val",)}
+    assert len(runs) == {"starter": 50 + 3, "lcs6": 131 + 3}[name] and {r.splits for r in runs} == {("val",)}
     smallest = next(r for r in runs if r.label == "trial-search-2-01")
     assert smallest.config().model.latent_size == 64 and smallest.dataset == name
+    same = [r for r in runs if r.label == UNCHANGED]
+    start = next(r for r in runs if r.label == "trial-search-1-05")
+    assert [r.seed for r in same] == [0, 1, 2] and replace(same[0].config(), preset="") == replace(start.config(), preset="")
 
 
 def test_unknown_step() -> None:

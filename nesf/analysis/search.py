@@ -21,6 +21,7 @@ from nesf.results import RecordedRun
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+UNCHANGED = "trial-search-unchanged"  # label of the runs that show what another seed does to the configuration at the start
 PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"  # the paper's rule; the second one where the first is equal
 
 
@@ -115,6 +116,12 @@ def entries(
         for number in numbers
         for place, candidate in enumerate(known[number].candidates)
     ]
+
+
+def unchanged(dataset: str, *, preset: str = "cpu", seeds: int = 3, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration at the start with several seeds, as one run of a workflow configuration: a search that changes nothing."""
+    values = initial() | dict(further or {})
+    return {"dataset": dataset, "preset": preset, "seeds": seeds, "splits": ["val"], "label": UNCHANGED, "set": values}
 
 
 def followed(runs: Sequence[RecordedRun], dataset: str, split: str = "val") -> dict[int, Mapping[str, Any]]:
