@@ -11,7 +11,22 @@ import pytest
 import yaml
 
 from nesf import figures
-from nesf.analysis.search import PRIMARY, SECONDARY, UNCHANGED, candidates, described, entries, followed, initial, outcome, settings, steps, winners
+from nesf.analysis.search import (
+    PRIMARY,
+    SECONDARY,
+    UNCHANGED,
+    candidates,
+    decisions,
+    described,
+    entries,
+    followed,
+    initial,
+    outcome,
+    seed_spread,
+    settings,
+    steps,
+    winners,
+)
 from nesf.config import PAPER
 from nesf.errors import ConfigError
 from nesf.plan import planned_runs
@@ -107,6 +122,21 @@ def test_one_step_after_the_other_starts_from_the_recorded_winners(tmp_path: Pat
     assert planned.config().model.latent_size == 92 and planned.config().training.epochs == 20
     written = write_next("starter", results=tmp_path, out=tmp_path / "next.yaml")
     assert written and "trial-search-1-09" in written.read_text() and "trial-search-2" not in written.read_text()
+
+
+def test_the_papers_choices_and_the_spread_of_seeds_are_counted() -> None:
+    first, third = steps()[0], steps()[2]
+    runs = [run(first.label(i), float(i != 6), 0.1) for i in range(9)] + [run(third.label(i), float(i), 0.1) for i in range(3)]
+    runs += [run(steps()[1].label(0), 0.0, 0.0), run(UNCHANGED, 10.0, 0.1), run(UNCHANGED, 14.0, 0.1, seed=1)]
+    counted = decisions(candidates(runs, "starter"))
+    assert counted == {
+        "steps recorded": 2,
+        "with the paper's choice": 2,
+        "the paper's choice wins": 1,
+        "expected by lot": pytest.approx(1 / 9 + 1 / 3),
+    }
+    spread = seed_spread(runs)
+    assert spread.index.tolist() == [("starter", UNCHANGED)] and spread.iloc[0].tolist() == [2, 12.0, pytest.approx(8**0.5)]
 
 
 def test_values_in_short() -> None:

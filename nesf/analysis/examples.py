@@ -78,7 +78,9 @@ def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
     """
     n = len(order)
     if n < 3 * n_each:
-        raise DataError(f"{n} crystals are too few for {n_each} of each kind (best, median, worst); ask for fewer with n_each")
+        raise DataError(
+            f"{n} crystals are too few for {n_each} of each kind (best, median, worst); take another split, more crystals, or a smaller n_each"
+        )
     middle = (n - n_each) // 2
     return dict(zip(PLACES, (order[:n_each], order[middle : middle + n_each], order[n - n_each :]), strict=True))
 

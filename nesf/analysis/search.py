@@ -212,6 +212,36 @@ def winners(table: DataFrame) -> DataFrame:
     return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["step", "what"]))
 
 
+def decisions(table: DataFrame) -> dict[str, float]:
+    """In how many steps of `candidates` the paper's choice wins.
+
+    Returns:
+        `steps recorded` as a whole, `with the paper's choice` among their candidates, `the paper's choice wins`, and `expected by lot`: how often it
+        would win if the winner of each step were drawn.
+    """
+    whole = table.groupby("step").filter(lambda part: bool((part["n"] > 0).all()))
+    by_step = whole.groupby("step")["adopted"]
+    return {
+        "steps recorded": by_step.ngroups,
+        "with the paper's choice": int(by_step.any().sum()),
+        "the paper's choice wins": int((whole["wins"] & whole["adopted"]).sum()),
+        "expected by lot": float(by_step.mean().sum()),
+    }
+
+
+def seed_spread(runs: Sequence[RecordedRun], split: str = "val") -> DataFrame:
+    """What a search that changes nothing finds: mean and standard deviation of `PRIMARY` over the seeds of each configuration that has several."""
+    import pandas as pd
+
+    values: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        about = run.run
+        if about["method"] == "nesf" and split in run.metrics and about["dataset"]["fold"] is None:
+            values.setdefault((about["dataset"]["name"], about["preset"]), []).append(run.metrics[split][PRIMARY])
+    rows = {key: {"seeds": len(v), "mean, %": _mean(v), "standard deviation, %": pd.Series(v).std()} for key, v in values.items() if len(v) > 1}
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["dataset", "preset"]))
+
+
 def described(values: Mapping[str, Any]) -> str:
     """Values in short: `weight_position = 10, latent_size = 192`; of widths that follow each other in number, 128×7."""
     return ", ".join(f"{key.partition('.')[2]} = {_short(value)}" for key, value in values.items())
