@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nesf import methods
+from nesf.analysis import ANALYSES
 from nesf.config import Choices
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically
@@ -28,6 +29,7 @@ SPLITS = ("train", "val", "test")
 SUMS, TABLE = "SHA256SUMS", "table1.csv"
 Missing = Literal["nothing", "decoding", "everything"]
 
+_RUN = re.compile(r"[\w.-]+/[\w.-]+/[\w.-]+/(seed|fold)-\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RUN_KEYS = ("dataset", "method", "preset", "label", "seeds", "folds", "set", "splits")
 
@@ -109,6 +111,81 @@ class PlannedRun:
         if stage == "decoding":
             content |= {"splits": self.splits, "reconstruction": self.decoding()}
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class PlannedAnalysis:
+    """An analysis of a trained model that is asked for (`nesf analyse`).
+
+    Attributes:
+        analysis: one of `nesf.analysis.ANALYSES`.
+        run: the folder of the model's run below `results/`.
+        changes: parameter and value (text, JSON), as for `--set`.
+    """
+
+    analysis: str
+    run: str
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its folder below `results/`."""
+        return f"{self.run}/analysis/{self.analysis}"
+
+    def options(self) -> list[str]:
+        """The options of `nesf analyse` after the run."""
+        return [word for key, value in self.changes for word in ("--set", f"{key}={value}")]
+
+    def key(self) -> str:
+        """What it is decided by, as text: equal for equal work."""
+        return json.dumps({"analysis": self.name, "set": dict(self.changes)}, indent=1, sort_keys=True) + "\n"
+
+
+def planned_analyses(entries: Sequence[Mapping[str, Any]]) -> list[PlannedAnalysis]:
+    """The analyses of a workflow configuration.
+
+    Args:
+        entries: one mapping each with `run` (folder below `results/`) and `names` (analyses), optionally `set` (parameters of all of them).
+
+    Raises:
+        ConfigError: an entry that says nothing, too much, or the same as another; the message names it.
+    """
+    found: dict[str, PlannedAnalysis] = {}
+    for entry in entries:
+        shown = json.dumps(entry, default=str)
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("run"), str) or not isinstance(entry.get("names"), list):
+            raise ConfigError(f"analysis {shown}: a mapping with a `run` and a list of `names` is expected")
+        if unknown := sorted(set(entry) - {"run", "names", "set"}):
+            raise ConfigError(f"analysis {shown}: {unknown[0]!r} is not known; the keys are run, names, set")
+        if not _RUN.fullmatch(entry["run"]):
+            raise ConfigError(f"analysis {shown}: run {entry['run']!r}: DATASET/METHOD/PRESET/seed-N (or fold-K) is expected")
+        changes = tuple((k, v if isinstance(v, str) else json.dumps(v)) for k, v in (entry.get("set") or {}).items())
+        for name in entry["names"]:
+            if name not in ANALYSES:
+                raise ConfigError(f"analysis {shown}: {name!r} does not exist; choose from {', '.join(ANALYSES)}")
+            planned = PlannedAnalysis(name, entry["run"], changes)
+            if found.setdefault(planned.name, planned) is not planned:
+                raise ConfigError(f"{planned.name} is asked for twice")
+    return list(found.values())
+
+
+def is_analysed(planned: PlannedAnalysis, results: Path) -> bool:
+    """Whether an analysis is recorded with the parameters that are asked for, of the model that the run has."""
+    folder = Path(results) / planned.run
+    try:
+        about, run = read_json(folder / "analysis" / planned.analysis / "analysis.json"), read_json(folder / "run.json")
+        same = about["model"]["dataset"] == run["dataset"] and about["model"]["preset"] == run["config"]["preset"]
+        values = {key: about["parameters"][key] for key, _ in planned.changes}
+    except (DataError, KeyError, TypeError):
+        return False
+    return same and all(values[key] == _value(text) for key, text in planned.changes)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:

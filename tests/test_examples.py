@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nesf import data, figures, views
-from nesf.analysis.examples import Parameters, choose, compare, ranking
+from nesf.analysis.examples import Parameters, choose, compare, ranking, read_baseline
 from nesf.analysis.recording import recorded_analysis, run_analysis
 from nesf.checkpoints import TrainedModel
 from nesf.cli import main
@@ -84,6 +84,18 @@ def test_methods_stand_beside_each_other_on_the_chosen_crystals(tmp_path: Path) 
     baseline.select([0]).save(tmp_path / "part.safetensors")
     with pytest.raises(DataError, match=r"part.safetensors: holds 1 of the 3 examples"):
         compare(few, detected, dataset.split("train"), model, Parameters(split="val", mode="fast", icsg3d=str(tmp_path / "part.safetensors")))
+
+
+def test_the_baseline_is_decoded_where_its_reconstruction_is_not_kept(tmp_path: Path) -> None:
+    run = Path("results/ybco/icsg3d/as-published-reduced/fold-0")
+    recorded = recorded_analysis("examples", STARTER.parents[3] / "ybco/nesf/cpu/fold-0")
+    assert recorded.about["parameters"]["icsg3d"] == str(run)
+    actual, kept = recorded.crystals("actual"), recorded.crystals("icsg3d")
+    made = read_baseline(str(STARTER.parents[4] / run), "test", actual)
+    assert made.ids == kept.ids and made.species.tolist() == kept.species.tolist()
+    np.testing.assert_allclose(made.positions, kept.positions, atol=1e-2)
+    with pytest.raises(DataError, match=r"nowhere"):
+        read_baseline(str(tmp_path / "nowhere"), "test", actual)
 
 
 def test_recorded_and_read_again(tmp_path: Path) -> None:

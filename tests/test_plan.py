@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.official import OFFICIAL
 from nesf.errors import ConfigError
+from nesf.files import write_json
 from nesf.metrics import evaluate
 from nesf.training import LOG_COLUMNS
 
@@ -141,6 +143,41 @@ def test_content_decides_what_is_missing_of_the_voxel_baseline(tmp_path: Path, d
 def test_a_wrong_entry_is_named(entry: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         plan.planned_runs([entry])
+
+
+def test_analyses_are_planned_and_known_when_recorded(tmp_path: Path) -> None:
+    run = "few/nesf/cpu/seed-0"
+    asked = plan.planned_analyses(
+        [{"run": run, "names": ["examples", "sensitivity"]}, {"run": run, "names": ["decoding"], "set": {"only": "fast", "seed": 1}}]
+    )
+    assert [a.name for a in asked] == [f"{run}/analysis/{name}" for name in ("examples", "sensitivity", "decoding")]
+    assert asked[2].options() == ["--set", "only=fast", "--set", "seed=1"] and "fast" in asked[2].key()
+    described = {"dataset": {"name": "few", "hash": "a"}, "config": {"preset": "cpu"}}
+    about = {"model": {"dataset": {"name": "few", "hash": "a"}, "preset": "cpu"}, "parameters": {"only": "fast", "seed": 1, "split": "val"}}
+    folder = tmp_path / run / "analysis" / "decoding"
+    assert not plan.is_analysed(asked[2], tmp_path)
+    for value, (first, second) in {True: (about, described), False: (about | {"parameters": {"only": "", "seed": 1}}, described)}.items():
+        write_json(folder / "analysis.json", first)
+        write_json(tmp_path / run / "run.json", second)
+        assert plan.is_analysed(asked[2], tmp_path) is value
+    write_json(folder / "analysis.json", about)
+    write_json(tmp_path / run / "run.json", described | {"dataset": {"name": "few", "hash": "b"}})  # another model since
+    assert not plan.is_analysed(asked[2], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"run": "few/nesf/cpu/seed-0"}, "a list of `names`"),
+        ({"run": "few/nesf/cpu/seed-0", "names": ["beauty"]}, "'beauty' does not exist; choose from examples"),
+        ({"run": "few", "names": ["examples"]}, "'few': DATASET/METHOD/PRESET/seed-N"),
+        ({"run": "few/nesf/cpu/seed-0", "names": ["examples"], "seed": 1}, "'seed' is not known"),
+        ({"run": "few/nesf/cpu/seed-0", "names": ["examples", "examples"]}, "is asked for twice"),
+    ],
+)
+def test_a_wrong_analysis_is_named(entry: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        plan.planned_analyses([entry])
 
 
 def test_the_same_folder_twice_is_refused() -> None:

@@ -35,7 +35,7 @@ class Place:
 
     def snakemake(self, *arguments: str, config: dict[str, object] | None = None, profile: str | None = None) -> subprocess.CompletedProcess[str]:
         file = self.folder / "asked.yaml"
-        file.write_text(yaml.safe_dump({"results": "results", "data": "data", "build": "build", **(config or {})}))
+        file.write_text(yaml.safe_dump({"results": "results", "data": "data", "build": "build", "analyses": [], **(config or {})}))
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
         profiles = ["--profile", str(ROOT / "workflow" / "profiles" / profile)] if profile else ["--cores", "2"]
         files = ["--configfile", *([str(ROOT / "workflow" / "cluster.yaml")] if profile else []), str(file)]
@@ -53,7 +53,7 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     if "Nothing to be done" in output:
         return {}
     table = output.split("Job stats:")[1].split("total")[0]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "table1"}
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule not in ("table1", "analyses")}
 
 
 CONFIG: dict[str, object] = {
@@ -131,6 +131,19 @@ def test_an_edited_table_is_made_again(place: Place) -> None:
 def test_more_splits_are_decoded_without_training(place: Place) -> None:
     entry = {"dataset": "few", "label": "tiny", "set": TINY, "splits": ["train", "val", "test"]}
     assert place.plan({**CONFIG, "runs": [entry]}) == {"reconstruct": 3, "evaluate": 1, "aggregate": 1}
+
+
+def test_analyses_of_a_recorded_run_are_made_once(place: Place) -> None:
+    entry = {"run": "few/nesf/tiny/seed-0", "names": ["examples"], "set": {"mode": "fast"}}
+    config = {**CONFIG, "analyses": [entry]}
+    assert place.plan(config, "analyses") == {"analyse": 1}
+    made = place.snakemake("analyses", config=config)
+    assert made.returncode == 0, made.stderr
+    about = json.loads((place.folder / "results/few/nesf/tiny/seed-0/analysis/examples/analysis.json").read_text())
+    assert about["parameters"]["mode"] == "fast" and about["command"].startswith("nesf analyse examples results/few/nesf/tiny/seed-0")
+    assert place.plan(config, "analyses") == {}
+    assert place.plan({**CONFIG, "analyses": [{**entry, "set": {"mode": "exact"}}]}, "analyses") == {"analyse": 1}
+    shutil.rmtree(place.folder / "results/few/nesf/tiny/seed-0/analysis")
 
 
 def test_a_changed_recipe_or_dataset_is_run_again(place: Place, tmp_path: Path) -> None:

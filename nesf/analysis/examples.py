@@ -41,7 +41,7 @@ class Parameters:
     n_each: int = 1  # crystals of each kind (best, median, worst); the paper shows a few, and does not say how they were chosen
     n_crystals: int = 0  # the first so many of the split are looked at; 0: all
     mode: Literal["exact", "fast"] = "exact"  # of decoding
-    # Run folder of the voxel baseline, which holds reconstruction/<split>/crystals.safetensors, or such a file; empty: none.
+    # Run folder of the voxel baseline, whose reconstruction of the split is read, or made where it is not kept; or a packed file of crystals; empty: none.
     icsg3d: str = ""
 
     def __post_init__(self) -> None:
@@ -85,18 +85,32 @@ def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
     return dict(zip(PLACES, (order[:n_each], order[middle : middle + n_each], order[n - n_each :]), strict=True))
 
 
-def read_baseline(path: str, split: str) -> Crystals:
-    """Crystals that another method gave for a split.
+def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
+    """What another method gave for some crystals of a split.
 
     Args:
-        path: run folder, or a packed file.
+        path: run folder of the voxel baseline, or a packed file.
         split: train, val or test.
+        actual: the crystals; only they are decoded where the folder holds weights and no reconstruction of the split.
+
+    Returns:
+        Same ids and order as `actual`.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is neither, or the reconstruction lacks some of the crystals.
     """
-    file = Path(path)
-    return Crystals.load(file if file.suffix == ".safetensors" else file / "reconstruction" / split / "crystals.safetensors")
+    folder = Path(path)
+    file = folder if folder.suffix == ".safetensors" else folder / "reconstruction" / split / "crystals.safetensors"
+    if not file.exists() and (folder / "model.json").exists():
+        from nesf.icsg3d.baseline import VoxelBaseline
+
+        baseline = VoxelBaseline.load(folder)
+        return baseline.reconstruct(actual, seed=baseline.info["seed"]).crystals
+    theirs = Crystals.load(file)
+    known = [i for i, identifier in enumerate(theirs.ids) if identifier in set(actual.ids)]
+    if len(known) < len(actual):
+        raise DataError(f"{path}: holds {len(known)} of the {len(actual)} examples; reconstruct the whole {split} split")
+    return align(actual, theirs.select(known))
 
 
 def compare(
@@ -129,11 +143,7 @@ def compare(
         "oracle": oracle(actual, model.box, model.vocabulary, config).crystals,
     }
     if parameters.icsg3d:
-        theirs = read_baseline(parameters.icsg3d, parameters.split)
-        known = [i for i, identifier in enumerate(theirs.ids) if identifier in set(actual.ids)]
-        if len(known) < len(actual):
-            raise DataError(f"{parameters.icsg3d}: holds {len(known)} of the {len(actual)} examples; reconstruct the whole {parameters.split} split")
-        methods["icsg3d"] = align(actual, theirs.select(known))
+        methods["icsg3d"] = read_baseline(parameters.icsg3d, parameters.split, actual)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     tables = []

@@ -14,6 +14,7 @@ MIRROR = f"--mirror {config['mirror']}" if config["mirror"] else ""
 try:
     RUNS = {run.name: run for run in plan.planned_runs([*config["runs"], *config["predictors"], *config["more"]])}
     MISSING = {name: plan.missing(run, RESULTS, DATA) for name, run in RUNS.items()}
+    ANALYSES = {asked.name: asked for asked in plan.planned_analyses(config["analyses"])}
     STATE, RECORDED = plan.state_of(RESULTS)
 except NesfError as error:
     raise WorkflowError(str(error)) from None
@@ -78,6 +79,16 @@ def scoring_inputs(wildcards):
     if MISSING[run.name] == "nothing":
         return []
     return [here(RESULTS / run.name / "reconstruction" / split / "summary.json") for split in run.splits]
+
+
+def analysis_inputs(wildcards):
+    name = f"{wildcards.dataset}/{wildcards.method}/{wildcards.preset}/{wildcards.run}/analysis/{wildcards.analysis}"
+    if name not in ANALYSES:
+        raise WorkflowError(f"{name} is not in the configuration; add it to `analyses` in workflow/config.yaml")
+    asked = ANALYSES[name]
+    if MISSING.get(asked.run, "nothing") != "everything" and plan.is_analysed(asked, RESULTS):
+        return []
+    return [here(plan.write_key(BUILD / "keys" / name, asked.key())), here(RESULTS / asked.run / "model.safetensors")]
 
 
 def table_inputs(wildcards):

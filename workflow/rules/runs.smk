@@ -76,6 +76,29 @@ rule evaluate:
         "OMP_NUM_THREADS={threads} nesf evaluate {params.out} {params.splits} --data {DATA} 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
+# What the figures and tables of the paper's other sections are drawn from, recorded beside the run whose model they used.
+rule analyse:
+    input:
+        analysis_inputs,
+    output:
+        here(RUN / "analysis" / "{analysis}" / "analysis.json"),
+    wildcard_constraints:
+        method=TRAINED,
+        analysis="[^/]+",
+    params:
+        run=str(RUN),
+        options=lambda wildcards, output: shlex.join(ANALYSES[str(Path(output[0]).parent.relative_to(RESULTS))].options()),
+    log:
+        here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-analyse-{analysis}.log"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=2 * 60,
+    shell:
+        "OMP_NUM_THREADS={threads} nesf analyse {wildcards.analysis} {params.run} {params.options} --data {DATA} --device {DEVICE}"
+        " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+
+
 # Trivial predictors and the oracles: nothing to train.
 rule predict:
     input:
