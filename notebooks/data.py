@@ -36,25 +36,14 @@ check_parameters(globals())
 
 # %% tags=["hide-input"]
 # %matplotlib inline
-from pathlib import Path
-
 import pandas as pd
 
-import nesf
-from nesf import data, figures, views
+from nesf import figures, views
 from nesf.data.audit import audit
+from nesf.pages import open_dataset
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-print(
-    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
-)
+crystals = open_dataset(dataset, fold, mirror, data_dir)
 for key, value in crystals.provenance.items():
     if isinstance(value, str):
         print(f"{key}: {value}")

@@ -47,27 +47,15 @@ from pathlib import Path
 from IPython.display import Markdown, display
 
 import nesf
-from nesf import data, figures, views
+from nesf import figures, views
 from nesf.analysis.examples import Parameters, analyse
 from nesf.analysis.recording import recorded_analysis
-from nesf.checkpoints import TrainedModel
 from nesf.errors import DataError
-from nesf.pages import recorded_run
+from nesf.pages import open_dataset, open_model, recorded_run
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
-model = TrainedModel.load(folder)
-print(
-    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}; "
-    f"model trained on {model.dataset['name']}, {model.info['epochs_trained']} epochs"
-)
+crystals = open_dataset(dataset, fold, mirror, data_dir)
+model, folder = open_model(run, crystals)
 
 # %% [markdown]
 # ## The rule

@@ -46,8 +46,7 @@ import pandas as pd
 from IPython.display import display
 from pymatgen.core import Lattice, Structure
 
-import nesf
-from nesf import data, figures, views
+from nesf import figures, views
 from nesf.analysis.fields import (
     MOMENTS,
     encode_one,
@@ -60,20 +59,13 @@ from nesf.crystals import Crystals
 from nesf.data.own import read_structures
 from nesf.errors import DataError
 from nesf.files import write_atomically
-from nesf.pages import recorded_run
+from nesf.pages import open_dataset, open_model, recorded_run
 from nesf.reconstruction import reconstruct
 from nesf.trivial import constant, copy_nearest
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
-model = TrainedModel.load(folder, device="cpu")
+crystals = open_dataset(dataset, fold, mirror, data_dir)
+model, folder = open_model(run, crystals, device="cpu")
 chosen = crystals.split(split)
 if structure:
     example = read_structures(Path(structure))[0].select([0])
@@ -86,9 +78,6 @@ else:
 plane_height = None if height < 0 else height
 formula = example.to_structures()[0].composition.reduced_formula
 name = f"{formula} ({example.ids[0]})"
-print(
-    f"nesf {nesf.__version__}; model trained on {model.dataset['name']}, {model.info['epochs_trained']} epochs"
-)
 print(f"crystal: {name}, {len(example.positions)} atoms")
 
 # %% [markdown]

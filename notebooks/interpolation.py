@@ -45,7 +45,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nesf import data, figures, views
+from nesf import figures, views
 from nesf.analysis.chemistry import charge_balanced
 from nesf.analysis.interpolation import (
     Parameters,
@@ -54,22 +54,14 @@ from nesf.analysis.interpolation import (
     similar_pair,
 )
 from nesf.analysis.recording import recorded_analysis
-from nesf.checkpoints import TrainedModel
 from nesf.errors import DataError
-from nesf.pages import recorded_run
+from nesf.pages import open_dataset, open_model, recorded_run
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
-model = TrainedModel.load(folder)
+crystals = open_dataset(dataset, fold, mirror, data_dir)
+model, folder = open_model(run, crystals)
 chosen = paths or " to ".join(similar_pair(crystals.split("test")))
-print(f"dataset {crystals.label}, model of {model.dataset['name']}: {chosen}")
+print(f"path: {chosen}")
 
 # %% [markdown]
 # ## The rule

@@ -44,12 +44,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-import nesf
-from nesf import data, figures, views
-from nesf.checkpoints import TrainedModel
+from nesf import figures, views
 from nesf.config import ReconstructionConfig
 from nesf.metrics import evaluate
-from nesf.pages import metrics_table, recorded_run
+from nesf.pages import metrics_table, open_dataset, open_model
 from nesf.reconstruction import (
     NeuralFields,
     detect_atoms,
@@ -64,26 +62,9 @@ from nesf.results import read_run, seconds
 from nesf.trivial import constant, copy_nearest
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
-model = TrainedModel.load(folder)
-if model.dataset["hash"] != crystals.hash():
-    print(
-        f"careful: the model was trained on {model.dataset['name']}, not on this data"
-    )
+crystals = open_dataset(dataset, fold, mirror, data_dir)
+model, folder = open_model(run, crystals)
 chosen = crystals.split(split)
-print(
-    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
-)
-print(
-    f"model: {model.info['epochs_trained']} epochs on {model.dataset['name']}"
-)
 if (folder / "run.json").exists():
     recorded = read_run(folder).run
     print(f"made by: {recorded['command']}")

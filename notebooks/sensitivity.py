@@ -47,8 +47,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-import nesf
-from nesf import data, figures
+from nesf import figures
 from nesf.analysis.recording import recorded_analysis
 from nesf.analysis.sensitivity import (
     ERRORS,
@@ -58,27 +57,15 @@ from nesf.analysis.sensitivity import (
     sample,
     tolerant_range,
 )
-from nesf.checkpoints import TrainedModel
 from nesf.config import ReconstructionConfig
 from nesf.errors import DataError
 from nesf.metrics import evaluate
-from nesf.pages import LABELS, recorded_run
+from nesf.pages import LABELS, open_dataset, open_model, recorded_run
 from nesf.trivial import copy_nearest
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
-folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
-model = TrainedModel.load(folder)
-print(
-    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}; "
-    f"model trained on {model.dataset['name']}, {model.info['epochs_trained']} epochs"
-)
+crystals = open_dataset(dataset, fold, mirror, data_dir)
+model, folder = open_model(run, crystals)
 
 # %% [markdown]
 # ## The seven numbers

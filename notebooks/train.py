@@ -49,7 +49,7 @@ import torch
 from IPython.display import display
 
 import nesf
-from nesf import data, figures
+from nesf import figures
 from nesf.config import PRESETS
 from nesf.errors import DataError
 from nesf.metrics import evaluate
@@ -58,6 +58,7 @@ from nesf.pages import (
     changes_table,
     config_table,
     metrics_table,
+    open_dataset,
     recorded_run,
     recorded_summaries,
 )
@@ -67,17 +68,8 @@ from nesf.results import seconds as seconds_of
 from nesf.trivial import constant, copy_nearest
 
 # %%
-crystals = data.load(
-    dataset,
-    fold=None if fold < 0 else fold,
-    mirror=Path(mirror) if mirror else None,
-    data_dir=Path(data_dir) if data_dir else None,
-    fetch=True,
-)
+crystals = open_dataset(dataset, fold, mirror, data_dir)
 folder = Path(out or tempfile.mkdtemp(prefix="nesf-train-"))
-print(
-    f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}"
-)
 print({split: len(part) for split, part in crystals.splits.items()})
 
 # %% [markdown]

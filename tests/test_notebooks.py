@@ -12,8 +12,8 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from nesf.errors import ConfigError
-from nesf.pages import check_parameters
+from nesf.errors import ConfigError, DataError
+from nesf.pages import check_parameters, open_dataset, open_model, recorded_run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")]  # those pages show what is recorded
@@ -76,6 +76,18 @@ def test_the_page_on_speed_refuses_what_it_does_not_know() -> None:
     run_guard(path, benchmark="cuda-lcs6")
     with pytest.raises(ConfigError, match=r"'dataset' is not a parameter .* benchmark"):
         run_guard(path, dataset="lcs6")
+
+
+def test_pages_open_what_their_parameters_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    crystals = open_dataset("starter")
+    model, folder = open_model("", crystals, device="cpu")
+    printed = capsys.readouterr().out
+    assert folder == recorded_run("starter") and "dataset starter, hash" in printed and "model trained on starter, " in printed
+    assert "careful" not in printed and model.encode(crystals.split("val").select([0])).shape == (1, 192)
+    open_model(str(recorded_run("lcs6")), crystals, device="cpu")
+    assert "model trained on lcs6, 1200 epochs\ncareful: not on this data" in capsys.readouterr().out
+    with pytest.raises(DataError, match="nowhere"):
+        open_dataset(str(tmp_path / "nowhere"))
 
 
 def test_choices_and_kinds_of_values() -> None:

@@ -2,6 +2,7 @@
 
 from nesf.pages.benchmarks import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, recorded_streaming, speed_table
 from nesf.pages.common import LABELS, RESULTS, TABLE1, TITLES, check_parameters, recorded_run, unbroken
+from nesf.pages.inputs import open_dataset, open_model
 from nesf.pages.recipes import changes_table, config_table, effects_table, presets_table
 from nesf.pages.tables import (
     PAPER_HOURS,
@@ -40,6 +41,8 @@ __all__ = [
     "memory_table",
     "metrics_table",
     "not_yet_run",
+    "open_dataset",
+    "open_model",
     "presets_table",
     "progress_table",
     "recorded_benchmark",
