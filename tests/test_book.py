@@ -29,6 +29,17 @@ def test_book_links_to_the_files_at_the_top() -> None:
         assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == ROOT / name
 
 
+def test_every_claim_names_pages_and_recorded_runs_that_exist() -> None:
+    rows = [line.split("|") for line in (ROOT / "book" / "claims.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for _, _claim, verdict, _here, shown, _ in rows:
+        assert re.fullmatch(r" \*\*(agrees|differs|differs in part|not yet run|not comparable)\*\* ", verdict), verdict
+        assert (pages := re.findall(r"\]\((notebooks/\w+)\)", shown))
+        assert all((ROOT / f"{page}.ipynb").exists() for page in pages), shown
+        for path in re.findall(r"`(results/[^`]+)`", shown):
+            assert list(ROOT.glob(path)), path
+
+
 def test_a_failing_cell_fails_the_build() -> None:
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     assert config["sphinx"]["config"]["nb_execution_raise_on_error"] is True
