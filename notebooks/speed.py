@@ -77,7 +77,7 @@ for kind, content in record.items():
 #
 # ## Times
 
-# %%
+# %% tags=["full-width"]
 speed_table(record["speed"]["timings"])
 
 # %% [markdown]
@@ -146,7 +146,7 @@ presets_table("lcs6", ["trial-600-epochs", "cpu"])
 # %% [markdown]
 # ## Does decoding find the same atoms?
 
-# %%
+# %% tags=["full-width"]
 if "agreement" in record:
     display(agreement_table(record["agreement"]["agreement"]))
 else:

@@ -29,7 +29,7 @@ def loss_curves(log: DataFrame, *, title: str = "") -> Figure:
         "loss_length": "lengths, Å²",
         "loss_angle": "angles, rad²",
     }
-    figure, axes = subplots(3, 9.5, 5.2, n_rows=2)
+    figure, axes = subplots(3, 8.6, 5.0, n_rows=2)
     for ax, (column, label) in zip(axes, panels.items(), strict=False):
         ax.plot(log["epoch"], log[column], color=NESF, label="training")
         validated = log.dropna(subset=[f"val_{column}"])
@@ -54,7 +54,7 @@ def metrics_chart(
         metrics: metric to the label of its panel, with the unit.
         paper: metric to the paper's value, where there is one.
     """
-    figure, axes = subplots(len(metrics), 2.6 * len(metrics), 0.6 + 0.35 * len(tables))
+    figure, axes = subplots(len(metrics), 2.2 * len(metrics), 0.6 + 0.35 * len(tables))
     for i, (ax, (metric, label)) in enumerate(zip(axes, metrics.items(), strict=True)):
         for row, (method, values) in enumerate(tables.items()):
             value = values.get(metric)
@@ -122,7 +122,7 @@ def error_distribution(materials: DataFrame, *, title: str = "") -> Figure:
         materials: `Metrics.materials`, or the rows of one split in a recorded `materials.csv`.
         title: dataset, split and run.
     """
-    figure, (left, right) = subplots(2, 10, 3.4)
+    figure, (left, right) = subplots(2, 8.6, 3.4)
     errors = materials["position_error_actual_angstrom"].dropna().to_numpy(float).clip(1e-3)
     left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF)
     if len(errors):

@@ -97,7 +97,7 @@ def structure_field(crystals: Crystals, *, field: FieldFunction | None = None, h
         raise DataError(f"a slice is drawn of one crystal, not of {len(crystals)}; choose one with crystals.select([i])")
     field = field or true_field(crystals)
     height = fullest_plane(crystals) if height is None else height
-    figure, (left, right) = subplots(2, 10, 4.6)
+    figure, (left, right) = subplots(2, 8.8, 4.2)
     _draw_position_field(left, crystals, field, height)
     left.set_title("position field: to the nearest atom")
     points, extent = _plane(crystals, height, 200)
@@ -283,7 +283,7 @@ def particle_paths(frames: Mapping[str, np.ndarray], crystals: Crystals) -> Figu
         frames: name of the moment to positions [M, 3], Å.
         crystals: a batch of one crystal: its atoms are drawn as circles.
     """
-    figure, axes = subplots(len(frames), 3 * len(frames), 3.4)
+    figure, axes = subplots(len(frames), 2.3 * len(frames), 2.9)
     points = np.concatenate([*frames.values(), crystals.positions])
     low, high = points.min(0) - 0.3, points.max(0) + 0.3
     for ax, (name, particles) in zip(axes, frames.items(), strict=True):

@@ -21,7 +21,7 @@ def scaling(series: Sequence[Mapping[str, Any]]) -> Figure:
         series: those of a recorded `scaling.json` (schema/benchmark.json).
     """
     quantities = list(dict.fromkeys(one["quantity"] for one in series))
-    figure, axes = subplots(len(quantities), 3.4 * len(quantities), 3.6)
+    figure, axes = subplots(len(quantities), 3.0 * len(quantities), 3.8)
     for ax, quantity in zip(axes, quantities, strict=True):
         largest = np.zeros(2)
         for one, (colour, marker) in zip((s for s in series if s["quantity"] == quantity), ((NESF, "o"), (SECOND, "s"), (ORACLE, "^")), strict=False):
@@ -44,7 +44,7 @@ def step_profile(profiles: Sequence[Mapping[str, Any]]) -> Figure:
         profiles: those of a recorded `profile.json` (schema/benchmark.json).
     """
     kinds = list(dict.fromkeys(p["what"] for p in profiles))
-    figure, axes = subplots(len(kinds), 5.0 * len(kinds), 5.0, n_rows=2)
+    figure, axes = subplots(len(kinds), 4.4 * len(kinds), 5.0, n_rows=2)
     colours = ["#56B4E9", ORACLE, "#CC79A7", NESF, SECOND, ICSG3D, "#F0E442", TRIVIAL]  # Okabe and Ito
     for k, ax in enumerate(axes):
         kind = kinds[k % len(kinds)]
