@@ -200,6 +200,8 @@ seed_spread(runs).round(2)
 # %% [markdown]
 # *Error in the number of atoms, validation split, over seeds.*
 #
+# In most steps of the small search the winner leads by less than the standard deviation of `trial-search-unchanged`: another seed would have chosen another candidate.
+#
 # ## What to distrust
 #
 # - One seed a candidate, and a validation split of 286 crystals (66 for the embedded dataset): one crystal is a third of a percent (1.5 %). The first digits of such a ranking are noise.
