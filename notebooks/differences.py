@@ -107,7 +107,7 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown]
 # *As above, 1200 epochs; the first row is the preset as it is.*
 #
-# TEXT1
+# The perturbation alone ends where the preset does: what it gains in a short training, a long one makes up for. A row that is missing here is not recorded yet.
 #
 # ## Measured effects: decoding
 #
