@@ -231,7 +231,7 @@ def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mappi
             content[-1].append({"title": html.escape(title), "legend": legend, "scene": scene, "picture": image})
     options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows))
     panels = "".join(
-        f'<figure style="flex:1 1 130px;min-width:130px;margin:0;text-align:center"><figcaption id="{identifier}-title{j}" style="min-height:8em;font-size:.85em">{c["title"]}</figcaption>'
+        f'<figure style="flex:1 1 130px;min-width:130px;margin:0;text-align:center"><figcaption id="{identifier}-title{j}" style="min-height:10em;font-size:.85em">{c["title"]}</figcaption>'
         f'<div id="{identifier}-{j}" style="position:relative;width:100%;height:300px">'
         f'<img style="max-height:100%;margin:auto;display:block{"" if c["picture"] else ";visibility:hidden"}" alt="unit cell" src="{c["picture"]}"></div>'
         f'<div id="{identifier}-legend{j}">{c["legend"]}</div></figure>'

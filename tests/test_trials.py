@@ -31,7 +31,7 @@ def test_effects_are_measured_in_spreads_of_the_reference() -> None:
     ]
     table = effects(runs, "lcs6", "short")
     assert table.index.tolist() == ["short", "short-wide"] and table["n"].tolist() == [2, 1] and table["minutes"].tolist() == [2.0, 2.0]
-    assert table["changed"].tolist() == ["", "sampling.local_sigma = 0.5 in place of 0.15"]
+    assert table["changed"].tolist() == ["", "local_sigma: 0.15 → 0.5"]
     assert table[ERRORS[0]].tolist() == [11.0, 13.0]
     shift = table[f"{ERRORS[0]} shift"].tolist()
     assert math.isnan(shift[0]) and shift[1] == pytest.approx(math.sqrt(2))
@@ -45,4 +45,4 @@ def test_without_the_reference_nothing_is_compared() -> None:
 
 def test_all_changes_are_named() -> None:
     text = changed(run("a", 1.0), run("b", 1.0, sampling__half_open=False, sampling__global_share=None, model__latent_size=64))
-    assert text == "model.latent_size = 64 in place of 192; sampling.half_open = false in place of true; sampling.global_share = none in place of 0.5"
+    assert text == "latent_size: 192 → 64; half_open: true → false; global_share: 0.5 → none"

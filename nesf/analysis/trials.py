@@ -32,7 +32,7 @@ def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others
         split: train, val or test.
 
     Returns:
-        One row per label, the reference first: `changed` («setting = value, in place of value»; empty for the reference), n (seeds), minutes of one
+        One row per label, the reference first: `changed` («setting: value → value»; empty for the reference), n (seeds), minutes of one
         training, the mean of each of `ERRORS` (%, Å, degrees); `<error> shift`: its difference from the reference's mean in standard deviations
         of the reference's seeds (NaN where fewer than two seeds, or no spread).
 
@@ -59,9 +59,9 @@ def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others
 
 
 def changed(reference: RecordedRun, run: RecordedRun) -> str:
-    """The settings in which a run differs from another: «sampling.local_sigma = 0.5 in place of 0.15, ...»."""
+    """The settings in which a run differs from another, without their section: «local_sigma: 0.15 → 0.5; ...»."""
     was, now = (_settings(r.run["config"]) for r in (reference, run))
-    return "; ".join(f"{key} = {_text(now[key])} in place of {_text(was.get(key))}" for key in now if now[key] != was.get(key))
+    return "; ".join(f"{key.partition('.')[2]}: {_text(was.get(key))} → {_text(now[key])}" for key in now if now[key] != was.get(key))
 
 
 def _row(label: str, runs: Sequence[RecordedRun], change: str, split: str) -> dict[str, Any]:

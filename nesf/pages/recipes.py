@@ -93,8 +93,10 @@ def effects_table(effects: DataFrame) -> DataFrame:
     """What `nesf.analysis.trials.effects` gives, to be read: means, in brackets their shift in standard deviations σ of the reference's seeds."""
     import pandas as pd
 
-    shown = pd.DataFrame({"n": effects["n"], "minutes": effects["minutes"].round(1)})
+    changed = effects["changed"].replace("", "nothing")
+    shown = pd.DataFrame({"changed": changed, "n": effects["n"], "minutes": effects["minutes"].map("{:.1f}".format)})
     for error in ERRORS:
         shifts = [f" ({shift:+.1f} σ)" if shift == shift else "" for shift in effects[f"{error} shift"]]
         shown[LABELS[error]] = [number_text(error, value) + shift for value, shift in zip(effects[error], shifts, strict=True)]
-    return shown.set_index(effects["changed"].replace("", "nothing"))
+    reference = str(effects.index[0])
+    return shown.rename(index=lambda label: label.removeprefix(f"{reference}-"))
