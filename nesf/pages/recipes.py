@@ -96,7 +96,7 @@ def effects_table(effects: DataFrame) -> DataFrame:
     changed = effects["changed"].replace("", "nothing")
     shown = pd.DataFrame({"changed": changed, "n": effects["n"], "minutes": effects["minutes"].map("{:.1f}".format)})
     for error in ERRORS:
-        shifts = [f" ({shift:+.1f} σ)" if shift == shift else "" for shift in effects[f"{error} shift"]]
+        shifts = [f" ({shift:+.1f}\N{NO-BREAK SPACE}σ)" if shift == shift else "" for shift in effects[f"{error} shift"]]
         shown[LABELS[error]] = [number_text(error, value) + shift for value, shift in zip(effects[error], shifts, strict=True)]
     reference = str(effects.index[0])
-    return shown.rename(index=lambda label: label.removeprefix(f"{reference}-"))
+    return shown.rename(index=lambda label: label.removeprefix(f"{reference}-")).rename_axis(None)
