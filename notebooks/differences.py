@@ -141,3 +141,14 @@ if record:
 # Nothing of it was chosen on a test split. It differs from `official` in what a step costs and how long the whole takes: a few queries per crystal and step, drawn at random from the same sampling, half of the position queries global (so every crystal weighs the same in the loss, where in the full
 # sampling one with more atoms weighs more); no dropout; λ_spe = 1; a
 # cosine schedule from 0.002, whose last weights are kept: the species term of the validation loss rises from half-way on, while every decoded error on validation still falls. Short trainings on LCS6Å, compared on its **validation** split, are recorded under `results/lcs6/nesf/trial-*`; the [training page](train) shows them.
+#
+# ## What to distrust
+#
+# - The yardstick σ is itself the spread of three seeds, and each changed setting has one.
+# - What helps in 80 epochs need not help in 3200: the effect of the perturbation was gone after 1200.
+# - The settings were changed in the `cpu` preset, one group at a time, with a sample of the queries; with all queries, or together, they may act otherwise.
+# - All of it is LCS6Å, one model a row. The differences that are about data (the split of ICSG3D, the materials of the interpolation) have no run that measures them.
+#
+# ## Summary
+#
+# Where paper and official code differ, it is the sampling of the queries that matters, and the paper's errs less; the rules of the decoding decide next to nothing.

@@ -249,7 +249,7 @@ if recorded:
 # - The position error (actual) cannot count a crystal in which nothing was detected, so at the far ends of some rows the curve is too good. The recorded table has the number of these crystals, and the error that charges them (`position_error_actual_charged_angstrom`).
 # - The number-of-atoms error of few crystals moves in coarse steps: one crystal of the live part is 100 % / n.
 # - Fast decoding is used, which differs from the exact one in a few crystals of a thousand (see [the page on speed](speed)); `mode = "exact"` decodes as the paper does.
-# - The level of the position error on ICSG3D is that of a few validation crystals, two of which are decoded to cells of hundreds of Å ([Table 1](table1) lists them); the shape of the curves is that of the others.
+# - The level of the position error on ICSG3D is made by single validation crystals that are decoded to cells of hundreds of Å (listed on [Table 1](table1)); the shape of the curves is that of the others.
 # - One model, one seed. The defaults were the authors' choice; nothing here was tuned with these curves.
 #
 # ## Summary

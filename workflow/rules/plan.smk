@@ -88,7 +88,8 @@ def analysis_inputs(wildcards):
     asked = ANALYSES[name]
     if MISSING.get(asked.run, "nothing") != "everything" and plan.is_analysed(asked, RESULTS):
         return []
-    return [here(plan.write_key(BUILD / "keys" / name, asked.key())), here(RESULTS / asked.run / "model.safetensors")]
+    models = [RESULTS / asked.run, *(Path(value) for _, value in asked.changes if value.startswith(f"{RESULTS}/"))]  # the voxel baseline's, too
+    return [here(plan.write_key(BUILD / "keys" / name, asked.key())), *(here(model / "model.safetensors") for model in models)]
 
 
 def table_inputs(wildcards):
