@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.setting import decode_configs, parse
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals
-from nesf.reconstruction import reconstruct
+from nesf.decode import reconstruct
 
 TOLERANCE = 0.05  # Å
 

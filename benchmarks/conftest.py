@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.setting import Setting, add_options, decode_configs, step_cases
-from nesf.checkpoints import choose_device
+from nesf.saved import choose_device
 
 torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]  # many cases share the fields' code; above the limit torch falls back to eager
 

@@ -16,9 +16,9 @@ from benchmarks.setting import Setting, parse
 from nesf.config import ReconstructionConfig
 from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Box
+from nesf.decode import decode
+from nesf.decoding_fields import GroundTruthFields, NeuralFields
 from nesf.fields import box_grid
-from nesf.inference import GroundTruthFields, NeuralFields
-from nesf.reconstruction import decode
 
 LARGE: Box = ((0.0,) * 3, (50.0,) * 3)  # 1.1 million particles
 CELL: Box = ((0.0,) * 3, (25.0,) * 3)

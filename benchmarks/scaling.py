@@ -16,8 +16,8 @@ from benchmarks.setting import Setting, decode_configs, parse, run_of
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
 from nesf.data.dataset import Box
-from nesf.inference import GroundTruthFields
-from nesf.reconstruction import decode, decode_latent
+from nesf.decode import decode, decode_latent
+from nesf.decoding_fields import GroundTruthFields
 
 QUERIES = (60, 190, 600, 1900, 6000)  # position queries of a crystal
 ATOMS = (8, 27, 125, 343, 1000)  # cubes
@@ -97,15 +97,15 @@ class GridFields:
         return (queries * (self.side / EDGE)).floor().clamp(0, self.side - 1)
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
-        """See `nesf.inference.StructureFields`."""
+        """See `nesf.decoding_fields.StructureFields`."""
         return (self._cell(queries) + 0.5) * (EDGE / self.side) - queries
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """See `nesf.inference.StructureFields`."""
+        """See `nesf.decoding_fields.StructureFields`."""
         return self._cell(queries).sum(-1).long() % 2
 
     def lattice(self) -> tuple[Tensor, Tensor]:
-        """See `nesf.inference.StructureFields`."""
+        """See `nesf.decoding_fields.StructureFields`."""
         return torch.full((1, 3), EDGE), torch.full((1, 3), torch.pi / 2)
 
 

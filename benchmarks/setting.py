@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import PlainAutoencoder, plain_losses, plain_model
+from benchmarks.records import write_benchmark
 from nesf import data
-from nesf.checkpoints import TrainedModel, choose_device
 from nesf.config import PRESETS, Config, ReconstructionConfig
 from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Dataset
 from nesf.fields import Queries
-from nesf.machine import can_compile, has_bf16
-from nesf.results import command_line, environment, write_benchmark
-from nesf.sessions import derived_seed
+from nesf.hardware import can_compile, has_bf16
+from nesf.records import command_line, environment
+from nesf.saved import TrainedModel, choose_device
+from nesf.trainer import derived_seed
 from nesf.training import _Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.records import write_benchmark
 from benchmarks.setting import RECORDS, REPOSITORY
 from nesf.config import PRESETS
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import load_dataset
 from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_dataset
-from nesf.machine import keep_freed_memory
-from nesf.results import command_line, environment, write_benchmark
+from nesf.hardware import keep_freed_memory
+from nesf.records import command_line, environment
 from nesf.training import _Run
 
 SIZES = (10_000, 100_000, 1_000_000)

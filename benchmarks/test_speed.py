@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.plain import plain_decode, plain_model
 from benchmarks.setting import PLAIN, PlainRun, Setting, batch_of, decode_configs, run_of, spread
 from nesf.crystals import Crystals, pad
+from nesf.decode import decode_latent
 from nesf.metrics import evaluate
-from nesf.reconstruction import decode_latent
 from nesf.training import _Run
 
 Cache = dict[Any, Any]

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin for long while they wait make torch many times slower as soon as another program wants a core; threads that sleep
-        # at once cost a quarter of a training step on a quiet machine. Read when torch is loaded, hence not in nesf.machine.
+        # at once cost a quarter of a training step on a quiet machine. Read when torch is loaded, hence not in nesf.hardware.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _analysis_parser(commands: Any) -> None:
-    from nesf.analysis import ANALYSES
+    from nesf_studies.analysis import ANALYSES
 
     text = "analyse a trained model: " + ", ".join(ANALYSES)
     analyse = _command(commands, "analyse", _analyse, text)
@@ -258,7 +258,7 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
     from nesf import methods
     from nesf.distributed import launched, processes
     from nesf.pipeline import train_run
-    from nesf.results import command_line
+    from nesf.records import command_line
 
     number, n_processes = launched()
     launcher = f"torchrun --nproc-per-node {n_processes} -m " if n_processes > 1 else ""
@@ -288,14 +288,15 @@ def _trained(options: argparse.Namespace, dataset: Any, folder: Path) -> Any:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nesf import methods, pipeline, results
+    from nesf import methods, pipeline
+    from nesf import records as results
 
     method = methods.method(options.method)
     dataset, splits, decode = _dataset(options), tuple(options.split or ("val", "test")), _assignments(options.decode, "--decode")
     asked = _asked(options, dataset)
     predictor = isinstance(method, methods.Predictor)
     name = method.preset_of(asked) if isinstance(method, methods.Predictor) else method.config(asked).preset
-    folder = options.out or results.run_folder(
+    folder = options.out or methods.run_folder(
         Path("results"), dataset.name, options.method, name, seed=0 if predictor else options.seed, fold=dataset.fold
     )
     for split in splits:
@@ -333,8 +334,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _reconstruct(options: argparse.Namespace) -> None:
     from nesf import methods, pipeline
-    from nesf.reconstruction import write_reconstruction
-    from nesf.results import command_line
+    from nesf.decode import write_reconstruction
+    from nesf.records import command_line
 
     if options.structures is not None and options.out is None:
         raise ConfigError("--out is missing: a folder for the reconstructed structures")
@@ -355,7 +356,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
                 f"{split}: {len(result.crystals)} crystals in {options.run / 'reconstruction' / split}, nothing detected in {len(result.nothing_detected)}"
             )
         return
-    from nesf.data.own import read_structures
+    from nesf.data.files import read_structures
 
     crystals, skipped = read_structures(options.structures, cell=options.cell, skip_bad=options.skip_bad, vocabulary=model.vocabulary)
     result = method.reconstruct(model, crystals, decoding, True)
@@ -370,7 +371,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import pipeline
-    from nesf.results import command_line
+    from nesf.records import command_line
 
     if options.run is not None:
         if options.actual or options.detected:
@@ -380,7 +381,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
-    from nesf.data.own import read_structures
+    from nesf.data.files import read_structures
     from nesf.files import write_atomically, write_json
     from nesf.metrics import align, evaluate
 
@@ -392,8 +393,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _analyse(options: argparse.Namespace) -> None:
-    from nesf.analysis.recording import run_analysis
-    from nesf.results import command_line
+    from nesf.records import command_line
+    from nesf_studies.analysis.recording import run_analysis
 
     made = run_analysis(
         options.analysis,
@@ -408,13 +409,14 @@ def _analyse(options: argparse.Namespace) -> None:
 
 
 def _aggregate(options: argparse.Namespace) -> None:
-    from nesf.results import all_runs, beside_the_paper, write_table
+    from nesf.records import all_runs
+    from nesf_studies.paper import beside_the_paper, write_table
 
     if options.figures is None:
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return
-    from nesf.figures import comparison, save
-    from nesf.pages import LABELS, TABLE1, TITLES
+    from nesf_studies.figures import comparison, save
+    from nesf_studies.pages import LABELS, TABLE1, TITLES
 
     rows = beside_the_paper(all_runs(options.results))
     rows = rows[rows["metric"].isin(TABLE1)]
@@ -430,7 +432,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from nesf.data import OFFICIAL, default_data_dir, save_dataset
-    from nesf.data.own import read
+    from nesf.data.files import read
 
     name = options.name or options.path.resolve().name.split(".")[0]
     if name in (*OFFICIAL, "starter") or not name or "/" in name or name.startswith("."):

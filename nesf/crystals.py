@@ -234,7 +234,7 @@ class Crystals:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            ids = arrays.pop("ids", None)  # of a file that was written part by part (nesf.data.streaming)
+            ids = arrays.pop("ids", None)  # of a file that was written part by part (nesf.data.stream)
             properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(

@@ -1,6 +1,6 @@
 """What differs from method to method, in one table: presets, training, decoding, prediction. Everything else asks here.
 
-Imports neither torch nor pandas (`nesf.plan` reads this for Snakemake); what a method computes with is imported when it computes.
+Imports neither torch nor pandas (`nesf_studies.plan` reads this for Snakemake); what a method computes with is imported when it computes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nesf.icsg3d.config import OracleConfig, VoxelBaselineConfig, decoding_confi
 if TYPE_CHECKING:
     from nesf.crystals import Crystals
     from nesf.data.dataset import Dataset
-    from nesf.reconstruction import Reconstruction
+    from nesf.decode import Reconstruction
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def _nesf_comparable(config: Config) -> Config:
 
 
 def _nesf_load(folder: Path, device: str) -> Any:
-    from nesf.checkpoints import TrainedModel
+    from nesf.saved import TrainedModel
 
     return TrainedModel.load(folder, device)
 
 
 def _nesf_reconstruct(model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
-    from nesf.reconstruction import reconstruct
+    from nesf.decode import reconstruct
 
     return reconstruct(model, crystals, decoding, progress=progress)
 
@@ -186,20 +186,20 @@ class Predictor:
 
 
 def _copy(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.trivial import copy_nearest
+    from nesf.baselines import copy_nearest
 
     return copy_nearest(dataset.split("train"), dataset.split(split))
 
 
 def _constant(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.trivial import constant
+    from nesf.baselines import constant
 
     return constant(dataset.split("train"), dataset.split(split))
 
 
 def _oracle(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
     from nesf.data.dataset import bounding_box
-    from nesf.reconstruction import oracle
+    from nesf.decode import oracle
 
     decoding = reconstruction_config(config["reconstruction"])
     return oracle(dataset.split(split), bounding_box(dataset.split("train")), dataset.vocabulary, decoding, progress=progress).crystals
@@ -270,3 +270,8 @@ def method_of(folder: Path, file: str = "model.json") -> Trained:
 def as_json(section: Any) -> dict[str, Any]:
     """A section of a config as it is recorded."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
+
+
+def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
+    """Where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
+    return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")

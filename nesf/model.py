@@ -16,7 +16,7 @@ from torch.nn import functional
 from nesf.config import ModelConfig
 from nesf.crystals import PaddedCrystals
 from nesf.distributed import BatchNorm
-from nesf.field_function import FieldFunction
+from nesf.field_kernel import FieldFunction
 
 
 class Lattice(NamedTuple):

@@ -1,4 +1,4 @@
-"""The main job in stages: train → reconstruct → evaluate, each leaving its files in one run folder (layout: `nesf.results`).
+"""The main job in stages: train → reconstruct → evaluate, each leaving its files in one run folder (layout: `nesf.records`).
 
 RUN/model.safetensors, model.json, log.csv, checkpoint*, run.json       training
 RUN/reconstruction/<split>/{crystals.safetensors, cif/, *.csv, summary.json}   reconstruction
@@ -15,18 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from nesf import methods, results
+from nesf import methods
+from nesf import records as results
 from nesf.config import Choices, Config, for_dataset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
+from nesf.decode import Reconstruction, write_reconstruction
 from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 from nesf.methods import Asked
-from nesf.metrics import Metrics, evaluate
-from nesf.reconstruction import Reconstruction, write_reconstruction
-from nesf.sessions import TrainingResult
+from nesf.metrics import HEADLINE, Metrics, evaluate
+from nesf.trainer import TrainingResult
 
 
 def config_for(dataset: Dataset | StreamedDataset, config: Config) -> Config:
@@ -205,7 +206,7 @@ def predictor_run(
     """A run of a method without training (`nesf.methods.PREDICTORS`).
 
     Args:
-        method: `copy`, `constant` (`nesf.trivial`), `oracle` (the ground-truth fields decoded), `icsg3d-oracle` (the ground-truth maps segmented).
+        method: `copy`, `constant` (`nesf.baselines`), `oracle` (the ground-truth fields decoded), `icsg3d-oracle` (the ground-truth maps segmented).
         dataset: whose crystals are predicted; its training split may be used.
         folder: the run's.
         splits: train, val or test.
@@ -253,7 +254,7 @@ def check_dataset(recorded: Any, dataset: Dataset, folder: Path) -> None:
 
 def summary_table(metrics: dict[str, Metrics]) -> str:
     """The headline metrics of some splits as text, one row each metric."""
-    keys = results.HEADLINE
+    keys = HEADLINE
     rows = [f"{'':40s}" + "".join(f"{split:>12s}" for split in metrics)]
     for key in (*keys, "n_nothing_detected"):
         values = [m.summary[key] for m in metrics.values()]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nesf.checkpoints import TrainedModel, choose_device, describe, model_for, padded_split, read_tensors
 from nesf.config import Config, TrainingConfig
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import PaddedStream, StreamedDataset
@@ -26,9 +25,10 @@ from nesf.distributed import decided_by_first, n_processes, rank, total
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Draws, Sampler, nearest_index
 from nesf.files import read_json
+from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.losses import TERMS, Functions, losses
-from nesf.machine import can_compile, has_bf16, keep_freed_memory
-from nesf.sessions import (
+from nesf.saved import TrainedModel, choose_device, describe, model_for, padded_split, read_tensors
+from nesf.trainer import (
     CHECKPOINT_SECONDS,
     TrainingResult,
     adam_tensors,

@@ -30,7 +30,7 @@ data_dir: str = ""  # folder of datasets; empty: the user's default
 near_duplicates: bool = True  # look for them (a minute for lcs6)
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -38,9 +38,10 @@ check_parameters(globals())
 # %matplotlib inline
 import pandas as pd
 
-from nesf import figures, views
 from nesf.data.audit import audit
-from nesf.pages import open_dataset
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.pages import open_dataset
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

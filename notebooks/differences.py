@@ -23,7 +23,7 @@
 results: str = ""  # folder of recorded runs; empty: the repository's
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -33,12 +33,13 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from nesf.analysis.decoding import ERRORS
-from nesf.analysis.recording import recorded_analysis
-from nesf.analysis.trials import effects
 from nesf.errors import DataError
-from nesf.pages import LABELS, RESULTS, effects_table
-from nesf.results import all_runs, run_folder
+from nesf.methods import run_folder
+from nesf.records import all_runs
+from nesf_studies.analysis.decoding import ERRORS
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.analysis.trials import effects
+from nesf_studies.pages import LABELS, RESULTS, effects_table
 
 # %% [markdown]
 # ## The differences

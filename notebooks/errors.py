@@ -29,7 +29,7 @@ fewest: int = 10  # materials that a number of atoms needs to be shown
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -40,16 +40,16 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nesf import figures
-from nesf.analysis.errors import (
+from nesf.records import all_runs
+from nesf_studies import figures
+from nesf_studies.analysis.errors import (
     ERRORS,
     by_number_of_atoms,
     left_out,
     materials_of,
     verdicts,
 )
-from nesf.pages import RESULTS
-from nesf.results import all_runs
+from nesf_studies.pages import RESULTS
 
 # %%
 runs = all_runs(Path(results) if results else RESULTS)

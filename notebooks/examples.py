@@ -35,7 +35,7 @@ icsg3d: str = ""  # run folder of the voxel baseline; empty: none
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 check_parameters(globals(), mode=("exact", "fast"))
@@ -46,12 +46,12 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-import nesf
-from nesf import figures, views
-from nesf.analysis.examples import Parameters, analyse
-from nesf.analysis.recording import recorded_analysis
 from nesf.errors import DataError
-from nesf.pages import open_dataset, open_model, recorded_run
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.examples import Parameters, analyse
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.pages import RESULTS, open_dataset, open_model, recorded_run
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -73,7 +73,7 @@ model, folder = open_model(run, crystals)
 # places = choose(order, n_each=1)
 # ```
 #
-# (`nesf.analysis.examples`.)
+# (`nesf_studies.analysis.examples`.)
 
 # %% tags=["remove-stderr"]
 parameters = Parameters(split=split, n_each=n_each, mode=mode, icsg3d=icsg3d)
@@ -163,7 +163,7 @@ for name, title, recorded_fold in (
     try:
         found = read(recorded_run(name, fold=recorded_fold))
     except DataError as error:
-        print(str(error).replace(str(nesf.pages.RESULTS.parent), "."))
+        print(str(error).replace(str(RESULTS.parent), "."))
         continue
     n = found["examples"]["of"].iloc[0]
     heading = f"{title}, test split, n = {n}, one model"

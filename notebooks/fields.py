@@ -34,7 +34,7 @@ height: float = -1.0  # z of the plane, Å; below 0: where most atoms lie
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -46,22 +46,23 @@ import pandas as pd
 from IPython.display import display
 from pymatgen.core import Lattice, Structure
 
-from nesf import figures, views
-from nesf.analysis.fields import (
+from nesf.baselines import constant, copy_nearest
+from nesf.crystals import Crystals
+from nesf.data.files import read_structures
+from nesf.decode import reconstruct
+from nesf.errors import DataError
+from nesf.files import write_atomically
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.fields import (
     MOMENTS,
     encode_one,
     field_errors,
     follow,
     particles_left,
 )
-from nesf.checkpoints import TrainedModel
-from nesf.crystals import Crystals
-from nesf.data.own import read_structures
-from nesf.errors import DataError
-from nesf.files import write_atomically
-from nesf.pages import open_dataset, open_model, recorded_run
-from nesf.reconstruction import reconstruct
-from nesf.trivial import constant, copy_nearest
+from nesf_studies.pages import open_dataset, open_model, recorded_run
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

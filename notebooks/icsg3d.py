@@ -29,7 +29,7 @@ split: str = "val"  # train, val or test, of the oracle on this page
 n_crystals: int = 40  # of the split, for the oracle; 0: all
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -42,7 +42,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from pymatgen.core import Lattice, Structure
 
-from nesf import data, figures
+from nesf import data
 from nesf.config import ModelConfig
 from nesf.crystals import Crystals
 from nesf.icsg3d.baseline import VoxelBaseline
@@ -54,15 +54,16 @@ from nesf.icsg3d.config import (
 )
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
 from nesf.icsg3d.oracle import LABEL_FRACS, oracle
-from nesf.icsg3d.pages import (
+from nesf.metrics import evaluate
+from nesf.model import Autoencoder
+from nesf.records import all_runs, read_run
+from nesf_studies import figures
+from nesf_studies.pages import RESULTS, TITLES, metrics_table, recorded_run
+from nesf_studies.voxel_pages import (
     baseline_table,
     label_radius_table,
     reduced_runs,
 )
-from nesf.metrics import evaluate
-from nesf.model import Autoencoder
-from nesf.pages import RESULTS, TITLES, metrics_table, recorded_run
-from nesf.results import all_runs, read_run
 
 # %% [markdown]
 # ## A crystal as a box

@@ -34,7 +34,7 @@ recorded: str = ""  # run with a recorded analysis; empty: that of LCS6Å
 out: str = ""  # folder for the figures as SVG, PNG and CSV; empty: none
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), mode=("exact", "fast"))
 
@@ -45,17 +45,18 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nesf import figures, views
-from nesf.analysis.chemistry import charge_balanced
-from nesf.analysis.interpolation import (
+from nesf.errors import DataError
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.chemistry import charge_balanced
+from nesf_studies.analysis.interpolation import (
     Parameters,
     analyse,
     paper_paths,
     similar_pair,
 )
-from nesf.analysis.recording import recorded_analysis
-from nesf.errors import DataError
-from nesf.pages import open_dataset, open_model, recorded_run
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.pages import open_dataset, open_model, recorded_run
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

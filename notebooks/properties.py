@@ -34,7 +34,7 @@ epochs: int = 100  # of the MLP; the paper's: 1000
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -42,17 +42,17 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
-from nesf import figures
-from nesf.analysis.properties import (
+from nesf.errors import DataError
+from nesf_studies import figures
+from nesf_studies.analysis.properties import (
     Parameters,
     analyse,
     chosen_on_validation,
     implied_variances,
     paper_table,
 )
-from nesf.analysis.recording import recorded_analysis
-from nesf.errors import DataError
-from nesf.pages import RESULTS, open_dataset, open_model
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.pages import RESULTS, open_dataset, open_model
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

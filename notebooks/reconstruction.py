@@ -32,7 +32,7 @@ split: str = "test"  # train, val or test
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -44,11 +44,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from nesf import figures, views
+from nesf.baselines import constant, copy_nearest
 from nesf.config import ReconstructionConfig
-from nesf.metrics import evaluate
-from nesf.pages import metrics_table, open_dataset, open_model
-from nesf.reconstruction import (
+from nesf.decode import (
     NeuralFields,
     detect_atoms,
     estimate_species,
@@ -58,8 +56,11 @@ from nesf.reconstruction import (
     reconstruct,
     score_particles,
 )
-from nesf.results import read_run, seconds
-from nesf.trivial import constant, copy_nearest
+from nesf.metrics import evaluate
+from nesf.records import read_run, seconds
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.pages import metrics_table, open_dataset, open_model
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

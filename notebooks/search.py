@@ -26,7 +26,7 @@ searched: str = ""  # one dataset only; empty: starter and lcs6
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -37,8 +37,9 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from nesf import figures
-from nesf.analysis.search import (
+from nesf.records import all_runs
+from nesf_studies import figures
+from nesf_studies.analysis.search import (
     PRIMARY,
     candidates,
     decisions,
@@ -50,8 +51,7 @@ from nesf.analysis.search import (
     steps,
     winners,
 )
-from nesf.pages import RESULTS
-from nesf.results import all_runs
+from nesf_studies.pages import RESULTS
 
 # %% [markdown]
 # ## The rule

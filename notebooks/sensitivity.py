@@ -35,7 +35,7 @@ only: str = ""  # hyperparameters, with commas between; empty: all seven
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 check_parameters(globals(), mode=("fast", "exact"))
@@ -47,9 +47,13 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from nesf import figures
-from nesf.analysis.recording import recorded_analysis
-from nesf.analysis.sensitivity import (
+from nesf.baselines import copy_nearest
+from nesf.config import ReconstructionConfig
+from nesf.errors import DataError
+from nesf.metrics import evaluate
+from nesf_studies import figures
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.analysis.sensitivity import (
     ERRORS,
     NETWORK,
     Parameters,
@@ -57,11 +61,7 @@ from nesf.analysis.sensitivity import (
     sample,
     tolerant_range,
 )
-from nesf.config import ReconstructionConfig
-from nesf.errors import DataError
-from nesf.metrics import evaluate
-from nesf.pages import LABELS, open_dataset, open_model, recorded_run
-from nesf.trivial import copy_nearest
+from nesf_studies.pages import LABELS, open_dataset, open_model, recorded_run
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

@@ -23,7 +23,7 @@
 benchmark: str = "cpu-lcs6"  # folder of results/benchmarks/
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -32,8 +32,8 @@ check_parameters(globals())
 import pandas as pd
 from IPython.display import display
 
-from nesf import figures
-from nesf.pages import (
+from nesf_studies import figures
+from nesf_studies.pages import (
     agreement_table,
     memory_table,
     presets_table,

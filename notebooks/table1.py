@@ -25,7 +25,7 @@ results: str = ""  # folder of recorded runs; empty: the repository's
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals())
 
@@ -35,10 +35,11 @@ from pathlib import Path
 
 from IPython.display import HTML, Markdown, display
 
-from nesf import figures
 from nesf.config import ModelConfig
 from nesf.model import Autoencoder
-from nesf.pages import (
+from nesf.records import all_runs
+from nesf_studies import figures
+from nesf_studies.pages import (
     LABELS,
     PAPER_PARAMETERS,
     RESULTS,
@@ -54,7 +55,7 @@ from nesf.pages import (
     run_links,
     training_cost,
 )
-from nesf.results import all_runs, beside_the_paper
+from nesf_studies.paper import beside_the_paper
 
 # %%
 root = Path(results) if results else RESULTS

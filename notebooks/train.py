@@ -35,7 +35,7 @@ out: str = ""  # folder for weights and results; empty: a temporary one
 
 # %% tags=["hide-input"]
 import nesf.config
-from nesf.pages import check_parameters
+from nesf_studies.pages import check_parameters
 
 check_parameters(globals(), preset=tuple(nesf.config.PRESETS))
 
@@ -49,11 +49,15 @@ import torch
 from IPython.display import display
 
 import nesf
-from nesf import figures
+from nesf.baselines import constant, copy_nearest
 from nesf.config import PRESETS
 from nesf.errors import DataError
 from nesf.metrics import evaluate
-from nesf.pages import (
+from nesf.pipeline import config_for, evaluate_run, reconstruct_run, train_run
+from nesf.records import all_runs, read_run
+from nesf.records import seconds as seconds_of
+from nesf_studies import figures
+from nesf_studies.pages import (
     RESULTS,
     changes_table,
     config_table,
@@ -62,10 +66,6 @@ from nesf.pages import (
     recorded_run,
     recorded_summaries,
 )
-from nesf.pipeline import config_for, evaluate_run, reconstruct_run, train_run
-from nesf.results import all_runs, read_run
-from nesf.results import seconds as seconds_of
-from nesf.trivial import constant, copy_nearest
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)

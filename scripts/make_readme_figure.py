@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nesf import data, figures
-from nesf.checkpoints import TrainedModel
+from nesf import data
 from nesf.crystals import Crystals
+from nesf.decode import reconstruct
 from nesf.metrics import evaluate
-from nesf.pages import recorded_run
-from nesf.reconstruction import reconstruct
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies.pages import recorded_run
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "images" / "overview.png"
 

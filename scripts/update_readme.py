@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nesf.methods import METHODS
-from nesf.pages import LABELS
-from nesf.results import RecordedRun, all_runs, paper_table, seconds, table
+from nesf.records import RecordedRun, all_runs, seconds
+from nesf_studies.pages import LABELS
+from nesf_studies.paper import paper_table, table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = (

@@ -16,9 +16,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nesf.analysis.search import Won, entries, followed, steps, unchanged
 from nesf.files import write_atomically
-from nesf.results import all_runs
+from nesf.records import all_runs
+from nesf_studies.analysis.search import Won, entries, followed, steps, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflow" / "search"

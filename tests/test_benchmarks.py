@@ -16,21 +16,25 @@ from torch import Tensor
 from benchmarks import profile_step, setting
 from benchmarks.__main__ import table_of, timings_of
 from benchmarks.plain import plain_decode, plain_losses, plain_model, suppress
+from benchmarks.records import write_benchmark
 from benchmarks.scaling import GridFields, exponent, many_atoms
 from benchmarks.setting import PlainRun
-from nesf import figures, results, suppression
-from nesf.checkpoints import TrainedModel, model_for
+from nesf import records as results
+from nesf import suppression
 from nesf.config import PAPER, PRESETS, Config, ReconstructionConfig
 from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad
 from nesf.data import load
 from nesf.data.dataset import Dataset
+from nesf.decode import decode, decode_latent, reconstruct
+from nesf.decoding_fields import GroundTruthFields
 from nesf.errors import DataError
 from nesf.fields import Sampler
-from nesf.inference import GroundTruthFields
 from nesf.losses import losses
-from nesf.pages import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, speed_table
-from nesf.reconstruction import decode, decode_latent, reconstruct
+from nesf.saved import TrainedModel, model_for
 from nesf.training import _Run, learning_rate
+from nesf_studies import figures
+from nesf_studies.pages import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, speed_table
+from nesf_studies.pages.benchmarks import read_benchmark
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = REPOSITORY / "results" / "starter" / "nesf" / "cpu" / "seed-0"
@@ -202,7 +206,7 @@ RECORDED = sorted(p for kind in BENCHMARKS for p in (REPOSITORY / "results" / "b
 
 @pytest.mark.parametrize("path", RECORDED, ids=[f"{p.parent.name}/{p.stem}" for p in RECORDED])
 def test_every_recorded_benchmark_is_valid(path: Path) -> None:
-    record = results.read_benchmark(path.parent, path.stem)
+    record = read_benchmark(path.parent, path.stem)
     for profile in record.get("profiles", []):
         assert tuple(profile["sections"]) == profile_step.SECTIONS
     for series in record.get("series", []):
@@ -236,13 +240,13 @@ def test_turns_are_put_together_and_compared_with_plain() -> None:
 def test_what_is_written_can_be_read_and_broken_content_is_never_written(tmp_path: Path, starter: Dataset) -> None:
     about = {"command": "python -m benchmarks", "started": datetime.now(UTC)}
     timings = timings_of(turns("decode", "plain", [1.0]))
-    written = results.write_benchmark(tmp_path, "speed", starter, timings=timings, **about)
-    assert results.read_benchmark(tmp_path, "speed") == written
+    written = write_benchmark(tmp_path, "speed", starter, timings=timings, **about)
+    assert read_benchmark(tmp_path, "speed") == written
     assert written["dataset"]["hash"] == starter.hash() and written["threads"] >= 1
     with pytest.raises(DataError, match="profile.json.*nothing was written"):
-        results.write_benchmark(tmp_path, "profile", starter, timings=timings, **about)
+        write_benchmark(tmp_path, "profile", starter, timings=timings, **about)
     with pytest.raises(DataError, match="nothing was written"):
-        results.write_benchmark(tmp_path / "b", "speed", starter, timings=[timings[0] | {"median": -1.0}], **about)
+        write_benchmark(tmp_path / "b", "speed", starter, timings=[timings[0] | {"median": -1.0}], **about)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["speed.json"]
     with pytest.raises(DataError, match="no such recorded benchmark; there are .*make bench"):
         recorded_benchmark("nowhere")

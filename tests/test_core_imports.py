@@ -61,7 +61,7 @@ from nesf.config import Config
 from nesf.data.dataset import load_dataset
 from nesf import methods
 from nesf.icsg3d import training as icsg3d  # the voxel baseline trains there too
-from nesf.reconstruction import reconstruct
+from nesf.decode import reconstruct
 from nesf.training import train
 
 dataset = load_dataset(Path(sys.argv[2]))

@@ -14,7 +14,7 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data import load
-from nesf.data.own import read, read_structures
+from nesf.data.files import read, read_structures
 from nesf.data.split import split
 from nesf.errors import ConfigError, DataError
 

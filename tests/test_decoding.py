@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from nesf import data
-from nesf.analysis.decoding import DEFAULT, ERRORS, VARIANTS, Parameters, analyse
-from nesf.analysis.recording import recorded_analysis
-from nesf.checkpoints import TrainedModel
 from nesf.cli import main
 from nesf.config import ReconstructionConfig
+from nesf.decode import reconstruct
 from nesf.errors import ConfigError
 from nesf.metrics import evaluate
-from nesf.pages import recorded_run
-from nesf.reconstruction import reconstruct
+from nesf.saved import TrainedModel
+from nesf_studies.analysis.decoding import DEFAULT, ERRORS, VARIANTS, Parameters, analyse
+from nesf_studies.analysis.recording import recorded_analysis
+from nesf_studies.pages import recorded_run
 
 RUN = recorded_run("starter")
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf import figures, results
-from nesf.analysis.errors import ERRORS, by_number_of_atoms, claims, left_out, materials_of, verdicts
-from nesf.results import RecordedRun
+from nesf import records as results
+from nesf.records import RecordedRun
+from nesf_studies import figures
+from nesf_studies.analysis.errors import ERRORS, by_number_of_atoms, claims, left_out, materials_of, verdicts
 
 
 def materials(rows: list[tuple[str, int, int, float, float]]) -> pd.DataFrame:

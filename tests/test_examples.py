@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf import data, figures, views
-from nesf.analysis.examples import Parameters, choose, compare, ranking, read_baseline
-from nesf.analysis.recording import recorded_analysis, run_analysis
-from nesf.checkpoints import TrainedModel
+from nesf import data
 from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.examples import Parameters, choose, compare, ranking, read_baseline
+from nesf_studies.analysis.recording import recorded_analysis, run_analysis
 
 STARTER = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 

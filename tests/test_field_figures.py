@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from nesf import data, figures, views
-from nesf.analysis.fields import DISTANCES, encode_one, field_errors, follow, particles_left
-from nesf.checkpoints import TrainedModel
+from nesf import data
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
+from nesf.decode import reconstruct
+from nesf.decoding_fields import GroundTruthFields
 from nesf.errors import DataError
-from nesf.inference import GroundTruthFields
-from nesf.reconstruction import reconstruct
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.fields import DISTANCES, encode_one, field_errors, follow, particles_left
 
 STARTER = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 BOX = ((0.0, 0.0, 0.0), (4.0, 4.0, 4.0))

@@ -16,15 +16,15 @@ from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
+from nesf.decode import write_reconstruction
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms
 from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, _Run, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
-from nesf.reconstruction import write_reconstruction
-from nesf.results import read_run, validate
-from nesf.sessions import TrainingResult
+from nesf.records import read_run, validate
+from nesf.trainer import TrainingResult
 
 NA, CL = 11, 17
 TINY = {
@@ -301,5 +301,5 @@ def test_every_method_has_presets_that_exist_and_can_be_read_again() -> None:
 
 
 def test_the_table_of_methods_loads_no_torch() -> None:
-    code = "import sys, nesf.methods, nesf.plan; sys.exit(bool({'torch', 'pandas', 'skimage'} & set(sys.modules)))"
+    code = "import sys, nesf.methods, nesf_studies.plan; sys.exit(bool({'torch', 'pandas', 'skimage'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

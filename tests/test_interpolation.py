@@ -10,10 +10,18 @@ import pandas as pd
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from nesf import data, figures, views
-from nesf.analysis.chemistry import NOTHING as NO_FORMULA
-from nesf.analysis.chemistry import charge_balanced, reduced_formula, smallest_distance, structure_distance
-from nesf.analysis.interpolation import (
+from nesf import data
+from nesf.cli import main
+from nesf.crystals import Crystals
+from nesf.data.dataset import Dataset
+from nesf.decode import reconstruct
+from nesf.errors import ConfigError, DataError
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.chemistry import NOTHING as NO_FORMULA
+from nesf_studies.analysis.chemistry import charge_balanced, reduced_formula, smallest_distance, structure_distance
+from nesf_studies.analysis.interpolation import (
     LatentPath,
     Parameters,
     analyse,
@@ -27,13 +35,7 @@ from nesf.analysis.interpolation import (
     similar_pair,
     summary,
 )
-from nesf.analysis.symmetry import crystal_system, space_group, symbol
-from nesf.checkpoints import TrainedModel
-from nesf.cli import main
-from nesf.crystals import Crystals
-from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError, DataError
-from nesf.reconstruction import reconstruct
+from nesf_studies.analysis.symmetry import crystal_system, space_group, symbol
 
 RUN = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 

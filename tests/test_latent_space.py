@@ -9,8 +9,15 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from nesf import data, figures, views
-from nesf.analysis.latent_space import (
+from nesf import data
+from nesf.cli import main
+from nesf.crystals import Crystals
+from nesf.data.dataset import Dataset
+from nesf.errors import ConfigError, DataError
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies import viewer as views
+from nesf_studies.analysis.latent_space import (
     Parameters,
     analyse,
     chosen,
@@ -20,11 +27,6 @@ from nesf.analysis.latent_space import (
     purity,
     relative_difference,
 )
-from nesf.checkpoints import TrainedModel
-from nesf.cli import main
-from nesf.crystals import Crystals
-from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError, DataError
 
 RUN = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 

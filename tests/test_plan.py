@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nesf import plan, results
+from nesf import records as results
 from nesf.config import CPU, Choices, Config, ReconstructionConfig, for_dataset, preset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
@@ -22,6 +22,7 @@ from nesf.errors import ConfigError
 from nesf.files import write_json
 from nesf.metrics import evaluate
 from nesf.training import LOG_COLUMNS
+from nesf_studies import checksums, paper, plan
 
 
 def crystals(*ids: str, a: float = 4.0) -> Crystals:
@@ -256,18 +257,18 @@ def test_table_and_checksums_are_made_of_what_is_published(tmp_path: Path, datas
         (folder / "checkpoint.json").write_text("{}")
         (folder / "reconstruction" / "val").mkdir(parents=True)
         (folder / "reconstruction" / "val" / "summary.json").write_text("{}")
-    assert plan.state_of(tmp_path)[1] is False
-    results.write_table(tmp_path)
-    listed = [line.split("  ")[1] for line in (tmp_path / plan.SUMS).read_text().splitlines()]
+    assert checksums.state_of(tmp_path)[1] is False
+    paper.write_table(tmp_path)
+    listed = [line.split("  ")[1] for line in (tmp_path / checksums.SUMS).read_text().splitlines()]
     assert "own/nesf/cpu/seed-0/model.safetensors" in listed and "own/nesf/cpu/seed-1/model.safetensors" not in listed
     assert "table1.csv" in listed and not [name for name in listed if "checkpoint" in name or "reconstruction" in name]
-    assert plan.state_of(tmp_path)[1] is True
-    assert subprocess.run(["sha256sum", "--check", "--quiet", plan.SUMS], cwd=tmp_path).returncode == 0
+    assert checksums.state_of(tmp_path)[1] is True
+    assert subprocess.run(["sha256sum", "--check", "--quiet", checksums.SUMS], cwd=tmp_path).returncode == 0
 
-    table = results.compared(results.all_runs(tmp_path))
+    table = paper.compared(results.all_runs(tmp_path))
     assert set(table["n"]) == {1, 2} and table["paper_mean"].isna().all()
     (folders[2] / "metrics.json").write_text((folders[2] / "metrics.json").read_text() + " ")
-    assert plan.state_of(tmp_path)[1] is False
+    assert checksums.state_of(tmp_path)[1] is False
 
 
 def test_comparison_with_the_paper_is_in_its_standard_deviations(tmp_path: Path, dataset: Dataset) -> None:
@@ -279,7 +280,7 @@ def test_comparison_with_the_paper_is_in_its_standard_deviations(tmp_path: Path,
         metrics["test"]["number_of_atoms_error_percent"] = error
         (folder / "run.json").write_text(json.dumps(recorded))
         (folder / "metrics.json").write_text(json.dumps(metrics))
-    row = results.compared(results.all_runs(tmp_path)).query("metric == 'number_of_atoms_error_percent'").iloc[0]
+    row = paper.compared(results.all_runs(tmp_path)).query("metric == 'number_of_atoms_error_percent'").iloc[0]
     assert (row["mean"], row["n"], row["paper_mean"], row["paper_std"]) == (7.0, 2, 6.35, 0.5)
     assert row["sigma"] == pytest.approx((7.0 - 6.35) / 0.5) and row["std"] == pytest.approx(2**0.5)
 

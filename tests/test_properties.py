@@ -9,9 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf import data, figures
-from nesf.analysis import properties as analysis
-from nesf.analysis.properties import (
+from nesf import data
+from nesf.cli import main
+from nesf.crystals import Crystals
+from nesf.data.dataset import SPLITS, Dataset, save_dataset
+from nesf.errors import ConfigError, DataError
+from nesf_studies import figures
+from nesf_studies.analysis import properties as analysis
+from nesf_studies.analysis.properties import (
     COMPOSITION,
     FRACTIONS,
     LATENT,
@@ -23,11 +28,7 @@ from nesf.analysis.properties import (
     implied_variances,
     paper_table,
 )
-from nesf.cli import main
-from nesf.crystals import Crystals
-from nesf.data.dataset import SPLITS, Dataset, save_dataset
-from nesf.errors import ConfigError, DataError
-from nesf.pages import recorded_run
+from nesf_studies.pages import recorded_run
 
 RUN = recorded_run("starter")
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from nesf.cli import _parser
-from nesf.results import all_runs
+from nesf.records import all_runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,15 +11,12 @@ import torch
 from pymatgen.core import Structure
 from scipy.spatial import KDTree
 
-from nesf.checkpoints import TrainedModel, model_for
 from nesf.config import ReconstructionConfig, preset
 from nesf.crystals import Crystals, concatenate, pad, standard_lattice, vocabulary_of
 from nesf.data import load
 from nesf.data.dataset import Box, Dataset, bounding_box
 from nesf.data.official import to_crystals
-from nesf.errors import DataError
-from nesf.fields import box_grid
-from nesf.reconstruction import (
+from nesf.decode import (
     DetectedAtoms,
     GroundTruthFields,
     Particles,
@@ -35,6 +32,9 @@ from nesf.reconstruction import (
     score_particles,
     write_reconstruction,
 )
+from nesf.errors import DataError
+from nesf.fields import box_grid
+from nesf.saved import TrainedModel, model_for
 
 DEFAULT = ReconstructionConfig()
 

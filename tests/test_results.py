@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nesf import results
+from nesf import records as results
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import DataError
-from nesf.methods import METHODS
+from nesf.methods import METHODS, run_folder
 from nesf.metrics import HEADLINE, evaluate
+from nesf.records import run_folders
+from nesf_studies import paper
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RECORDED = results.run_folders(REPOSITORY / "results")
+RECORDED = run_folders(REPOSITORY / "results")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def dataset() -> Dataset:
 
 
 def record(root: Path, dataset: Dataset, *, method: str = "copy", seed: int = 0, shift: float = 0.1, lost: bool = False, **further: Any) -> Path:
-    folder = results.run_folder(root, dataset.name, method, "paper", seed=seed, fold=dataset.fold)
+    folder = run_folder(root, dataset.name, method, "paper", seed=seed, fold=dataset.fold)
     actual = dataset.splits["test"]
     detected = Crystals(actual.ids, actual.positions + np.array([shift, 0, 0]), actual.species, actual.lattice, actual.offsets)
     if lost:
@@ -76,7 +78,7 @@ def test_nothing_detected_stays_visible(tmp_path: Path, dataset: Dataset) -> Non
     folder = record(tmp_path, dataset, lost=True)
     assert results.validate(folder) == []
     assert "NaN" not in (folder / "metrics.json").read_text()
-    table = results.table(results.all_runs(tmp_path))
+    table = paper.table(results.all_runs(tmp_path))
     assert set(table["note"]) == {"nothing detected in 1 of 2"}
 
 
@@ -138,7 +140,7 @@ def test_broken_content_is_never_written(tmp_path: Path, dataset: Dataset) -> No
 
 
 def test_checkpoint_is_hashed(tmp_path: Path, dataset: Dataset) -> None:
-    folder = results.run_folder(tmp_path, "own", "copy", "paper", seed=0)
+    folder = run_folder(tmp_path, "own", "copy", "paper", seed=0)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     record(tmp_path, dataset)
@@ -151,11 +153,11 @@ def test_table_gives_mean_deviation_and_number_of_runs(tmp_path: Path, dataset: 
     for seed, shift in enumerate((0.1, 0.2, 0.3)):
         record(tmp_path, dataset, seed=seed, shift=shift)
     record(tmp_path, dataset, method="oracle", shift=0.0)
-    table = results.table(results.all_runs(tmp_path)).set_index(["method", "metric"])
+    table = paper.table(results.all_runs(tmp_path)).set_index(["method", "metric"])
     row = table.loc["copy", "position_error_actual_angstrom"]
     assert (row["mean"], row["std"], row["n"], row["text"]) == (pytest.approx(0.2), pytest.approx(0.1), 3, "0.2000 ± 0.1000")
     assert table.loc[("oracle", "position_error_actual_angstrom"), "text"] == "0.0000"
-    assert len(results.table([])) == len(results.table(results.all_runs(tmp_path), split="val")) == 0
+    assert len(paper.table([])) == len(paper.table(results.all_runs(tmp_path), split="val")) == 0
 
 
 def test_runs_come_in_natural_order(tmp_path: Path, dataset: Dataset) -> None:
@@ -166,8 +168,8 @@ def test_runs_come_in_natural_order(tmp_path: Path, dataset: Dataset) -> None:
 
 
 def test_paper_numbers() -> None:
-    table = results.paper_table()
-    assert tuple(table.columns) == results.TABLE_COLUMNS
+    table = paper.paper_table()
+    assert tuple(table.columns) == paper.TABLE_COLUMNS
     assert len(table) == 3 * 7 * 6  # three tables, seven metrics, two methods on three datasets
     assert not table.duplicated(["source", "dataset", "method", "metric"]).any()
     cell = table.set_index(["dataset", "method", "split", "metric"])

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nesf import figures
-from nesf.analysis.search import (
+from nesf.config import PAPER
+from nesf.errors import ConfigError
+from nesf.records import RecordedRun
+from nesf_studies import figures
+from nesf_studies.analysis.search import (
     PRIMARY,
     SECONDARY,
     UNCHANGED,
@@ -27,10 +30,7 @@ from nesf.analysis.search import (
     steps,
     winners,
 )
-from nesf.config import PAPER
-from nesf.errors import ConfigError
-from nesf.plan import planned_runs
-from nesf.results import RecordedRun
+from nesf_studies.plan import planned_runs
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -10,17 +10,18 @@ import pandas as pd
 import pytest
 import torch
 
-from nesf import data, figures
-from nesf.analysis import sensitivity as analysis
-from nesf.analysis.sensitivity import ERRORS, Parameters, decode_with_each, sample, tolerant_range
-from nesf.checkpoints import TrainedModel
+from nesf import data
 from nesf.cli import main
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
+from nesf.decode import reconstruct
+from nesf.decoding_fields import GroundTruthFields
 from nesf.errors import ConfigError, DataError
-from nesf.inference import GroundTruthFields
-from nesf.pages import recorded_run
-from nesf.reconstruction import reconstruct
+from nesf.saved import TrainedModel
+from nesf_studies import figures
+from nesf_studies.analysis import sensitivity as analysis
+from nesf_studies.analysis.sensitivity import ERRORS, Parameters, decode_with_each, sample, tolerant_range
+from nesf_studies.pages import recorded_run
 
 RUN = recorded_run("starter")
 

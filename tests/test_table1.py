@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from nesf import figures, pages, results
+from nesf import records as results
+from nesf.methods import run_folder
 from nesf.metrics import HEADLINE
-from nesf.results import RecordedRun
+from nesf.records import RecordedRun
+from nesf_studies import figures, pages, paper
 
 ATOMS, POSITION, LENGTH = "number_of_atoms_error_percent", "position_error_actual_angstrom", "lattice_length_error_angstrom"
 
@@ -19,7 +21,7 @@ def run(seed: int, values: dict[str, float], *, dataset: str = "lcs6", preset: s
     about = {"dataset": {"name": dataset, "fold": None}, "method": method, "preset": preset, "seed": seed, "device": "cpu", "device_name": "<cpu>"}
     config = {"model": {}, "sampling": {}, "training": {"epochs": 3, **config}}
     about |= {"config": config, "threads": 1, "wall_time_seconds": {"train": 60.0 * (seed + 1)}, "command": "nesf run lcs6", "commit": "a" * 40}
-    folder = results.run_folder(Path("/r"), dataset, method, preset, seed=seed)
+    folder = run_folder(Path("/r"), dataset, method, preset, seed=seed)
     return RecordedRun(folder, about | {"started": "2026-01-01T00:00:00+00:00"}, {"test": summary, "val": summary})
 
 
@@ -104,7 +106,7 @@ def test_cost_and_links() -> None:
 
 
 def test_atoms_per_cell_are_the_papers_tables() -> None:
-    counts = results.paper_atoms().groupby(["dataset", "split"])["materials"].sum()
+    counts = paper.paper_atoms().groupby(["dataset", "split"])["materials"].sum()
     assert counts["icsg3d"].to_dict() == {"train": 7194, "val": 342, "test": 360}
     assert counts["lcs6"].to_dict() == {"train": 5418, "val": 301, "test": 286}  # as printed: exchanged
     assert counts["ybco"].to_dict() == {"train": 90, "val": 5, "test": 5}
@@ -114,7 +116,7 @@ def test_atoms_per_cell_are_the_papers_tables() -> None:
 
 
 def test_figure_shows_every_value_and_writes_what_it_shows(tmp_path: Path) -> None:
-    rows = results.beside_the_paper(RUNS)
+    rows = paper.beside_the_paper(RUNS)
     figure = figures.comparison(rows, {ATOMS: "atoms, %", POSITION: "position, Å"}, pages.TITLES)
     assert len(figure.axes) == 6
     drawn = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]

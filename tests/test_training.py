@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-import nesf.machine
+import nesf.hardware
 import nesf.training
-from nesf.checkpoints import TrainedModel, choose_device, read_tensors
 from nesf.config import Config, preset
 from nesf.crystals import pad
 from nesf.data import load
 from nesf.data.dataset import Dataset, bounding_box, save_dataset
+from nesf.decode import reconstruct
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Queries, Sampler, nearest_atom
 from nesf.model import Autoencoder
-from nesf.reconstruction import reconstruct
+from nesf.saved import TrainedModel, choose_device, read_tensors
 from nesf.training import LOG_COLUMNS, TERMS, TrainingResult, learning_rate, losses, train
 
 SMALL = {
@@ -363,7 +363,7 @@ def test_paper_s_full_sampling_trains(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_without_a_compiler_training_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nesf.machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr(nesf.hardware.shutil, "which", lambda _: None)
     asked = CONFIG.with_values({"training.compile": True, "training.precision": "auto"})
     with pytest.warns(UserWarning, match="compiler"):
         resolved = nesf.training.resolve(asked, torch.device("cpu"))

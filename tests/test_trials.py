@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nesf.analysis.trials import ERRORS, changed, effects
 from nesf.config import CPU
 from nesf.errors import DataError
-from nesf.results import RecordedRun
+from nesf.records import RecordedRun
+from nesf_studies.analysis.trials import ERRORS, changed, effects
 
 
 def run(label: str, atoms: float, seed: int = 0, dataset: str = "lcs6", split: str = "val", **settings: Any) -> RecordedRun:

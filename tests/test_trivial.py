@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nesf.baselines import constant, copy_nearest
 from nesf.crystals import Crystals, concatenate
 from nesf.errors import DataError
 from nesf.metrics import evaluate
-from nesf.trivial import constant, copy_nearest
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from pymatgen.core import Lattice, Structure
 
-from nesf import figures, views
 from nesf.crystals import Crystals
 from nesf.errors import DataError
+from nesf_studies import figures
+from nesf_studies import viewer as views
 
 PEROVSKITE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]])
 NOTHING = Structure(Lattice.cubic(4.0), [], [])

@@ -50,7 +50,7 @@ def load(
 
     Args:
         name: `lcs6`, `ybco`, `icsg3d`, `icsg3d-as-released`; `starter` (embedded); the name of a dataset that was imported or built; or a
-            path to own data (`nesf.data.own.read`) or to a packed folder.
+            path to own data (`nesf.data.files.read`) or to a packed folder.
         fold: of `ybco`, 0-19.
         data_dir: data folder; None for the user's default.
         mirror: a local copy of the official release to take the files from.
@@ -67,7 +67,7 @@ def load(
     if folder is not None:
         return load_dataset(folder)
     if Path(name).exists():
-        from nesf.data.own import read
+        from nesf.data.files import read
 
         dataset, skipped = read(Path(name), skip_bad=skip_bad)
         if skipped:

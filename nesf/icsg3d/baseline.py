@@ -14,15 +14,15 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from tqdm import tqdm
 
-from nesf.checkpoints import choose_device, read_tensors, versions
 from nesf.crystals import Crystals
+from nesf.decode import Reconstruction, allowed_lattices
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.icsg3d.config import DecodingConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Networks
 from nesf.icsg3d.voxels import network_input, origin, voxelise
-from nesf.reconstruction import Reconstruction, allowed_lattices
-from nesf.sessions import derived_seed
+from nesf.saved import choose_device, read_tensors, versions
+from nesf.trainer import derived_seed
 
 METHOD = "icsg3d"
 

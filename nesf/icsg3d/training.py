@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from nesf.checkpoints import choose_device, read_tensors
 from nesf.data.dataset import Dataset
 from nesf.distributed import launched
 from nesf.errors import ConfigError, NesfError
 from nesf.files import read_json
+from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of, describe
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Networks
 from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate, voxelise
-from nesf.machine import has_bf16, keep_freed_memory
-from nesf.sessions import (
+from nesf.saved import choose_device, read_tensors
+from nesf.trainer import (
     CHECKPOINT_SECONDS,
     TrainingResult,
     adam_tensors,

@@ -3,8 +3,11 @@ import shlex
 # What is asked for, and what of it is missing.
 from snakemake.logging import logger
 
-from nesf import methods, plan
+from nesf import methods
 from nesf.errors import NesfError
+from nesf_studies import plan
+from nesf_studies.checksums import state_of
+
 
 RESULTS, DATA, BUILD = Path(config["results"]), Path(config["data"]), Path(config["build"])
 DEVICE = config["device"]
@@ -15,7 +18,7 @@ try:
     RUNS = {run.name: run for run in plan.planned_runs([*config["runs"], *config["predictors"], *config["more"]])}
     MISSING = {name: plan.missing(run, RESULTS, DATA) for name, run in RUNS.items()}
     ANALYSES = {asked.name: asked for asked in plan.planned_analyses(config["analyses"])}
-    STATE, RECORDED = plan.state_of(RESULTS)
+    STATE, RECORDED = state_of(RESULTS)
 except NesfError as error:
     raise WorkflowError(str(error)) from None
 

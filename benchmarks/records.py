@@ -1,0 +1,59 @@
+"""How benchmarks are recorded: results/benchmarks/<name>/<kind>.json (schema/benchmark.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nesf.data.dataset import Dataset
+from nesf.data.streaming import StreamedDataset
+from nesf.records import FORMAT, commit, environment, write_checked
+
+
+def write_benchmark(
+    folder: Path,
+    kind: str,
+    dataset: Dataset | StreamedDataset,
+    *,
+    command: str,
+    started: datetime,
+    device: str = "cpu",
+    model: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    **content: Any,
+) -> dict[str, Any]:
+    """Write `<kind>.json` of a recorded benchmark (schema/benchmark.json), after what it describes has ended.
+
+    Args:
+        folder: of the benchmark, `results/benchmarks/<name>`.
+        kind: speed, scaling or profile.
+        dataset: what was computed with.
+        command: what to type to repeat it.
+        started: UTC.
+        device: where it computed.
+        model: folder of the trained model, as in the command.
+        measured: `environment` of the process that computed, where it is not this one.
+        content: the measurements.
+
+    Returns:
+        The content written.
+
+    Raises:
+        DataError: the content is not valid; the message says where.
+    """
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "command": command,
+        "commit": commit(),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_time_seconds": (datetime.now(UTC) - started).total_seconds(),
+        **(measured or environment(device)),
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "model": model,
+        **content,
+    }
+    write_checked(Path(folder) / f"{kind}.json", record, "benchmark")
+    return record

@@ -1,0 +1,361 @@
+"""Recorded runs: what a training or a predictor left behind, in a form that can be checked and read again.
+
+results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
+    run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time, memory (schema/run.json)
+    metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
+    materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
+    log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is trained)
+    model.safetensors, model.json   the weights, of seed 0 or fold 0
+    analysis/<name>/   what an analysis of the model made (`nesf_studies.analysis.recording`)
+results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
+results/SHA256SUMS   of every file that is published
+results/benchmarks/<device>-<dataset>/
+    speed.json, scaling.json, profile.json   what `make bench` measured (schema/benchmark.json)
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nesf.data.dataset import SPLITS, Dataset
+from nesf.data.streaming import StreamedDataset
+from nesf.errors import DataError
+from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.methods import TRAINED, run_folder
+from nesf.metrics import ERRORS, Metrics
+from nesf.saved import versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+MATERIAL_COLUMNS = ("split", "id", "formula", "n_atoms_actual", "n_atoms_detected", *ERRORS, "matched", "match_rmse")
+CHECKPOINT = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A recorded run as read from its folder.
+
+    Attributes:
+        folder: where it is.
+        run: content of `run.json`.
+        metrics: content of `metrics.json`, split to summary; empty when the run has not been evaluated yet.
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+
+    def log(self) -> pd.DataFrame:
+        """Losses per epoch (`log.csv`)."""
+        return read_csv(self.folder / "log.csv")
+
+    def materials(self) -> pd.DataFrame:
+        """Errors per split and material (`materials.csv`)."""
+        return read_csv(self.folder / "materials.csv")
+
+
+def commit() -> str:
+    """Commit of the clone that nesf runs from, with `-dirty` when its package differs; `unknown` outside of a clone or without git."""
+    clone = Path(__file__).resolve().parent.parent
+    if not (clone / ".git").exists():
+        return "unknown"
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+            for arguments in (("rev-parse", "--verify", "HEAD"), ("status", "--porcelain", "--", "nesf", "nesf_studies"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{head}-dirty" if changes else head
+
+
+def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -> str:
+    """The command as a user would repeat it: `nesf` (or another program) with its arguments, absolute paths cut to their last part."""
+    return shlex.join([*program, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, device, threads, processor and the peak memory so far: the part of `run.json` that the machine decides.
+
+    Args:
+        device: where the run computes, as torch names it (`cpu`, `cuda`, `cuda:0`).
+    """
+    import torch
+
+    cuda = device.startswith("cuda")
+    installed = {name: metadata.version(name) for name in ("scipy", "pandas", "pymatgen")}
+    return {
+        "versions": versions() | installed,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else _cpu(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": _peak_memory(),
+        "peak_gpu_memory_bytes": int(torch.cuda.max_memory_allocated(device)) if cuda else None,
+    }
+
+
+def write_run(
+    folder: Path,
+    dataset: Dataset | StreamedDataset,
+    *,
+    method: str,
+    preset: str,
+    seed: int,
+    command: str,
+    config: Mapping[str, Any],
+    wall_time_seconds: float | Mapping[str, float],
+    device: str = "cpu",
+    finished: bool = True,
+    started: str | None = None,
+    **further: Any,
+) -> dict[str, Any]:
+    """Write `run.json`, after what it describes has ended (time and memory are known then).
+
+    Args:
+        folder: the run's folder (`run_folder`); the weights in it, if any, are hashed.
+        dataset: what was trained on or predicted for.
+        method: one of `nesf.methods.METHODS`.
+        command: what to type to repeat it (`command_line`).
+        config: `Config.to_dict()`; {} where there is nothing to choose.
+        wall_time_seconds: in all, or one number a stage (train, reconstruct, evaluate).
+        device: where it computed.
+        finished: False when a time budget or Ctrl-C ended it.
+        started: UTC, as in `datetime.now(UTC).isoformat(timespec="seconds")`; None: now less the wall time.
+        further: more entries, kept as given (JSON values).
+
+    Returns:
+        The content written.
+
+    Raises:
+        DataError: the content is not valid; the message says where.
+    """
+    weights = Path(folder) / CHECKPOINT
+    run = {
+        "format": FORMAT,
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "command": command,
+        "commit": commit(),
+        "started": started
+        or (datetime.now(UTC) - timedelta(seconds=seconds({"wall_time_seconds": wall_time_seconds}))).isoformat(timespec="seconds"),
+        "wall_time_seconds": wall_time_seconds if isinstance(wall_time_seconds, float | int) else dict(wall_time_seconds),
+        "finished": finished,
+        "checkpoint": {"file": CHECKPOINT, "sha256": sha256_of(weights)} if weights.exists() else None,
+        **environment(device),
+        "config": dict(config),
+        **further,
+    }
+    write_checked(Path(folder) / "run.json", run, "run")
+    return run
+
+
+def update_run(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change entries of an existing `run.json` (for example add the time of a stage); returns the new content.
+
+    Raises:
+        DataError: there is no run.json, or the result is not valid.
+    """
+    run = read_json(Path(folder) / "run.json") | changes
+    write_checked(Path(folder) / "run.json", run, "run")
+    return run
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
+    """Write `metrics.json` and `materials.csv` (6 significant digits).
+
+    Args:
+        folder: the run's folder.
+        metrics: split name to its metrics; both files hold exactly these splits afterwards.
+
+    Raises:
+        DataError: a split is not train, val or test.
+    """
+    import pandas as pd
+
+    summaries = {split: metrics[split].summary for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))}
+    write_checked(Path(folder) / "metrics.json", summaries, "metrics")
+    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[list(MATERIAL_COLUMNS)]
+    write_atomically(Path(folder) / "materials.csv", materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def read_run(folder: Path) -> RecordedRun:
+    """Read one recorded run.
+
+    Raises:
+        DataError: run.json is missing or broken, or metrics.json is broken.
+    """
+    folder = Path(folder)
+    run = read_json(folder / "run.json")
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    if problems := [*schema_problems("run", run), *(schema_problems("metrics", metrics) if metrics else [])]:
+        raise DataError(f"{folder}: {problems[0]}; run it again, or mend it and check with nesf.records.validate")
+    return RecordedRun(folder, run, metrics)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every folder under `root` that holds a run.json or a metrics.json, sorted."""
+    return sorted({p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}, key=_natural)
+
+
+def all_runs(root: Path) -> list[RecordedRun]:
+    """Every recorded run under `root`, sorted by folder (fold-2 before fold-10); none when the folder does not exist.
+
+    Raises:
+        DataError: a run is broken; the message names it.
+    """
+    return [read_run(folder) for folder in run_folders(root)]
+
+
+def seconds(run: Mapping[str, Any]) -> float:
+    """Wall-clock time of a run in all, from its `run.json`."""
+    wall = run["wall_time_seconds"]
+    return float(sum(wall.values()) if isinstance(wall, Mapping) else wall)
+
+
+def validate(folder: Path, *, layout: bool = True) -> list[str]:
+    """Everything that is wrong with a recorded run: schemas, columns, splits, checksum, and what the files say of each other.
+
+    Args:
+        folder: the run's folder.
+        layout: also compare its path with the content of run.json (`run_folder`).
+
+    Returns:
+        One sentence a problem, each naming the file; empty when the run is as it should be.
+    """
+    folder = Path(folder)
+    content: dict[str, Any] = {}
+    problems: list[str] = []
+    for name in ("run", "metrics"):
+        try:
+            content[name] = read_json(folder / f"{name}.json")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems += schema_problems(name, content[name])
+    if problems:
+        return problems
+    run, metrics = content["run"], content["metrics"]
+
+    dataset = run["dataset"]
+    expected = run_folder(Path(), dataset["name"], run["method"], run["preset"], seed=run["seed"], fold=dataset["fold"])
+    if layout and folder.resolve().parts[-4:] != expected.parts:
+        problems.append(f"{folder}: run.json belongs into {expected}")
+    weights = folder / CHECKPOINT
+    if weights.exists() and (run["checkpoint"] is None or run["checkpoint"]["sha256"] != sha256_of(weights)):
+        problems.append(f"{weights}: does not have the SHA-256 that run.json records")
+
+    header, rows = _csv_rows(folder / "materials.csv")
+    if header != list(MATERIAL_COLUMNS):
+        problems.append(f"{folder / 'materials.csv'}: columns are {header}, not {list(MATERIAL_COLUMNS)}")
+    else:
+        keys = [(row["split"], row["id"]) for row in rows]
+        if len(set(keys)) < len(keys):
+            problems.append(f"{folder / 'materials.csv'}: a material stands in it twice")
+        if others := {split for split, _ in keys} - set(metrics):
+            problems.append(f"{folder / 'materials.csv'}: split {sorted(others)[0]!r} is not in metrics.json")
+        for split, summary in metrics.items():
+            of_split = [row for row in rows if row["split"] == split]
+            if len(of_split) != summary["n_materials"]:
+                problems.append(f"{folder / 'materials.csv'}: {len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}")
+            nothing = sorted(row["id"] for row in of_split if row["n_atoms_detected"] == "0")
+            if nothing != sorted(summary["nothing_detected_ids"]) or len(nothing) != summary["n_nothing_detected"]:
+                problems.append(
+                    f"{folder / 'materials.csv'}: {len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise"
+                )
+    if run["method"] in TRAINED:
+        header, _ = _csv_rows(folder / "log.csv")
+        if header != (expected_header := list(TRAINED[run["method"]].log_columns)):
+            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {expected_header}")
+    return problems
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(resources.files("nesf").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")))
+
+
+def schema_problems(name: str, content: Any) -> list[str]:
+    """Violations of schema/`name`.json, as sentences."""
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError:  # Python reads and writes NaN and Infinity; JSON, and with it every other reader, knows neither
+        return [f"{name}.json: holds NaN or Infinity, which JSON has not; write null"]
+    return [f"{name}.json: {error.json_path}: {error.message}" for error in _validator(name).iter_errors(content)]
+
+
+def write_checked(path: Path, content: Any, schema: str) -> None:
+    """Write JSON that agrees with a schema.
+
+    Raises:
+        DataError: it does not; nothing is written.
+    """
+    if problems := schema_problems(schema, content):
+        raise DataError(f"{path}: {problems[0]}; nothing was written")
+    write_json(path, content)
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and rows as text; an empty header when there is no such file."""
+    if not path.exists():
+        return [], []
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames or []), list(reader)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A recorded table.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort key in which fold-2 comes before fold-10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _cpu() -> str:
+    """Name of the processor."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes; 0 where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, Linux KiB

@@ -1,0 +1,263 @@
+"""How much the errors depend on the seven hyperparameters of the reconstruction (Supplementary Note 3, Figures S5 and S6).
+
+One hyperparameter is changed at a time, the others keep their defaults. What a change does not touch is computed once: a batch of crystals is
+encoded once; more iterations go on from fewer; the score threshold, the radius and the particle count of the suppression need no movement; the
+species grid needs no atoms to be detected again. Only another grid of particles starts anew. The result is that of so many reconstructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nesf.config import ReconstructionConfig
+from nesf.crystals import Crystals, concatenate, pad
+from nesf.data.dataset import Box, Dataset
+from nesf.decode import (
+    DetectedAtoms,
+    Particles,
+    build_crystals,
+    decode,
+    detect_atoms,
+    initialize_particles,
+    move_particles,
+    score_particles,
+)
+from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
+from nesf.errors import ConfigError, DataError
+from nesf.fields import box_grid
+from nesf.metrics import evaluate
+from nesf.saved import TrainedModel
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Values of each hyperparameter, in the order of the paper's rows (top to bottom in Figures S5 and S6), the default among them. The paper's own
+# values are in its drawings only; these reach from far below to far above the default.
+VALUES: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "grid_interval": (0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0),  # Å, step 1
+        "iterations": (1, 2, 4, 8, 16, 32, 64, 128),  # step 2
+        "score_threshold": (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.5, 3.0),  # Å, step 3
+        "nms_radius": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0),  # Å, step 4
+        "min_particles": (1, 2, 5, 10, 20, 50, 100, 200),  # step 4
+        "species_interval": (0.05, 0.1, 0.125, 0.25, 0.5),  # Å, step 5
+        "species_range": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),  # Å, step 5; 0: the atom's own position alone
+    }
+)
+ERRORS = ("position_error_actual_angstrom", "species_error_actual_percent", "number_of_atoms_error_percent")  # the paper's columns
+NETWORK, TRUE_FIELDS = "network", "true fields"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What is decoded, and which hyperparameters are changed."""
+
+    split: Literal["train", "val", "test"] = "val"  # paper: not stated; val, because the defaults may be judged by it
+    n_crystals: int = 0  # so many of the split, drawn at random; 0: all
+    seed: int = 0  # of that draw
+    mode: Literal["fast", "exact"] = "fast"  # of the decoding (`ReconstructionConfig.mode`)
+    only: str = ""  # names of hyperparameters, separated by commas; empty: all seven
+    true_fields: bool = True  # decode the ground-truth fields as well: what the steps lose without a network
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in VALUES:
+                raise ConfigError(f"only = {self.only!r}: {name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters that are changed."""
+        return tuple(n.strip() for n in self.only.split(",")) if self.only else tuple(VALUES)
+
+
+def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, DataFrame]:
+    """Errors of a split for every value of every hyperparameter.
+
+    Returns:
+        `sensitivity`: one row per fields (`network`, `true fields`), hyperparameter and value: `is_default`, n_crystals, `ERRORS`,
+        the position error that charges crystals in which nothing was detected, how many these are, and `atoms_detected_percent`: all detected
+        atoms of all actual ones.
+
+    Raises:
+        DataError: the split has fewer crystals than asked for, or an element that the model does not know.
+    """
+    chosen = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
+    config = ReconstructionConfig(mode=parameters.mode)
+    values = {name: VALUES[name] for name in parameters.names}
+    model.autoencoder.eval()
+    tables = {NETWORK: sensitivity(chosen, NeuralFields(model.autoencoder, model.encode(chosen)).of, model, config, values, progress=progress)}
+    if parameters.true_fields:
+        padded = pad(chosen, model.vocabulary, model.device)
+
+        def true_fields(start: int, stop: int) -> GroundTruthFields:
+            return GroundTruthFields(padded.select(torch.arange(start, stop, device=model.device)))
+
+        tables[TRUE_FIELDS] = sensitivity(chosen, true_fields, model, config, values, progress=progress)
+    import pandas as pd
+
+    return {"sensitivity": pd.concat([table.assign(fields=name)[["fields", *table.columns]] for name, table in tables.items()], ignore_index=True)}
+
+
+def sample(crystals: Crystals, n: int, seed: int) -> Crystals:
+    """So many of the crystals, drawn without replacement, in their order; n = 0: all.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if n > len(crystals):
+        raise DataError(f"n_crystals = {n}: the split has {len(crystals)}; ask for fewer, or 0 for all")
+    return crystals.select(np.sort(np.random.default_rng(seed).choice(len(crystals), n, replace=False))) if n else crystals
+
+
+def sensitivity(
+    crystals: Crystals,
+    make_fields: Callable[[int, int], StructureFields],
+    model: TrainedModel,
+    config: ReconstructionConfig,
+    values: Mapping[str, Sequence[float]],
+    *,
+    progress: bool = False,
+) -> DataFrame:
+    """The errors for each value of each hyperparameter, the others as in `config`.
+
+    Args:
+        crystals: the actual ones.
+        make_fields: their fields from one place to another, which are decoded.
+        model: gives the bounding box and the vocabulary.
+        config: the defaults.
+        values: names of `ReconstructionConfig` to the values that are tried.
+
+    Returns:
+        One row per hyperparameter and value, in the order given.
+    """
+    import pandas as pd
+
+    size = max(1, config.max_queries // max(len(box_grid(model.box, config.grid_interval)), 1))
+    parts: dict[tuple[str, float], list[Crystals]] = {(name, value): [] for name in values for value in values[name]}
+    with tqdm(total=len(crystals), unit="crystal", desc="decoding with every value", disable=not progress, mininterval=1) as bar:
+        for start in range(0, len(crystals), size):
+            stop = min(start + size, len(crystals))
+            made = decode_with_each(make_fields(start, stop), crystals.ids[start:stop], model.box, model.vocabulary, config, values, model.device)
+            for key, part in made.items():
+                parts[key].append(part)
+            bar.update(stop - start)
+    rows = []
+    for (name, value), decoded in parts.items():
+        found = concatenate(decoded)
+        summary = evaluate(crystals, found, match=False).summary
+        errors = {k: summary[k] for k in (*ERRORS, "position_error_actual_charged_angstrom", "n_nothing_detected")}
+        rows.append(
+            {
+                "hyperparameter": name,
+                "value": value,
+                "is_default": value == getattr(config, name),
+                "n_crystals": len(crystals),
+                **errors,
+                "atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum()),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.astype(dict.fromkeys((*ERRORS, "position_error_actual_charged_angstrom"), float))  # not defined where no atom at all was detected
+
+
+@torch.no_grad()
+def decode_with_each(
+    fields: StructureFields,
+    ids: Sequence[str],
+    box: Box,
+    vocabulary: Sequence[int],
+    config: ReconstructionConfig,
+    values: Mapping[str, Sequence[float]],
+    device: torch.device | str = "cpu",
+) -> dict[tuple[str, float], Crystals]:
+    """One batch decoded with each value in place of the default, as `nesf.decode.decode` would do it, without repeating shared steps.
+
+    Args:
+        fields: of B crystals.
+        ids: B names.
+        box: bounding box of the training atoms, Å.
+        vocabulary: atomic numbers along the species axis.
+        config: the defaults.
+        values: names of `ReconstructionConfig` to values.
+
+    Returns:
+        Hyperparameter and value to the B decoded crystals.
+    """
+
+    def finish(detected: Sequence[DetectedAtoms], changed: ReconstructionConfig) -> Crystals:
+        return build_crystals(fields, detected, ids, vocabulary, changed, device).crystals
+
+    made: dict[tuple[str, float], Crystals] = {}
+    moved = initialize_particles(box, len(ids), config, device)
+    done, wanted = 0, {int(n) for n in values.get("iterations", ())}
+    for n in sorted(wanted | {config.iterations}):
+        moved, done = _move_on(fields, moved, done, n, config), n
+        scored = score_particles(fields, moved, config)
+        if n == config.iterations:
+            particles = scored
+        else:
+            made["iterations", n] = finish(detect_atoms(scored, len(ids), config), config)
+    detected = detect_atoms(particles, len(ids), config)
+    default = finish(detected, config)
+    for name in values:
+        for value in values[name]:
+            changed = replace(config, **{name: value})  # type: ignore[arg-type]
+            if changed == config:
+                made[name, value] = default
+            elif name == "grid_interval":
+                made[name, value] = decode(fields, ids, box, vocabulary, changed, device).crystals
+            elif name in ("score_threshold", "nms_radius", "min_particles"):
+                made[name, value] = finish(detect_atoms(particles, len(ids), changed), changed)
+            elif name in ("species_interval", "species_range"):
+                made[name, value] = finish(detected, changed)
+            elif name != "iterations":
+                raise ConfigError(f"{name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
+    return made
+
+
+def _move_on(fields: StructureFields, particles: Particles, done: int, n: int, config: ReconstructionConfig) -> Particles:
+    """Step 2 from iteration `done` to iteration n; a particle with a score has arrived before."""
+    moving = particles.scores.isnan()
+    rest = replace(config, iterations=n - done, rough_iterations=max(0, config.rough_iterations - done))
+    return Particles(
+        *(torch.cat(parts) for parts in zip(particles.select(~moving), move_particles(fields, particles.select(moving), rest), strict=True))
+    )
+
+
+def tolerant_range(table: DataFrame, tolerance: float = 0.1) -> DataFrame:
+    """For each hyperparameter the values about the default for which no error is worse than the default's by more than a tolerance.
+
+    Args:
+        table: rows of one curve (`sensitivity`).
+        tolerance: relative; 0.1 is a tenth.
+
+    Returns:
+        One row per hyperparameter: default, `from` and `to` (the tried values next to each other that are within it), and the lowest value of each error
+        with the value of the hyperparameter that gives it.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, group in table.groupby("hyperparameter", sort=False):
+        group = group.sort_values("value", ignore_index=True)
+        place = int(group.index[group["is_default"]][0])
+        limit = group.loc[place, list(ERRORS)].astype(float) * (1 + tolerance) + 1e-9
+        good = (group[list(ERRORS)] <= limit).all(axis=1).tolist()
+        low, high = place, place
+        while low and good[low - 1]:
+            low -= 1
+        while high + 1 < len(good) and good[high + 1]:
+            high += 1
+        row: dict[str, float] = {"default": group.loc[place, "value"], "from": group.loc[low, "value"], "to": group.loc[high, "value"]}
+        for error in ERRORS:
+            best = group.loc[group[error].idxmin()]
+            row |= {f"lowest {error}": best[error], f"{error} at": best["value"]}
+        rows[name] = row
+    return pd.DataFrame(rows).T.rename_axis("hyperparameter")

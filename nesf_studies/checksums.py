@@ -1,0 +1,34 @@
+"""What of the recorded runs is published, and its checksums. Imports neither torch nor pandas: Snakemake reads this whenever it looks for work."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from nesf.files import sha256_of
+
+SUMS, TABLE = "SHA256SUMS", "table1.csv"
+
+
+def published(results: Path) -> list[Path]:
+    """The files below `results/` that are kept in the repository: of the weights those of seed 0 or fold 0 alone, no checkpoints, no decoded crystals."""
+    found = []
+    for path in sorted(Path(results).rglob("*")):
+        parts = path.relative_to(results).parts
+        left_out = "reconstruction" in parts or path.name.startswith(("checkpoint", ".")) or path.name == SUMS
+        weights = path.name in ("model.safetensors", "model.json") and path.parent.name not in ("seed-0", "fold-0")
+        if path.is_file() and not left_out and not weights:
+            found.append(path)
+    return found
+
+
+def checksums(results: Path) -> str:
+    """Content of `SHA256SUMS`, for `sha256sum --check` in the folder: every published file."""
+    return "".join(f"{sha256_of(path)}  {path.relative_to(results).as_posix()}\n" for path in published(results))
+
+
+def state_of(results: Path) -> tuple[str, bool]:
+    """A hash of everything published below `results/`, and whether the recorded checksums agree with it."""
+    sums, path = checksums(results), Path(results) / SUMS
+    agrees = path.exists() and (Path(results) / TABLE).exists() and path.read_text(encoding="utf-8") == sums
+    return hashlib.sha256(sums.encode()).hexdigest(), agrees

@@ -1,0 +1,140 @@
+"""Losses, metrics and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from nesf_studies.figures.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, subplots
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def loss_curves(log: DataFrame, *, title: str = "") -> Figure:
+    """The loss of Eq. 2 and its four parts over epochs, training and validation.
+
+    Args:
+        log: the `log.csv` of a run; an epoch without validation has no value in the `val_` columns.
+        title: dataset, preset and seed.
+    """
+    panels = {
+        "loss": "total loss (Eq. 2)",
+        "loss_position": "position, Å²",
+        "loss_species": "species, nats",
+        "loss_length": "lengths, Å²",
+        "loss_angle": "angles, rad²",
+    }
+    figure, axes = subplots(3, 8.6, 5.0, n_rows=2)
+    for ax, (column, label) in zip(axes, panels.items(), strict=False):
+        ax.plot(log["epoch"], log[column], color=NESF, label="training")
+        validated = log.dropna(subset=[f"val_{column}"])
+        ax.plot(validated["epoch"], validated[f"val_{column}"], color=SECOND, linestyle="--", marker="o", markersize=3, label="validation")
+        ax.set(yscale="log", xlabel="epoch", title=label)
+        low, high = ax.get_ylim()
+        if high >= 10 * low:  # a power of ten is labelled; labels between would overlap
+            ax.yaxis.set_minor_formatter(NullFormatter())
+    axes[-1].set_axis_off()
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="center")
+    figure.suptitle(title)
+    return figure
+
+
+def metrics_chart(
+    tables: Mapping[str, Mapping[str, float | None]], metrics: Mapping[str, str], *, paper: Mapping[str, float] | None = None
+) -> Figure:
+    """Every method on every metric; lower is better. The paper's value is a hollow marker.
+
+    Args:
+        tables: method to metric to value; None or nan where there is no value. A method's colour is that of its recorded runs' name.
+        metrics: metric to the label of its panel, with the unit.
+        paper: metric to the paper's value, where there is one.
+    """
+    figure, axes = subplots(len(metrics), 2.2 * len(metrics), 0.6 + 0.35 * len(tables))
+    for i, (ax, (metric, label)) in enumerate(zip(axes, metrics.items(), strict=True)):
+        for row, (method, values) in enumerate(tables.items()):
+            value = values.get(metric)
+            if value is not None and np.isfinite(value):
+                ax.plot(value, row, "o", color=METHOD_COLOURS.get(method, NESF), markersize=8)
+            if paper is not None and method == "nesf" and paper.get(metric) is not None:
+                ax.plot(paper[metric], row, "o", markerfacecolor="none", markeredgecolor="black", markersize=11, label="paper")
+        ax.set(yticks=range(len(tables)), ylim=(len(tables) - 0.5, -0.5), xlabel=label)
+        ax.set_yticklabels(list(tables) if i == 0 else [])
+        ax.set_xlim(left=min(0.0, ax.get_xlim()[0]) - 0.02 * ax.get_xlim()[1])
+        ax.grid(axis="x", alpha=0.3)
+    if paper:
+        axes[0].legend(frameon=False, loc="lower right")
+    return figure
+
+
+def comparison(rows: DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
+    """Table 1 drawn: a row of panels a dataset, a panel a metric, a line a method; lower is better. Hollow: the paper's values.
+
+    Args:
+        rows: long form (`nesf.records.beside_the_paper`); bars are ± one standard deviation over seeds or folds. `constant`, which is far
+            off, is left out.
+        panels: metric to the label of its panel, with the unit.
+        titles: dataset to its title.
+    """
+    order = list(DRAWN)
+    rows = rows[rows["method"].isin(order)]
+    datasets = [d for d in titles if d in set(rows["dataset"])]
+    lines = {
+        d: sorted(
+            {
+                (m, s == "recorded", p if m == "nesf" and s == "recorded" else "")
+                for m, s, p in of[["method", "source", "preset"]].itertuples(index=False)
+            },
+            key=lambda line: (order.index(line[0]), line[1:]),
+        )
+        for d, of in rows.groupby("dataset")
+    }
+    figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(lines[d]) + 0.95 for d in datasets)), layout="constrained")
+    grid = figure.subplots(len(datasets), len(panels), squeeze=False, height_ratios=[len(lines[d]) + 2 for d in datasets])
+    for dataset, axes in zip(datasets, grid, strict=True):
+        for i, ax in enumerate(axes):
+            metric = list(panels)[i]
+            for y, (method, ours, preset) in enumerate(lines[dataset]):
+                cell = rows.query("dataset == @dataset and metric == @metric and method == @method and (source == 'recorded') == @ours")
+                cell = cell[cell["preset"] == preset] if preset else cell
+                colour = METHOD_COLOURS.get(method, ICSG3D)
+                for mean, std in cell[["mean", "std"]].itertuples(index=False):
+                    face = colour if ours else "white"
+                    ax.errorbar(mean, y, xerr=None if std != std else std, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
+            names = [f"{DRAWN[m]}, {f'ours {p}'.strip() if ours else 'paper'}" for m, ours, p in lines[dataset]]
+            ax.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6), xlabel=panels[metric] if dataset == datasets[-1] else "")
+            ax.set_yticklabels(names if i == 0 else [])
+            ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0].set_title(titles[dataset], loc="left", fontsize="medium")
+    return figure
+
+
+def error_distribution(materials: DataFrame, *, title: str = "") -> Figure:
+    """Position errors of the single crystals, and their numbers of atoms.
+
+    Args:
+        materials: `Metrics.materials`, or the rows of one split in a recorded `materials.csv`.
+        title: dataset, split and run.
+    """
+    figure, (left, right) = subplots(2, 8.6, 3.4)
+    errors = materials["position_error_actual_angstrom"].dropna().to_numpy(float).clip(1e-3)
+    left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF)
+    if len(errors):
+        left.axvline(np.median(errors), color="black", linestyle="--", label=f"median {np.median(errors):.3f} Å")
+        left.axvline(errors.mean(), color="black", linestyle=":", label=f"mean {errors.mean():.3f} Å")
+        left.legend(frameon=False)
+    left.set(xscale="log", xlabel="position error (actual) of a crystal, Å", ylabel="crystals")
+    counts = materials.groupby(["n_atoms_actual", "n_atoms_detected"]).size()
+    actual, detected = (counts.index.get_level_values(k).to_numpy() for k in ("n_atoms_actual", "n_atoms_detected"))
+    right.scatter(actual, detected, s=12 * counts.to_numpy(), color=NESF, alpha=0.6, edgecolor="none")
+    top = max(actual.max(initial=1), detected.max(initial=1)) + 1
+    right.plot([0, top], [0, top], color="black", linewidth=0.8)
+    right.set(xlabel="atoms in the cell", ylabel="atoms detected", xlim=(0, top), ylim=(-0.5, top))
+    figure.suptitle(title)
+    return figure
