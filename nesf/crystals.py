@@ -195,13 +195,11 @@ class Crystals:
         )
 
     def to_structures(self) -> list[Structure]:
-        """The batch as pymatgen structures, in order; a crystal without atoms becomes a structure without sites."""
+        """Return the batch as pymatgen structures with `properties["id"]`; a crystal without atoms becomes a structure without sites."""
         from pymatgen.core import Lattice, Structure
 
-        return [
-            Structure(Lattice(self.lattice[i]), self.species[self.atoms(i)], self.positions[self.atoms(i)], coords_are_cartesian=True)
-            for i in range(len(self))
-        ]
+        parts = ((name, Lattice(self.lattice[i]), self.atoms(i)) for i, name in enumerate(self.ids))
+        return [Structure(cell, self.species[a], self.positions[a], coords_are_cartesian=True, properties={"id": name}) for name, cell, a in parts]
 
     def in_standard_setting(self) -> Crystals:
         """The same crystals rotated so that each lattice is `standard_lattice` of its lengths and angles.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureField
 from nesf.errors import DataError
 from nesf.fields import box_grid, local_grid
 from nesf.files import write_atomically, write_json
-from nesf.saved import TrainedModel
 from nesf.suppression import suppress
+
+if TYPE_CHECKING:
+    from nesf.saved import TrainedModel
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What differs from method to method, in one table: presets, training, decoding, prediction. Everything else asks here.
+"""The methods that the paper compares, one class each: presets, training, decoding, prediction. Everything else asks here.
 
-Imports neither torch nor pandas (`nesf_studies.plan` reads this for Snakemake); what a method computes with is imported when it computes.
+Imports neither torch nor pandas (the workflow reads this); what a method computes with is imported when it computes.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nesf import config as nesf_config
-from nesf.config import Config, reconstruction_config
+from nesf.config import Choices, Config, ReconstructionConfig, with_fields
 from nesf.errors import ConfigError
 from nesf.files import read_json
 from nesf.icsg3d import config as icsg3d_config
-from nesf.icsg3d.config import OracleConfig, VoxelBaselineConfig, decoding_config
+from nesf.icsg3d.config import VoxelBaselineConfig
 
 if TYPE_CHECKING:
     from nesf.crystals import Crystals
@@ -26,252 +26,302 @@ if TYPE_CHECKING:
     from nesf.decode import Reconstruction
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What one run of a method is to be: what `--preset`, `--set`, `--label` and `--decode` say.
+class Method:
+    """A way from crystals to crystals.
 
     Attributes:
-        dataset: name, for presets differ by dataset.
-        preset: None for the method's default.
-        changes: dotted key to value.
-        label: under which the run is recorded, or None.
+        name: as on the command line and in `run.json`.
+        default_preset: the preset where none is asked for; `default` for a method without presets.
+        is_trained: whether there is something to train.
+        decoding_section: the section of the config that decoding reads; None: nothing is decoded.
     """
 
-    dataset: str
-    preset: str | None = None
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    label: str | None = None
+    name: ClassVar[str]
+    default_preset: ClassVar[str] = "default"
+    is_trained: ClassVar[bool] = False
+    decoding_section: ClassVar[str | None] = "decoding"
+
+    @property
+    def has_presets(self) -> bool:
+        """Whether there is a preset to choose."""
+        return self.default_preset != "default"
+
+    def preset(self, name: str, dataset: str) -> Choices:
+        """Return a preset as it is used for a dataset.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        raise NotImplementedError
+
+    def config(self, dataset: str, preset: str | None = None, changes: Mapping[str, Any] | None = None, label: str | None = None) -> Choices:
+        """Return the config of a run.
+
+        Args:
+            dataset: name, for presets differ by dataset.
+            preset: None for the default.
+            changes: dotted key to value.
+            label: under which a changed preset is recorded.
+
+        Raises:
+            ConfigError: there is no such preset or key.
+        """
+        config: Any = self.preset(preset or self.default_preset, dataset).with_values(changes or {})
+        if label and not self.has_presets:
+            raise ConfigError(f"--label {label}: method {self.name} has no presets, so it is recorded as `default`; leave the label out")
+        return replace(config, preset=label or config.preset) if self.has_presets else config
+
+    def with_decoding(self, config: Any, assignments: Mapping[str, Any]) -> Any:
+        """Return the config with changed parameters of the decoding, e.g. {"nms_radius": 0.4}; text is read as JSON where it is JSON.
+
+        Raises:
+            ConfigError: an unknown key or a value of the wrong type.
+        """
+        if not assignments:
+            return config
+        if self.decoding_section is None:
+            raise ConfigError(f"--decode {next(iter(assignments))}: method {self.name} decodes nothing; leave it out")
+        section = self.decoding_section
+        return replace(config, **{section: with_fields(getattr(config, section), assignments)})
+
+    def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
+        """Whether a recorded config is the one that is asked for, apart from what the data and the machine decide."""
+        return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A method that is trained. Its model's folder says which it is (`method` in model.json; without it NeSF).
+class TrainedMethod(Method):
+    """A method that is trained. The `model.json` in its model's folder names it (`method`; without it NeSF).
 
     Attributes:
-        name: of the method.
-        default_preset: the preset where none is asked for.
-        config: what is asked for → config of the training; `ConfigError` where there is no such preset or key.
-        read_config: a recorded config, from its dictionary.
-        comparable: a config without what the data and the machine decide.
-        decoding: (config of a run or None, changed values) → parameters of the decoding.
-        module: with `train`, `can_resume` and `LOG_COLUMNS`.
-        load: (folder, device) → model with `config`, `dataset`, `info`, `vocabulary` and `device`.
-        reconstruct: (model, crystals, decoding, progress) → reconstruction.
-        streams: whether it can train on crystals that are read while it trains, and for a given time.
-        keeps_maps: whether `train` takes `maps`, a folder for what the next training on the dataset can use again.
+        presets: module with `preset` and `for_dataset`.
+        config_class: of its configs.
+        training: module with `train`, `can_resume` and `LOG_COLUMNS`.
+        streams: whether it can train on crystals that are read while it trains, and for a given time (`minutes`).
+        keeps_maps: whether its `train` takes `maps`, a folder for what the next training on the dataset can use again.
+        machine_decides: section to values that data and machine decide, and that are not compared.
     """
 
-    name: str
-    default_preset: str
-    config: Callable[[Asked], Any]
-    read_config: Callable[[Mapping[str, Any]], Any]
-    comparable: Callable[[Any], Any]
-    decoding: Callable[[Any, Mapping[str, Any]], Any]
-    module: str
-    load: Callable[[Path, str], Any]
-    reconstruct: Callable[[Any, Crystals, Any, bool], Reconstruction]
-    streams: bool = False
-    keeps_maps: bool = False
+    is_trained = True
+    presets: ClassVar[Any]
+    config_class: ClassVar[type[Choices]]
+    training: ClassVar[str]
+    streams: ClassVar[bool] = False
+    keeps_maps: ClassVar[bool] = False
+    machine_decides: ClassVar[Mapping[str, Mapping[str, Any]]]
 
-    def train(self, dataset: Any, config: Any, folder: Path, *, minutes: float | None, maps: Path | None, **options: Any) -> Any:
+    def preset(self, name: str, dataset: str) -> Choices:
+        """As for `Method`."""
+        return self.presets.for_dataset(self.presets.preset(name), dataset)
+
+    def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
+        """As for `Method`; the decoding is recorded for itself."""
+        return self._comparable(self.config_class.from_dict(recorded)) == self._comparable(asked)
+
+    def _comparable(self, config: Any) -> Choices:
+        sections = {name: replace(getattr(config, name), **values) for name, values in self.machine_decides.items()}
+        return replace(config, decoding=type(config.decoding)(), **sections)
+
+    def train(self, dataset: Any, config: Any, folder: Path, *, minutes: float | None = None, maps: Path | None = None, **options: Any) -> Any:
         """Train with the method's `train`.
 
         Raises:
             ConfigError: the method cannot plan its epochs by time.
         """
-        if not self.streams and minutes is not None:
+        if minutes is not None and not self.streams:
             raise ConfigError(f"--minutes: {self.name} cannot plan its epochs by time; give --set unet.epochs=N --set vae.epochs=N")
-        further = {"minutes": minutes} if self.streams else {}
-        return importlib.import_module(self.module).train(
-            dataset, config, folder, **options, **further, **({"maps": maps} if self.keeps_maps else {})
-        )
+        options |= ({"minutes": minutes} if self.streams else {}) | ({"maps": maps} if self.keeps_maps else {})
+        return importlib.import_module(self.training).train(dataset, config, folder, **options)
 
     def can_resume(self, folder: Path, dataset: Any, config: Any, *, seed: int, device: str) -> bool:
         """Whether the folder holds a checkpoint of this very training."""
-        return importlib.import_module(self.module).can_resume(folder, dataset, config, seed=seed, device=device)
+        return importlib.import_module(self.training).can_resume(folder, dataset, config, seed=seed, device=device)
 
     @property
     def log_columns(self) -> tuple[str, ...]:
-        """Of its `log.csv`."""
-        return importlib.import_module(self.module).LOG_COLUMNS
+        """Columns of its `log.csv`."""
+        return importlib.import_module(self.training).LOG_COLUMNS
+
+    def load(self, folder: Path, device: str) -> Any:
+        """Return the model in a folder, with `config`, `dataset`, `info`, `vocabulary` and `device`."""
+        raise NotImplementedError
+
+    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
+        """Encode crystals and decode them again."""
+        raise NotImplementedError
 
 
-def _nesf_config(asked: Asked) -> Config:
-    config = nesf_config.for_dataset(nesf_config.preset(asked.preset or "cpu"), asked.dataset).with_values(asked.changes)
-    return dataclasses.replace(config, preset=asked.label or config.preset)
+class NeSF(TrainedMethod):
+    """The paper's autoencoder."""
+
+    name = "nesf"
+    default_preset = "cpu"
+    presets = nesf_config
+    config_class = Config
+    training = "nesf.training"
+    streams = True
+    machine_decides: ClassVar = {"model": {"n_species": 0}, "training": {"precision": "auto", "compile": False}}
+
+    def load(self, folder: Path, device: str) -> Any:
+        """As for `TrainedMethod`."""
+        from nesf.saved import TrainedModel
+
+        return TrainedModel.load(folder, device)
+
+    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
+        """As for `TrainedMethod`."""
+        from nesf.decode import reconstruct
+
+        return reconstruct(model, crystals, decoding, progress=progress)
 
 
-def _nesf_comparable(config: Config) -> Config:
-    model, training = dataclasses.replace(config.model, n_species=0), dataclasses.replace(config.training, precision="auto", compile=False)
-    return dataclasses.replace(config, model=model, training=training)
+class ICSG3D(TrainedMethod):
+    """The voxel baseline."""
+
+    name = "icsg3d"
+    default_preset = "repaired"
+    presets = icsg3d_config
+    config_class = VoxelBaselineConfig
+    training = "nesf.icsg3d.training"
+    keeps_maps = True
+    machine_decides: ClassVar = {"training": {"precision": "auto"}}
+
+    def load(self, folder: Path, device: str) -> Any:
+        """As for `TrainedMethod`."""
+        from nesf.icsg3d.baseline import VoxelBaseline
+
+        return VoxelBaseline.load(folder, device)
+
+    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
+        """As for `TrainedMethod`; samples of z are drawn with the seed of the training."""
+        return model.reconstruct(crystals, decoding, seed=model.info["seed"], progress=progress)
 
 
-def _nesf_load(folder: Path, device: str) -> Any:
-    from nesf.saved import TrainedModel
+class Predictor(Method):
+    """A method without training."""
 
-    return TrainedModel.load(folder, device)
-
-
-def _nesf_reconstruct(model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
-    from nesf.decode import reconstruct
-
-    return reconstruct(model, crystals, decoding, progress=progress)
-
-
-def _icsg3d_config(asked: Asked) -> VoxelBaselineConfig:
-    config = icsg3d_config.for_dataset(icsg3d_config.preset(asked.preset or "repaired"), asked.dataset).with_values(asked.changes)
-    return dataclasses.replace(config, preset=asked.label or config.preset)
-
-
-def _icsg3d_comparable(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision="auto"))
-
-
-def _icsg3d_load(folder: Path, device: str) -> Any:
-    from nesf.icsg3d.baseline import VoxelBaseline
-
-    return VoxelBaseline.load(folder, device)
-
-
-NESF = Trained(
-    name="nesf",
-    default_preset="cpu",
-    config=_nesf_config,
-    read_config=Config.from_dict,
-    comparable=_nesf_comparable,
-    decoding=lambda config, assignments: reconstruction_config(assignments),
-    module="nesf.training",
-    load=_nesf_load,
-    reconstruct=_nesf_reconstruct,
-    streams=True,
-)
-ICSG3D = Trained(
-    name="icsg3d",
-    default_preset="repaired",
-    config=_icsg3d_config,
-    read_config=VoxelBaselineConfig.from_dict,
-    comparable=_icsg3d_comparable,
-    decoding=lambda config, assignments: decoding_config(assignments, config.decoding if config else None),
-    module="nesf.icsg3d.training",
-    load=_icsg3d_load,
-    reconstruct=lambda model, crystals, decoding, progress: model.reconstruct(crystals, decoding, seed=model.info["seed"], progress=progress),
-    keeps_maps=True,
-)
+    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+        """Return the predicted crystals of a split."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A method without training.
-
-    Attributes:
-        name: of the method.
-        predict: (dataset, split, config, progress) → predicted crystals; `config` is what `configure` gave.
-        configure: what is asked for and the values of `--decode` → config, recorded in run.json; None: there is nothing to choose.
-        has_presets: whether there are presets; without, a run is recorded as `default`.
-    """
-
-    name: str
-    predict: Callable[[Dataset, str, Mapping[str, Any], bool], Crystals]
-    configure: Callable[[Asked, Mapping[str, Any]], Mapping[str, Any]] = lambda asked, assignments: {}
-    has_presets: bool = False
-
-    @property
-    def default_preset(self) -> str:
-        """The preset where none is asked for."""
-        return "repaired" if self.has_presets else "default"
-
-    def preset_of(self, asked: Asked) -> str:
-        """What a run is recorded as."""
-        return (asked.label or asked.preset or self.default_preset) if self.has_presets else self.default_preset
+class NoChoices(Choices):
+    """The config of a method that leaves nothing to choose."""
 
 
-def _copy(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.baselines import copy_nearest
+class Copy(Predictor):
+    """A copy of the nearest training crystal."""
 
-    return copy_nearest(dataset.split("train"), dataset.split(split))
+    name = "copy"
+    decoding_section = None
 
+    def preset(self, name: str, dataset: str) -> Choices:
+        """As for `Method`."""
+        return NoChoices()
 
-def _constant(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.baselines import constant
+    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+        """As for `Predictor`."""
+        from nesf.baselines import copy_nearest
 
-    return constant(dataset.split("train"), dataset.split(split))
-
-
-def _oracle(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.data.dataset import bounding_box
-    from nesf.decode import oracle
-
-    decoding = reconstruction_config(config["reconstruction"])
-    return oracle(dataset.split(split), bounding_box(dataset.split("train")), dataset.vocabulary, decoding, progress=progress).crystals
+        return copy_nearest(dataset.split("train"), dataset.split(split))
 
 
-def _oracle_config(asked: Asked, assignments: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"reconstruction": as_json(reconstruction_config(assignments))}
+class Constant(Copy):
+    """One crystal for all."""
+
+    name = "constant"
+
+    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+        """As for `Predictor`."""
+        from nesf.baselines import constant
+
+        return constant(dataset.split("train"), dataset.split(split))
 
 
-def _icsg3d_oracle(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.icsg3d.oracle import oracle
+@dataclass(frozen=True)
+class OracleChoices(Choices):
+    """The config of the oracle: parameters of the decoding."""
 
-    choices = OracleConfig.from_dict(config)
-    return oracle(dataset.split(split), choices.voxels, choices.decoding, progress=progress)
-
-
-def _icsg3d_oracle_config(asked: Asked, assignments: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = asked.preset or "repaired"
-    config = icsg3d_config.for_dataset(icsg3d_config.preset(name), asked.dataset).oracle().with_values(asked.changes)
-    return dataclasses.replace(config, preset=asked.label or name, decoding=decoding_config(assignments, config.decoding)).to_dict()
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
 
-TRAINED: Mapping[str, Trained] = {method.name: method for method in (NESF, ICSG3D)}
-PREDICTORS: Mapping[str, Predictor] = {
-    predictor.name: predictor
-    for predictor in (
-        Predictor("copy", _copy),
-        Predictor("constant", _constant),
-        Predictor("oracle", _oracle, _oracle_config),
-        Predictor("icsg3d-oracle", _icsg3d_oracle, _icsg3d_oracle_config, has_presets=True),
-    )
-}
-METHODS = (*TRAINED, *PREDICTORS)
+class Oracle(Predictor):
+    """The ground-truth fields decoded."""
+
+    name = "oracle"
+    decoding_section = "reconstruction"
+
+    def preset(self, name: str, dataset: str) -> Choices:
+        """As for `Method`."""
+        return OracleChoices()
+
+    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+        """As for `Predictor`."""
+        from nesf.data.dataset import bounding_box
+        from nesf.decode import oracle
+
+        box = bounding_box(dataset.split("train"))
+        return oracle(dataset.split(split), box, dataset.vocabulary, config.reconstruction, progress=progress).crystals
 
 
-def method(name: str) -> Trained | Predictor:
-    """A method by name.
+class VoxelOracle(Predictor):
+    """The ground-truth maps of the voxel baseline segmented."""
+
+    name = "icsg3d-oracle"
+    default_preset = "repaired"
+
+    def preset(self, name: str, dataset: str) -> Choices:
+        """As for `Method`."""
+        return replace(icsg3d_config.for_dataset(icsg3d_config.preset(name), dataset).oracle(), preset=name)
+
+    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+        """As for `Predictor`."""
+        from nesf.icsg3d.oracle import oracle
+
+        return oracle(dataset.split(split), config.voxels, config.decoding, progress=progress)
+
+
+METHODS: Mapping[str, Method] = {kind.name: kind() for kind in (NeSF, ICSG3D, Copy, Constant, Oracle, VoxelOracle)}
+TRAINED: Mapping[str, TrainedMethod] = {name: method for name, method in METHODS.items() if isinstance(method, TrainedMethod)}
+
+
+def method(name: str) -> Method:
+    """Return a method by name.
 
     Raises:
         ConfigError: there is no such method.
     """
     if name not in METHODS:
         raise ConfigError(f"method {name!r} does not exist; choose from {', '.join(METHODS)}")
-    return TRAINED[name] if name in TRAINED else PREDICTORS[name]
+    return METHODS[name]
 
 
-def trained(name: str) -> Trained:
-    """A method that is trained, by name.
+def trained(name: str) -> TrainedMethod:
+    """Return a method that is trained, by name.
 
     Raises:
         ConfigError: there is no such method, or nothing in it to train.
     """
-    if isinstance(found := method(name), Predictor):
+    if not method(name).is_trained:
         raise ConfigError(f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}")
-    return found
+    return TRAINED[name]
 
 
-def method_of(folder: Path, file: str = "model.json") -> Trained:
-    """The method of the model in a folder, by its model.json (or checkpoint.json).
+def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
+    """Return the method of the model in a folder, by its `model.json` (or `checkpoint.json`).
 
     Raises:
         DataError: there is no such file.
         ConfigError: it names a method that does not exist.
     """
-    return trained(read_json(Path(folder) / file).get("method", NESF.name))
+    return trained(read_json(Path(folder) / file).get("method", NeSF.name))
 
 
 def as_json(section: Any) -> dict[str, Any]:
-    """A section of a config as it is recorded."""
+    """Return a section of a config as it is recorded."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
 def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
-    """Where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
+    """Return where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
     return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")

@@ -6,7 +6,7 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
     log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is trained)
     model.safetensors, model.json   the weights, of seed 0 or fold 0
-    analysis/<name>/   what an analysis of the model made (`nesf_studies.analysis.recording`)
+    analysis/<name>/   what an analysis of the model made (`nesf_studies.record`)
 results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
 results/SHA256SUMS   of every file that is published
 results/benchmarks/<device>-<dataset>/
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MATERIAL_COLUMNS = ("split", "id", "formula", "n_atoms_actual", "n_atoms_detected", *ERRORS, "matched", "match_rmse")
-CHECKPOINT = "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class RecordedRun:
     metrics: dict[str, dict[str, Any]]
 
     def log(self) -> pd.DataFrame:
-        """Losses per epoch (`log.csv`)."""
+        """Return the losses per epoch (`log.csv`)."""
         return read_csv(self.folder / "log.csv")
 
     def materials(self) -> pd.DataFrame:
-        """Errors per split and material (`materials.csv`)."""
+        """Return the errors per split and material (`materials.csv`)."""
         return read_csv(self.folder / "materials.csv")
 
 
 def commit() -> str:
-    """Commit of the clone that nesf runs from, with `-dirty` when its package differs; `unknown` outside of a clone or without git."""
+    """Return the commit of the clone that nesf runs from, with `-dirty` when its package differs; `unknown` outside of a clone or without git."""
     clone = Path(__file__).resolve().parent.parent
     if not (clone / ".git").exists():
         return "unknown"
@@ -85,12 +85,12 @@ def commit() -> str:
 
 
 def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -> str:
-    """The command as a user would repeat it: `nesf` (or another program) with its arguments, absolute paths cut to their last part."""
+    """Return the command as a user would repeat it; absolute paths are cut to their last part."""
     return shlex.join([*program, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Versions, device, threads, processor and the peak memory so far: the part of `run.json` that the machine decides.
+    """Return versions, device, threads, processor and the peak memory so far: the part of `run.json` that the machine decides.
 
     Args:
         device: where the run computes, as torch names it (`cpu`, `cuda`, `cuda:0`).
@@ -106,39 +106,24 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if cuda else _cpu(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "peak_gpu_memory_bytes": int(torch.cuda.max_memory_allocated(device)) if cuda else None,
     }
 
 
 def write_run(
-    folder: Path,
-    dataset: Dataset | StreamedDataset,
-    *,
-    method: str,
-    preset: str,
-    seed: int,
-    command: str,
-    config: Mapping[str, Any],
-    wall_time_seconds: float | Mapping[str, float],
-    device: str = "cpu",
-    finished: bool = True,
-    started: str | None = None,
-    **further: Any,
+    folder: Path, dataset: Dataset | StreamedDataset, about: Mapping[str, Any], *, device: str = "cpu", peak_before: int = 0
 ) -> dict[str, Any]:
     """Write `run.json`, after what it describes has ended (time and memory are known then).
 
     Args:
-        folder: the run's folder (`run_folder`); the weights in it, if any, are hashed.
+        folder: the run's folder; the weights in it, if any, are hashed.
         dataset: what was trained on or predicted for.
-        method: one of `nesf.methods.METHODS`.
-        command: what to type to repeat it (`command_line`).
-        config: `Config.to_dict()`; {} where there is nothing to choose.
-        wall_time_seconds: in all, or one number a stage (train, reconstruct, evaluate).
+        about: `method`, `preset`, `seed`, `command` (`command_line`), `config` ({} where there is nothing to choose) and `wall_time_seconds` (in all, or
+            one number a stage); optionally `finished` (False when a time budget or Ctrl-C ended it), `started` (UTC), `commit` (that of the start), and
+            further entries, kept as given.
         device: where it computed.
-        finished: False when a time budget or Ctrl-C ended it.
-        started: UTC, as in `datetime.now(UTC).isoformat(timespec="seconds")`; None: now less the wall time.
-        further: more entries, kept as given (JSON values).
+        peak_before: peak memory of the sessions that this one resumed, bytes.
 
     Returns:
         The content written.
@@ -146,37 +131,38 @@ def write_run(
     Raises:
         DataError: the content is not valid; the message says where.
     """
-    weights = Path(folder) / CHECKPOINT
+    weights = Path(folder) / WEIGHTS
+    started = datetime.now(UTC) - timedelta(seconds=seconds(about))
+    machine = environment(device)
     run = {
         "format": FORMAT,
         "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
-        "method": method,
-        "preset": preset,
-        "seed": seed,
-        "command": command,
-        "commit": commit(),
-        "started": started
-        or (datetime.now(UTC) - timedelta(seconds=seconds({"wall_time_seconds": wall_time_seconds}))).isoformat(timespec="seconds"),
-        "wall_time_seconds": wall_time_seconds if isinstance(wall_time_seconds, float | int) else dict(wall_time_seconds),
-        "finished": finished,
-        "checkpoint": {"file": CHECKPOINT, "sha256": sha256_of(weights)} if weights.exists() else None,
-        **environment(device),
-        "config": dict(config),
-        **further,
+        "method": None,  # here and below: the order of the keys in the file
+        "preset": None,
+        "seed": None,
+        "command": None,
+        "commit": None,
+        "started": started.isoformat(timespec="seconds"),
+        "wall_time_seconds": None,
+        "finished": True,
+        "checkpoint": {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None,
+        **machine,
+        "peak_memory_bytes": max(machine["peak_memory_bytes"], peak_before),
+        "config": {},
+        **about,
     }
+    run["commit"] = run["commit"] or commit()
     write_checked(Path(folder) / "run.json", run, "run")
     return run
 
 
-def update_run(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Change entries of an existing `run.json` (for example add the time of a stage); returns the new content.
+def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change entries of an existing `run.json`, for example add the time of a stage.
 
     Raises:
         DataError: there is no run.json, or the result is not valid.
     """
-    run = read_json(Path(folder) / "run.json") | changes
-    write_checked(Path(folder) / "run.json", run, "run")
-    return run
+    write_checked(Path(folder) / "run.json", read_json(Path(folder) / "run.json") | dict(changes), "run")
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
@@ -212,12 +198,12 @@ def read_run(folder: Path) -> RecordedRun:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every folder under `root` that holds a run.json or a metrics.json, sorted."""
+    """Return every folder under `root` that holds a run.json or a metrics.json, sorted."""
     return sorted({p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}, key=_natural)
 
 
 def all_runs(root: Path) -> list[RecordedRun]:
-    """Every recorded run under `root`, sorted by folder (fold-2 before fold-10); none when the folder does not exist.
+    """Return every recorded run under `root`, sorted by folder (fold-2 before fold-10); none when the folder does not exist.
 
     Raises:
         DataError: a run is broken; the message names it.
@@ -226,13 +212,13 @@ def all_runs(root: Path) -> list[RecordedRun]:
 
 
 def seconds(run: Mapping[str, Any]) -> float:
-    """Wall-clock time of a run in all, from its `run.json`."""
+    """Return the wall-clock time of a run in all, s."""
     wall = run["wall_time_seconds"]
     return float(sum(wall.values()) if isinstance(wall, Mapping) else wall)
 
 
 def validate(folder: Path, *, layout: bool = True) -> list[str]:
-    """Everything that is wrong with a recorded run: schemas, columns, splits, checksum, and what the files say of each other.
+    """Return everything that is wrong with a recorded run: schemas, columns, splits, checksum, and what the files say of each other.
 
     Args:
         folder: the run's folder.
@@ -242,49 +228,45 @@ def validate(folder: Path, *, layout: bool = True) -> list[str]:
         One sentence a problem, each naming the file; empty when the run is as it should be.
     """
     folder = Path(folder)
-    content: dict[str, Any] = {}
-    problems: list[str] = []
-    for name in ("run", "metrics"):
-        try:
-            content[name] = read_json(folder / f"{name}.json")
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        problems += schema_problems(name, content[name])
-    if problems:
+    try:
+        content = {name: read_json(folder / f"{name}.json") for name in ("run", "metrics")}
+    except DataError as error:
+        return [str(error)]
+    if problems := [problem for name in content for problem in schema_problems(name, content[name])]:
         return problems
     run, metrics = content["run"], content["metrics"]
-
-    dataset = run["dataset"]
-    expected = run_folder(Path(), dataset["name"], run["method"], run["preset"], seed=run["seed"], fold=dataset["fold"])
+    expected = run_folder(Path(), run["dataset"]["name"], run["method"], run["preset"], seed=run["seed"], fold=run["dataset"]["fold"])
     if layout and folder.resolve().parts[-4:] != expected.parts:
         problems.append(f"{folder}: run.json belongs into {expected}")
-    weights = folder / CHECKPOINT
+    weights = folder / WEIGHTS
     if weights.exists() and (run["checkpoint"] is None or run["checkpoint"]["sha256"] != sha256_of(weights)):
         problems.append(f"{weights}: does not have the SHA-256 that run.json records")
-
-    header, rows = _csv_rows(folder / "materials.csv")
-    if header != list(MATERIAL_COLUMNS):
-        problems.append(f"{folder / 'materials.csv'}: columns are {header}, not {list(MATERIAL_COLUMNS)}")
-    else:
-        keys = [(row["split"], row["id"]) for row in rows]
-        if len(set(keys)) < len(keys):
-            problems.append(f"{folder / 'materials.csv'}: a material stands in it twice")
-        if others := {split for split, _ in keys} - set(metrics):
-            problems.append(f"{folder / 'materials.csv'}: split {sorted(others)[0]!r} is not in metrics.json")
-        for split, summary in metrics.items():
-            of_split = [row for row in rows if row["split"] == split]
-            if len(of_split) != summary["n_materials"]:
-                problems.append(f"{folder / 'materials.csv'}: {len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}")
-            nothing = sorted(row["id"] for row in of_split if row["n_atoms_detected"] == "0")
-            if nothing != sorted(summary["nothing_detected_ids"]) or len(nothing) != summary["n_nothing_detected"]:
-                problems.append(
-                    f"{folder / 'materials.csv'}: {len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise"
-                )
+    problems += [f"{folder / 'materials.csv'}: {problem}" for problem in _problems_of_materials(folder / "materials.csv", metrics)]
     if run["method"] in TRAINED:
         header, _ = _csv_rows(folder / "log.csv")
-        if header != (expected_header := list(TRAINED[run["method"]].log_columns)):
-            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {expected_header}")
+        if header != (columns := list(TRAINED[run["method"]].log_columns)):
+            problems.append(f"{folder / 'log.csv'}: columns are {header}, not {columns}")
+    return problems
+
+
+def _problems_of_materials(path: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `materials.csv`, alone and beside `metrics.json`."""
+    header, rows = _csv_rows(path)
+    if header != list(MATERIAL_COLUMNS):
+        return [f"columns are {header}, not {list(MATERIAL_COLUMNS)}"]
+    problems = []
+    keys = [(row["split"], row["id"]) for row in rows]
+    if len(set(keys)) < len(keys):
+        problems.append("a material stands in it twice")
+    if others := {split for split, _ in keys} - set(metrics):
+        problems.append(f"split {sorted(others)[0]!r} is not in metrics.json")
+    for split, summary in metrics.items():
+        of_split = [row for row in rows if row["split"] == split]
+        if len(of_split) != summary["n_materials"]:
+            problems.append(f"{len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}")
+        nothing = sorted(row["id"] for row in of_split if row["n_atoms_detected"] == "0")
+        if nothing != sorted(summary["nothing_detected_ids"]) or len(nothing) != summary["n_nothing_detected"]:
+            problems.append(f"{len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise")
     return problems
 
 
@@ -296,7 +278,7 @@ def _validator(name: str) -> Any:
 
 
 def schema_problems(name: str, content: Any) -> list[str]:
-    """Violations of schema/`name`.json, as sentences."""
+    """Return the violations of schema/`name`.json as sentences."""
     try:
         json.dumps(content, allow_nan=False)
     except ValueError:  # Python reads and writes NaN and Infinity; JSON, and with it every other reader, knows neither
@@ -316,7 +298,7 @@ def write_checked(path: Path, content: Any, schema: str) -> None:
 
 
 def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows as text; an empty header when there is no such file."""
+    """Return header and rows as text; an empty header when there is no such file."""
     if not path.exists():
         return [], []
     with open(path, newline="", encoding="utf-8") as file:
@@ -325,7 +307,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A recorded table.
+    """Read a recorded table.
 
     Raises:
         DataError: there is no such file.
@@ -339,12 +321,12 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def _natural(path: Path) -> list[Any]:
-    """Sort key in which fold-2 comes before fold-10."""
+    """Return a sort key in which fold-2 comes before fold-10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _cpu() -> str:
-    """Name of the processor."""
+    """Return the name of the processor."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
@@ -352,8 +334,8 @@ def _cpu() -> str:
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes; 0 where the system does not tell (Windows)."""
+def peak_memory() -> int:
+    """Return the largest resident memory of this process so far, bytes; 0 where the system does not tell (Windows)."""
     if sys.platform == "win32":
         return 0
     import resource

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,19 +20,29 @@ import nesf
 from nesf.config import Config
 from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Box, Dataset, bounding_box
+from nesf.data.files import as_crystals
 from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
+from nesf.decode import decode_latent
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.model import Autoencoder
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from nesf.data.files import Structures
+
+
+RECORDED = Path(__file__).resolve().parents[1] / "results"  # in a clone of the repository; an installed package has no recorded runs
+
 
 def versions() -> dict[str, str]:
-    """Versions that a run depends on."""
+    """Return the versions that a run depends on."""
     return {"nesf": nesf.__version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto`: a CUDA GPU if there is one, else the CPU.
+    """Return the device of that name; `auto`: a CUDA GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: the device does not exist here.
@@ -69,17 +79,36 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.autoencoder.parameters()).device
 
     @torch.no_grad()
-    def encode(self, crystals: Crystals, batch_size: int = 1024) -> Tensor:
-        """Latent vectors z [B, latent_size] of crystals in the standard setting."""
+    def encode(self, structures: Structures, batch_size: int = 1024) -> Tensor:
+        """Return the latent vectors z [B, latent_size].
+
+        Args:
+            structures: B pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
+            batch_size: structures in one pass.
+
+        Raises:
+            DataError: a structure cannot be used, for example for an element outside the vocabulary.
+        """
+        crystals = as_crystals(structures)
         parts = [
             self.autoencoder.encode(pad(crystals.select(range(i, min(i + batch_size, len(crystals)))), self.vocabulary, self.device))
             for i in range(0, len(crystals), batch_size)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.model.latent_size)
+
+    def decode(self, z: Tensor | np.ndarray) -> list[Structure]:
+        """Decode latent vectors [B, latent_size] to pymatgen structures; one in which nothing is detected has no sites."""
+        z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        return decode_latent(self, z, [str(i) for i in range(len(z))], self.config.decoding).crystals.to_structures()
+
+    def reconstruct(self, structures: Structures) -> list[Structure]:
+        """Encode structures and decode them again; `nesf.reconstruct` also gives scores and votes."""
+        crystals = as_crystals(structures)
+        return decode_latent(self, self.encode(crystals), crystals.ids, self.config.decoding).crystals.to_structures()
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""
@@ -115,7 +144,7 @@ class TrainedModel:
 
 
 def describe(config: Config, vocabulary: tuple[int, ...], box: Box, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside any weights."""
+    """Return the JSON metadata saved with the weights."""
     return {
         "config": config.to_dict(),
         "vocabulary": list(vocabulary),
@@ -144,7 +173,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedModel:
-    """An untrained model that fits a dataset: its vocabulary gives the species axis, its training atoms the bounding box."""
+    """Return an untrained model that fits a dataset: its vocabulary gives the species axis, its training atoms the bounding box."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_species=len(dataset.vocabulary)))
     about = {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
     training = dataset.splits["train"]
@@ -153,7 +182,7 @@ def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedMode
 
 
 def padded_split(model: TrainedModel, crystals: Crystals | StreamedCrystals, device: torch.device) -> PaddedCrystals | PaddedStream:
-    """A split as padded tensors in a model's vocabulary: all of it on the device, or read batch by batch."""
+    """Return a split as padded tensors in a model's vocabulary: all of it on the device, or read batch by batch."""
     if isinstance(crystals, StreamedCrystals):
         return PaddedStream(crystals, model.vocabulary, device)
     return pad(crystals, model.vocabulary, device)

@@ -71,8 +71,7 @@ result = train(dataset, config, Path(sys.argv[4]), device="cpu", progress=False)
 decoded = reconstruct(result.model, dataset.splits["test"])
 narrow = {"voxels.n": 16, "unet.width": 1, "vae.filters": [2, 2, 2], "vae.latent_size": 4, "unet.epochs": 1, "vae.epochs": 1}
 narrow |= {"unet.rotations": 0, "vae.rotations": 0, "unet.batch_size": 4, "vae.batch_size": 4}
-asked = methods.Asked("few", "repaired", narrow)
-both = icsg3d.train(dataset, methods.ICSG3D.config(asked), Path(sys.argv[4] + "-icsg3d"), device="cpu", progress=False)
+both = icsg3d.train(dataset, methods.METHODS["icsg3d"].config("few", "repaired", narrow), Path(sys.argv[4] + "-icsg3d"), device="cpu", progress=False)
 assert [row["network"] for row in both.log] == ["unet", "vae"]
 used = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({"epochs": len(result.log), "decoded": len(decoded.crystals), "unexpected": sorted(used & known)}))

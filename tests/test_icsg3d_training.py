@@ -301,5 +301,5 @@ def test_every_method_has_presets_that_exist_and_can_be_read_again() -> None:
 
 
 def test_the_table_of_methods_loads_no_torch() -> None:
-    code = "import sys, nesf.methods, nesf_studies.plan; sys.exit(bool({'torch', 'pandas', 'skimage'} & set(sys.modules)))"
+    code = "import sys, nesf.methods, nesf.runs, workflow.plan; sys.exit(bool({'torch', 'pandas', 'skimage'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

@@ -21,8 +21,10 @@ from nesf.data.official import OFFICIAL
 from nesf.errors import ConfigError
 from nesf.files import write_json
 from nesf.metrics import evaluate
+from nesf.runs import Run
 from nesf.training import LOG_COLUMNS
-from nesf_studies import checksums, paper, plan
+from nesf_studies import checksums, paper
+from workflow import plan
 
 
 def crystals(*ids: str, a: float = 4.0) -> Crystals:
@@ -37,7 +39,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return made
 
 
-def record(root: Path, dataset: Dataset, run: plan.PlannedRun) -> Path:
+def record(root: Path, dataset: Dataset, run: Run) -> Path:
     """As the pipeline leaves it, without having trained."""
     folder = root / run.name
     results.write_metrics(folder, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
@@ -48,10 +50,10 @@ def record(root: Path, dataset: Dataset, run: plan.PlannedRun) -> Path:
     further: dict[str, Any] = {"reconstruction": decoding} if nesf else {}
     asked = run.config()
     config = {"reconstruction": decoding}
-    if isinstance(asked, Choices):
+    if nesf:
         config = asked.with_values({"model.n_species": 2, "training.precision": "bf16"}).to_dict()
     common = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": "nesf", "wall_time_seconds": 1.0}
-    results.write_run(folder, dataset, config=config, **common, **further)
+    results.write_run(folder, dataset, {"config": config, **common, **further})
     return folder
 
 
@@ -90,7 +92,7 @@ def test_entries_of_the_voxel_baseline() -> None:
     assert runs[0].options() == ["--method", "icsg3d", "--seed", "0", "--preset", "repaired"]
     assert runs[2].options() == ["--method", "icsg3d-oracle", "--preset", "repaired", "--set", "voxels.label_frac=0.5", "--label", "label-frac-0.50"]
     assert runs[0].decoding()["sample_latent"] is False and runs[3].decoding()["sample_latent"] is True
-    keys = [run.key("training", Path("nowhere")) for run in runs]
+    keys = [plan.stage_key(run, "training", Path("nowhere")) for run in runs]
     assert len(set(keys)) == 4 and '"label_frac": 0.5' in keys[2]
 
 
@@ -105,21 +107,21 @@ def test_content_decides_what_is_missing_of_the_voxel_baseline(tmp_path: Path, d
     assert isinstance(config, Choices)
     common: dict[str, Any] = {"seed": 0, "command": "nesf", "wall_time_seconds": 1.0}
     recorded = config.with_values({"training.precision": "bf16"}).to_dict()
-    results.write_run(folder, dataset, method="icsg3d", preset="narrow", config=recorded, reconstruction=run.decoding(), **common)
-    assert plan.missing(run, tmp_path, tmp_path / "data") == "nothing"  # the precision is the machine's
-    results.update_run(folder, reconstruction=run.decoding() | {"binary_threshold": 0.5})
-    assert plan.missing(run, tmp_path, tmp_path / "data") == "decoding"
-    results.update_run(folder, config=config.with_values({"unet.width": 4}).to_dict())
-    assert plan.missing(run, tmp_path, tmp_path / "data") == "everything"
+    about = {"method": "icsg3d", "preset": "narrow", "config": recorded, "reconstruction": run.decoding()}
+    results.write_run(folder, dataset, about | common)
+    assert run.missing(tmp_path, tmp_path / "data") == "nothing"  # the precision is the machine's
+    results.update_run(folder, {"reconstruction": run.decoding() | {"binary_threshold": 0.5}})
+    assert run.missing(tmp_path, tmp_path / "data") == "decoding"
+    results.update_run(folder, {"config": config.with_values({"unet.width": 4}).to_dict()})
+    assert run.missing(tmp_path, tmp_path / "data") == "everything"
 
-    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "everything"
-    asked = oracle.config()
-    assert isinstance(asked, dict)
+    assert oracle.missing(tmp_path, tmp_path / "data") == "everything"
+    asked = oracle.config().to_dict()
     results.write_metrics(tmp_path / oracle.name, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
-    results.write_run(tmp_path / oracle.name, dataset, method="icsg3d-oracle", preset="as-published", config=asked, **common)
-    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "nothing"
-    results.update_run(tmp_path / oracle.name, config=asked | {"voxels": asked["voxels"] | {"label_frac": 0.5}})
-    assert plan.missing(oracle, tmp_path, tmp_path / "data") == "everything"
+    results.write_run(tmp_path / oracle.name, dataset, {"method": "icsg3d-oracle", "preset": "as-published", "config": asked, **common})
+    assert oracle.missing(tmp_path, tmp_path / "data") == "nothing"
+    results.update_run(tmp_path / oracle.name, {"config": asked | {"voxels": asked["voxels"] | {"label_frac": 0.5}}})
+    assert oracle.missing(tmp_path, tmp_path / "data") == "everything"
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,8 @@ def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> No
     (run,) = plan.planned_runs([{"dataset": "own"}])
     root, data = tmp_path / "results", tmp_path / "data"
 
-    def missing(asked: plan.PlannedRun = run) -> str:
-        return plan.missing(asked, root, data)
+    def missing(asked: Run = run) -> str:
+        return asked.missing(root, data)
 
     assert missing() == "everything"
     folder = record(root, dataset, run)
@@ -230,22 +232,22 @@ def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> No
 def test_an_oracle_depends_on_the_decoding_and_a_copy_does_not(tmp_path: Path, dataset: Dataset) -> None:
     for run in plan.planned_runs([{"dataset": "own", "method": "oracle"}, {"dataset": "own", "method": "copy"}]):
         folder = record(tmp_path, dataset, run)
-        assert plan.missing(run, tmp_path, tmp_path / "data") == "nothing"
+        assert run.missing(tmp_path, tmp_path / "data") == "nothing"
         recorded = json.loads((folder / "run.json").read_text())
         recorded["config"]["reconstruction"]["iterations"] = 3
         (folder / "run.json").write_text(json.dumps(recorded))
-        assert plan.missing(run, tmp_path, tmp_path / "data") == ("everything" if run.method == "oracle" else "nothing")
+        assert run.missing(tmp_path, tmp_path / "data") == ("everything" if run.method == "oracle" else "nothing")
 
 
 def test_key_changes_with_what_decides_and_its_file_only_then(tmp_path: Path, dataset: Dataset) -> None:
     data = tmp_path / "data"
     (run,) = plan.planned_runs([{"dataset": "own"}])
     (other,) = plan.planned_runs([{"dataset": "own", "splits": ["test"]}])
-    assert run.key("training", data) == other.key("training", data) != run.key("training", tmp_path)
-    assert run.key("decoding", data) != other.key("decoding", data)
-    path = plan.write_key(tmp_path / "keys" / "k", run.key("training", data))
+    assert plan.stage_key(run, "training", data) == plan.stage_key(other, "training", data) != plan.stage_key(run, "training", tmp_path)
+    assert plan.stage_key(run, "decoding", data) != plan.stage_key(other, "decoding", data)
+    path = plan.write_key(tmp_path / "keys" / "k", plan.stage_key(run, "training", data))
     before = path.stat().st_mtime_ns
-    assert plan.write_key(path, run.key("training", data)).stat().st_mtime_ns == before
+    assert plan.write_key(path, plan.stage_key(run, "training", data)).stat().st_mtime_ns == before
     assert plan.write_key(path, "else").stat().st_mtime_ns > before
 
 

@@ -40,7 +40,7 @@ def record(root: Path, dataset: Dataset, *, method: str = "copy", seed: int = 0,
         detected = Crystals.from_arrays(actual.ids, [detected.positions[:2], np.zeros((0, 3))], [detected.species[:2], []], actual.lattice)
     results.write_metrics(folder, {"test": evaluate(actual, detected)})
     common = {"command": "nesf run own", "config": {}, "wall_time_seconds": 1.5, "method": method, "preset": "paper", "seed": seed}
-    results.write_run(folder, dataset, **(common | further))
+    results.write_run(folder, dataset, common | further)
     return folder
 
 
@@ -91,7 +91,7 @@ def test_fold_names_the_folder(tmp_path: Path, dataset: Dataset) -> None:
 def test_update_keeps_the_rest(tmp_path: Path, dataset: Dataset) -> None:
     folder = record(tmp_path, dataset)
     before = results.read_run(folder).run
-    results.update_run(folder, wall_time_seconds={"train": 60.0, "evaluate": 2.5})
+    results.update_run(folder, {"wall_time_seconds": {"train": 60.0, "evaluate": 2.5}})
     after = results.read_run(folder).run
     assert results.seconds(after) == 62.5
     assert {k for k in before if before[k] != after[k]} == {"wall_time_seconds"}
@@ -133,7 +133,7 @@ def test_broken_run_is_reported(tmp_path: Path, dataset: Dataset, damage: Any, s
 
 def test_broken_content_is_never_written(tmp_path: Path, dataset: Dataset) -> None:
     schema = json.loads((REPOSITORY / "nesf/schema/run.json").read_text())
-    assert tuple(schema["properties"]["method"]["enum"]) == METHODS
+    assert tuple(schema["properties"]["method"]["enum"]) == tuple(METHODS)
     with pytest.raises(DataError, match=r"method: 'guess' is not one of.*nothing was written"):
         record(tmp_path, dataset, method="guess")
     assert not list(tmp_path.rglob("run.json"))

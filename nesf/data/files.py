@@ -23,7 +23,10 @@ from nesf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ase import Atoms
     from pymatgen.core import Structure
+
+    Structures = Crystals | Structure | Atoms | Sequence[Structure | Atoms]
 
 Cell = Literal["as-given", "conventional", "primitive"]
 CELLS = ("as-given", "conventional", "primitive")
@@ -291,3 +294,40 @@ def _extxyz_entries(file: Path) -> list[_Entry]:
         return str(atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}"))
 
     return [_Entry(f"{file.name}, frame {i}", identifier(i, a), lambda a=a: parse(a)) for i, a in enumerate(frames)]  # type: ignore[misc]
+
+
+def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
+    """Return structures as a batch.
+
+    Args:
+        structures: one or several pymatgen structures or ASE atoms, which are put into the standard setting, their atoms wrapped into the cell and
+            checked; or `Crystals`, which are taken as they are.
+        decoded: take positions as they are, and structures without sites: what a decoder gives.
+
+    Returns:
+        Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list.
+
+    Raises:
+        DataError: a structure is disordered, empty or absurd, or is no structure; the message names it.
+    """
+    if isinstance(structures, Crystals):
+        return structures
+    items = [_structure(s) for s in (structures if isinstance(structures, Sequence) and not hasattr(structures, "lattice") else [structures])]
+    ids = [str(s.properties.get("id", i)) for i, s in enumerate(items)]
+    if not decoded:
+        return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
+    species = [np.array([site.specie.Z for site in s], np.int64) for s in items]
+    return Crystals.from_arrays(ids, [s.cart_coords for s in items], species, np.array([s.lattice.matrix for s in items])).in_standard_setting()
+
+
+def _structure(item: Any) -> Structure:
+    """Return a pymatgen structure as it is, ASE atoms as one."""
+    if hasattr(item, "lattice") and hasattr(item, "cart_coords"):
+        return item
+    if not (hasattr(item, "get_atomic_numbers") and hasattr(item, "cell")):
+        raise DataError(f"{type(item).__name__}: is neither a pymatgen Structure nor ASE Atoms; read files with nesf.read_structures")
+    from pymatgen.core import Lattice, Structure
+
+    properties = {"id": item.info["id"]} if "id" in item.info else {}
+    lattice = Lattice(np.asarray(item.cell))
+    return Structure(lattice, item.get_atomic_numbers(), item.get_positions(), coords_are_cartesian=True, properties=properties)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +14,6 @@ from nesf.methods import run_folder
 from nesf.records import RecordedRun, read_run
 from nesf_studies.pages.common import LABELS, RESULTS, TABLE1, TITLES, number_text, unbroken
 from nesf_studies.paper import PAPERS_NAME, beside_the_paper, compared, digits, paper_atoms, paper_table, shown_method
-from nesf_studies.plan import missing, planned_runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -241,6 +242,16 @@ def atoms_table(dataset: str) -> DataFrame:
     return table.assign(all=table.sum(axis=1))
 
 
+def workflow_plan() -> Any:
+    """Return the module workflow/plan.py of this clone."""
+    spec = importlib.util.spec_from_file_location("plan", RESULTS.parent / "workflow" / "plan.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["plan"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def progress_table(path: Path | None = None) -> DataFrame:
     """What `workflow/config.yaml` asks for, and how much of it is recorded as asked for.
 
@@ -253,11 +264,12 @@ def progress_table(path: Path | None = None) -> DataFrame:
     import pandas as pd
     import yaml
 
+    plan = workflow_plan()
     path = path or RESULTS.parent / "workflow" / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {"runs": [], "predictors": []}
     rows: dict[tuple[str, str, str], list[tuple[str, bool]]] = {}
-    for run in planned_runs([*config["runs"], *config["predictors"]]):
-        done = missing(run, RESULTS, RESULTS.parent / config["data"]) == "nothing"
+    for run in plan.planned_runs([*config["runs"], *config["predictors"]]):
+        done = run.missing(RESULTS, RESULTS.parent / config["data"]) == "nothing"
         rows.setdefault((run.dataset, run.method, run.label or run.preset), []).append((run.name.rsplit("/", 1)[1], done))
     content = []
     for v in rows.values():

@@ -1,22 +1,24 @@
+# What is asked for, and what of it is missing.
 import re
 import shlex
-# What is asked for, and what of it is missing.
+import sys
 from snakemake.logging import logger
 
 from nesf import methods
 from nesf.errors import NesfError
-from nesf_studies import plan
 from nesf_studies.checksums import state_of
 
+sys.path.insert(0, workflow.basedir)
+import plan  # workflow/plan.py
 
 RESULTS, DATA, BUILD = Path(config["results"]), Path(config["data"]), Path(config["build"])
 DEVICE = config["device"]
-TRAINED, PREDICTED = "|".join(methods.TRAINED), "|".join(methods.PREDICTORS)
+TRAINED, PREDICTED = ("|".join(m.name for m in methods.METHODS.values() if m.is_trained is kind) for kind in (True, False))
 MIRROR = f"--mirror {config['mirror']}" if config["mirror"] else ""
 
 try:
     RUNS = {run.name: run for run in plan.planned_runs([*config["runs"], *config["predictors"], *config["more"]])}
-    MISSING = {name: plan.missing(run, RESULTS, DATA) for name, run in RUNS.items()}
+    MISSING = {name: run.missing(RESULTS, DATA) for name, run in RUNS.items()}
     ANALYSES = {asked.name: asked for asked in plan.planned_analyses(config["analyses"])}
     STATE, RECORDED = state_of(RESULTS)
 except NesfError as error:
@@ -48,7 +50,7 @@ def planned(wildcards):
 
 def key(run, stage):
     """A file that is as old as the last change of what decides a stage."""
-    return here(plan.write_key(BUILD / "keys" / run.name / stage, run.key(stage, DATA)))
+    return here(plan.write_key(BUILD / "keys" / run.name / stage, plan.stage_key(run, stage, DATA)))
 
 
 def packed(run):

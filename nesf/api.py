@@ -1,0 +1,137 @@
+"""What a researcher calls: structures in, structures out. `import nesf` gives these names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nesf import data, decode, metrics, runs
+from nesf.config import ReconstructionConfig, with_fields
+from nesf.data.dataset import Dataset, bounding_box
+from nesf.data.files import Cell, as_crystals
+from nesf.data.files import read_structures as read_crystals
+from nesf.decode import Reconstruction
+from nesf.errors import DataError
+from nesf.metrics import Metrics
+from nesf.saved import RECORDED, TrainedModel
+from nesf.trainer import TrainingResult
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from nesf.data.files import Structures
+
+
+def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
+    """Load a trained autoencoder.
+
+    Args:
+        name: folder of a run, or the name of a dataset (`starter`, `lcs6`, …) whose model is recorded in this clone of the repository.
+        device: auto, cpu, cuda, ...
+
+    Raises:
+        DataError: there is no such model; the message names those that there are.
+    """
+    if (Path(name) / "model.json").exists():
+        return TrainedModel.load(Path(name), device)
+    recorded = {p.parents[3].name: p.parent for last in ("seed-0", "fold-0") for p in RECORDED.glob(f"*/nesf/cpu/{last}/model.json")}
+    if str(name) in recorded:
+        return TrainedModel.load(recorded[str(name)], device)
+    known = f"choose from {', '.join(sorted(recorded))}, or give" if recorded else "give"
+    raise DataError(f"{name}: is no model; {known} the folder of a run (`nesf train DATASET --out FOLDER` makes one)")
+
+
+def load_dataset(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None, fetch: bool = False) -> Dataset:
+    """Load a dataset by name or path; see `nesf.data.load`."""
+    return data.load(name, fold=fold, data_dir=data_dir, mirror=mirror, fetch=fetch)
+
+
+def read_structures(path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False) -> list[Structure]:
+    """Read structures from files, in the standard setting with their atoms wrapped into the cell.
+
+    Args:
+        path: a CIF, POSCAR, extxyz or CSV file, or a folder of them.
+        cell: `as-given`, or pymatgen's `conventional` (as in the paper) or `primitive` standard structure.
+        skip_bad: leave out what cannot be used, with a warning, instead of raising an error.
+
+    Returns:
+        Each with its id in `properties["id"]`.
+
+    Raises:
+        DataError: an entry cannot be used; the message names it and says why.
+    """
+    crystals, skipped = read_crystals(Path(path), cell=cell, skip_bad=skip_bad)
+    if skipped:
+        warnings.warn(f"{path}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})", stacklevel=2)
+    return crystals.to_structures()
+
+
+def train(
+    dataset: str | Dataset,
+    out: Path,
+    *,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    method: str = "nesf",
+    **options: Any,
+) -> TrainingResult[Any]:
+    """Train a model and record how.
+
+    Args:
+        dataset: name, path, or the dataset.
+        out: folder for weights, log, checkpoint and `run.json`.
+        preset: None for the method's default (`cpu`).
+        changes: dotted key to value, for example {"training.epochs": 100}.
+        seed: of the weights, the batches and the queries.
+        method: `nesf` or `icsg3d`.
+        options: `device`, `resume`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`.
+
+    Returns:
+        The model, and how its training ended.
+
+    Raises:
+        ConfigError, DataError: an unusable setting or dataset.
+    """
+    dataset = dataset if isinstance(dataset, Dataset) else data.load(dataset)
+    assignments = tuple((key, value) for key, value in (changes or {}).items())
+    run = runs.Run(dataset.name, method, preset, seed, dataset.fold, changes=assignments)
+    return runs.train(run, dataset, Path(out), config=run.config(), command="nesf.train", **options)
+
+
+def reconstruct(model: TrainedModel, structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
+    """Encode structures and decode them again, with particles, scores and votes of each in `reports`.
+
+    Args:
+        model: a trained model.
+        structures: pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
+        progress: a progress bar on standard error.
+        decoding: parameters of `ReconstructionConfig` that differ from the model's, for example `mode="fast"`.
+
+    Raises:
+        DataError: a structure cannot be used, for example for an element that the model has not learned.
+    """
+    return decode.reconstruct(model, as_crystals(structures), with_fields(model.config.decoding, decoding), progress=progress)
+
+
+def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
+    """Decode the ground-truth fields of structures: the best that any network could reach with these parameters of the decoding."""
+    crystals = as_crystals(structures)
+    vocabulary = tuple(sorted(set(crystals.species.tolist())))
+    return decode.oracle(crystals, bounding_box(crystals), vocabulary, with_fields(ReconstructionConfig(), decoding), progress=progress)
+
+
+def evaluate(actual: Structures, detected: Structures, *, match: bool = True) -> Metrics:
+    """Score decoded structures with the paper's metrics (Table 1) and pymatgen's StructureMatcher.
+
+    Args:
+        actual: B structures.
+        detected: as many, in the same order; one without sites where nothing was detected.
+        match: also run StructureMatcher (a few ms a structure).
+
+    Raises:
+        DataError: the two do not belong together.
+    """
+    return metrics.evaluate(as_crystals(actual), as_crystals(detected, decoded=True), match=match)

@@ -1,0 +1,56 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nesf.errors import ConfigError
+from nesf.files import read_json
+
+
+def add_command(commands: Any, name: str, call: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    """Add a command to the parser's commands: its name, what it calls, and its one line of help."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(call=call)
+    return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> None:
+    """Add the options that say where data are."""
+    parser.add_argument("--data", type=Path, help="data folder (default: the user's data folder)")
+    if mirror:
+        parser.add_argument("--mirror", type=Path, help="local copy of the official release, instead of the network")
+
+
+def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
+    """Return the values of a repeated KEY=VALUE option.
+
+    Raises:
+        ConfigError: a pair without `=`.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"{option} {pair!r}: KEY=VALUE is expected")
+    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+
+
+def dataset_of(options: argparse.Namespace) -> Any:
+    """Return the dataset that the options name, or that of their run; `--dataset` without `--fold` has the run's fold."""
+    from nesf.data import load
+
+    name, fold = options.dataset, getattr(options, "fold", None)
+    if hasattr(options, "run") and not (name and hasattr(options, "fold")):
+        recorded = read_json(options.run / ("run.json" if (options.run / "run.json").exists() else "model.json"))["dataset"]
+        name, fold = name or recorded["name"], recorded["fold"]
+    return load(name, fold=fold, data_dir=options.data, mirror=options.mirror, skip_bad=getattr(options, "skip_bad", False))
+
+
+def print_skipped(skipped: Sequence[Any]) -> None:
+    """Print what was left out, and why."""
+    if skipped:
+        print(f"left out {len(skipped)}:")
+        for one in skipped:
+            print(f"  {one.entry}: {one.reason}")

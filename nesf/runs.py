@@ -1,0 +1,335 @@
+"""A run: what is asked for, where it is recorded, and its stages train → reconstruct → evaluate.
+
+RUN/model.safetensors, model.json, log.csv, checkpoint*, run.json              training
+RUN/reconstruction/<split>/{crystals.safetensors, cif/, *.csv, summary.json}   reconstruction
+RUN/metrics.json, materials.csv                                                evaluation
+
+A recorded run counts as done when its content says so: dataset, config, seed and decoding are those asked for. Dates of files, which a clone or
+a copy changes, do not matter. Torch and pandas are imported by the stages alone: the workflow reads this whenever it looks for work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nesf import methods
+from nesf.config import Choices
+from nesf.errors import ConfigError, DataError
+from nesf.files import read_json
+
+if TYPE_CHECKING:
+    from nesf.data.dataset import Dataset
+    from nesf.data.streaming import StreamedDataset
+    from nesf.decode import Reconstruction
+    from nesf.metrics import Metrics
+    from nesf.trainer import TrainingResult
+
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a dataset or a label
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is asked for.
+
+    Attributes:
+        dataset: name.
+        method: one of `nesf.methods.METHODS`.
+        preset: of the method; None for its default. A method without presets is recorded as `default`.
+        seed: of the weights, the batches and the queries; 0 for a method that is not trained.
+        fold: of a cross-validation, or None.
+        label: under which a changed preset is recorded, or None.
+        changes: dotted key and value (text, JSON), as for `--set`.
+        splits: those that are decoded and scored.
+
+    Raises:
+        ConfigError: no such method, or a label that cannot name a folder.
+    """
+
+    dataset: str
+    method: str = "nesf"
+    preset: str | None = None
+    seed: int = 0
+    fold: int | None = None
+    label: str | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    splits: tuple[str, ...] = ("val", "test")
+
+    def __post_init__(self) -> None:
+        method = methods.method(self.method)
+        if self.preset is None or not method.has_presets:
+            object.__setattr__(self, "preset", method.default_preset)
+        if not method.is_trained:
+            object.__setattr__(self, "seed", 0)
+        if self.label is not None and not FOLDER_NAME.fullmatch(self.label):
+            raise ConfigError(f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder")
+
+    @property
+    def name(self) -> str:
+        """Its folder below `results/`."""
+        return methods.run_folder(Path(), self.dataset, self.method, self.label or str(self.preset), seed=self.seed, fold=self.fold).as_posix()
+
+    @property
+    def packed(self) -> str:
+        """The folder of its dataset below the data folder."""
+        return self.dataset if self.fold is None else f"{self.dataset}/fold-{self.fold}"
+
+    def config(self) -> Choices:
+        """Return its config.
+
+        Raises:
+            ConfigError: there is no such preset or key.
+        """
+        return methods.method(self.method).config(self.dataset, self.preset, dict(self.changes), self.label)
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the parameters of the decoding as recorded; {} for a method that is not trained, whose config says all."""
+        return methods.as_json(self.config().decoding) if methods.method(self.method).is_trained else {}  # type: ignore[attr-defined]
+
+    def options(self) -> list[str]:
+        """Return the options of `nesf train` (of a predictor: `nesf run`) that say which run it is, after the dataset's name."""
+        words = [] if self.fold is None else ["--fold", str(self.fold)]
+        method = methods.method(self.method)
+        if self.method != "nesf":
+            words += ["--method", self.method]
+        if method.is_trained:
+            words += ["--seed", str(self.seed)]
+        if method.has_presets:
+            words += ["--preset", str(self.preset)]
+        for key, value in self.changes:
+            words += ["--set", f"{key}={value}"]
+        return words + (["--label", self.label] if self.label else [])
+
+    def missing(self, results: Path, data: Path) -> Literal["nothing", "decoding", "everything"]:
+        """Return what of the run is not recorded as asked for; `decoding`: reconstruction and scores, while the training is recorded.
+
+        Args:
+            results: folder of recorded runs.
+            data: folder of packed datasets; a dataset that is in it must be the recorded one.
+
+        Raises:
+            ConfigError: the preset or a changed key does not exist.
+        """
+        folder, method, asked = Path(results) / self.name, methods.method(self.method), self.config()
+        try:
+            recorded = read_json(folder / "run.json")
+            same = bool(recorded["finished"]) and (recorded["seed"], recorded["method"]) == (self.seed, self.method)
+            same = same and self.hash_in(data) in (None, recorded["dataset"]["hash"]) and method.same(recorded["config"], asked)
+        except (DataError, ConfigError, KeyError, TypeError):
+            return "everything"
+        if not same:
+            return "everything"
+        try:
+            decoded = not method.is_trained or recorded.get("reconstruction") == self.decoding()
+            decoded = decoded and set(self.splits) <= set(read_json(folder / "metrics.json")) and (folder / "materials.csv").exists()
+        except DataError:
+            decoded = False
+        return "nothing" if decoded else "decoding" if method.is_trained else "everything"
+
+    def hash_in(self, data: Path) -> str | None:
+        """Return the hash of its dataset as it is in the data folder; None where it is not there."""
+        described = Path(data) / self.packed / "dataset.json"
+        return read_json(described).get("hash") if described.exists() else None
+
+
+def train(
+    run: Run,
+    dataset: Dataset | StreamedDataset,
+    folder: Path,
+    *,
+    config: Choices | None = None,
+    resume: bool | Literal["if-possible"] = False,
+    command: str = "unknown",
+    **options: Any,
+) -> TrainingResult[Any]:
+    """Train and write `run.json`.
+
+    Args:
+        run: what is asked for.
+        dataset: in memory, or streamed.
+        folder: where the training leaves its files.
+        config: None for that of the checkpoint, with `resume` only.
+        resume: as in `nesf.training.train`; `if-possible` goes on from the folder's checkpoint if it is of this very training, and otherwise starts
+            anew in place of what the folder holds: for a scheduler that runs the same command until it has succeeded.
+        command: what is recorded.
+        options: `device`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`; `maps`, as in `nesf.icsg3d.training.train`.
+    """
+    from nesf.distributed import n_processes, rank
+    from nesf.records import commit, write_run
+
+    about = {
+        "command": command,
+        "commit": commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # the code that runs is that of the start
+    method, folder = methods.trained(run.method), Path(folder)
+    if resume == "if-possible":
+        resume = method.can_resume(folder, dataset, config, seed=run.seed, device=options.get("device", "auto"))
+        if not resume and rank() == 0:
+            discard(folder)
+    elif resume and (folder / "checkpoint.json").exists() and (held := methods.method_of(folder, "checkpoint.json").name) != method.name:
+        raise ConfigError(f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}")
+    before = read_json(folder / "run.json") if resume and (folder / "run.json").exists() else {}
+    result = method.train(dataset, config, folder, seed=run.seed, resume=resume, **options)
+    if rank() > 0:
+        return result
+    about |= {key: before[key] for key in ("command", "started") if key in before}
+    if before and before["commit"] != about["commit"]:
+        about["earlier_commits"] = [*before.get("earlier_commits", []), before["commit"]]
+    if n_processes() > 1:
+        about["processes"] = n_processes()
+    config = result.model.config
+    about |= {"method": method.name, "preset": config.preset, "seed": run.seed, "config": config.to_dict(), "finished": result.finished}
+    wall_time = {"train": round(60 * result.model.info["minutes"], 1)}
+    write_run(
+        folder, dataset, about | {"wall_time_seconds": wall_time}, device=str(result.model.device), peak_before=before.get("peak_memory_bytes", 0)
+    )
+    return result
+
+
+def discard(folder: Path) -> None:
+    """Remove what the stages of a run have left in its folder; other files stay."""
+    for pattern in ("run.json", "metrics.json", "materials.csv", "log.csv", "model.json", "model.safetensors", "checkpoint*"):
+        for file in Path(folder).glob(pattern):
+            file.unlink()
+    shutil.rmtree(Path(folder) / "reconstruction", ignore_errors=True)
+
+
+def reconstruct(
+    folder: Path,
+    dataset: Dataset,
+    splits: Sequence[str] = ("val", "test"),
+    *,
+    decode: Mapping[str, Any] | None = None,
+    model: Any = None,
+    device: str = "auto",
+    command: str | None = None,
+    progress: bool = True,
+) -> dict[str, Reconstruction]:
+    """Reconstruct splits of the dataset that a run was trained on.
+
+    Args:
+        folder: the run's.
+        dataset: what it was trained on.
+        splits: train, val or test.
+        decode: changed parameters of the decoding.
+        model: the run's model, where it is at hand; None: it is read.
+        device: auto, cpu, cuda, ...
+        command: what is recorded, where this stage has a command of its own.
+        progress: a progress bar on standard error.
+
+    Raises:
+        ConfigError: an unknown parameter of the decoding.
+        DataError: the folder holds no model, or the dataset is another one.
+    """
+    from nesf.decode import write_reconstruction
+    from nesf.records import commit
+
+    method = methods.method_of(folder)
+    model = model or method.load(folder, device)
+    decoding = method.with_decoding(model.config, decode or {}).decoding  # type: ignore[attr-defined]
+    check_dataset(model.dataset, dataset, folder)
+    made = {}
+    for split in splits:
+        begin = time.monotonic()
+        made[split] = method.reconstruct(model, dataset.split(split), decoding, progress)
+        seconds = round(time.monotonic() - begin, 1)
+        about = {"dataset": dict(model.dataset), "split": split, "reconstruction": dataclasses.asdict(decoding), "wall_time_seconds": seconds}
+        if command:
+            about |= {"command": command, "commit": commit()}
+        write_reconstruction(folder / "reconstruction" / split, made[split], about)
+    return made
+
+
+def evaluate(
+    folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, command: str | None = None, progress: bool = True
+) -> dict[str, Metrics]:
+    """Score a run's reconstructions and write `metrics.json` and `materials.csv`.
+
+    Args:
+        folder: the run's.
+        dataset: what it was trained on.
+        splits: None for all that were reconstructed.
+        command: what is recorded, where this stage has a command of its own.
+        progress: a progress bar on standard error.
+
+    Raises:
+        DataError: nothing was reconstructed, or the dataset is another one.
+    """
+    from nesf import metrics, records
+    from nesf.crystals import Crystals
+
+    found = sorted(p.parent.name for p in (folder / "reconstruction").glob("*/crystals.safetensors"))
+    absent = sorted(set(splits or found) - set(found))
+    if absent or not found:
+        raise DataError(f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first")
+    run = read_json(folder / "run.json")
+    check_dataset(run["dataset"], dataset, folder)
+    begin = time.monotonic()
+    parts = {split: folder / "reconstruction" / split for split in splits or found}
+    scores = {s: metrics.evaluate(dataset.split(s), Crystals.load(p / "crystals.safetensors"), progress=progress) for s, p in parts.items()}
+    summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
+    records.write_metrics(folder, scores)
+    before = run["wall_time_seconds"] if isinstance(run["wall_time_seconds"], dict) else {"train": run["wall_time_seconds"]}
+    seconds = {"reconstruct": sum(made["wall_time_seconds"] for made in summaries.values()), "evaluate": time.monotonic() - begin}
+    changes: dict[str, Any] = {
+        "wall_time_seconds": before | {stage: round(value, 1) for stage, value in seconds.items()},
+        "reconstruction": next(iter(summaries.values()))["reconstruction"],
+        "peak_memory_bytes": max(run["peak_memory_bytes"], records.peak_memory()),
+    }
+    if command:
+        made = {f"reconstruct {s}": {"command": m["command"], "commit": m["commit"]} for s, m in summaries.items() if "command" in m}
+        changes["stages"] = made | {"evaluate": {"command": command, "commit": records.commit()}}
+    records.update_run(folder, changes)
+    return scores
+
+
+def predict(
+    run: Run, dataset: Dataset, folder: Path, *, decode: Mapping[str, Any] | None = None, command: str = "unknown", progress: bool = True
+) -> dict[str, Metrics]:
+    """Score the predictions of a method without training, and record them.
+
+    Args:
+        run: of `copy`, `constant` (`nesf.baselines`), `oracle` (the ground-truth fields decoded) or `icsg3d-oracle` (the ground-truth maps segmented).
+        dataset: whose crystals are predicted; its training split may be used.
+        folder: the run's.
+        decode: changed parameters of the decoding.
+        command: what is recorded.
+        progress: a progress bar on standard error.
+
+    Raises:
+        ConfigError: the method is trained, or has no such parameter.
+    """
+    from nesf import metrics, records
+
+    method = methods.method(run.method)
+    if not isinstance(method, methods.Predictor):
+        raise ConfigError(f"method {run.method!r} has to be trained; use `nesf train`")
+    config = method.with_decoding(run.config(), decode or {})
+    begin, scores = time.monotonic(), {}
+    for split in run.splits:
+        scores[split] = metrics.evaluate(dataset.split(split), method.predict(dataset, split, config, progress), progress=progress)
+    records.write_metrics(folder, scores)
+    about = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": command, "config": config.to_dict()}
+    records.write_run(folder, dataset, about | {"wall_time_seconds": {"evaluate": round(time.monotonic() - begin, 1)}})
+    return scores
+
+
+def check_dataset(recorded: Mapping[str, Any], dataset: Dataset, folder: Path) -> None:
+    """Refuse a dataset that is not the one a run was trained on.
+
+    Raises:
+        DataError: another name, fold or content.
+    """
+    if recorded["hash"] != dataset.hash():
+        fold = "" if recorded["fold"] is None else f" fold {recorded['fold']}"
+        raise DataError(
+            f"{folder}: was trained on {recorded['name']}{fold} (hash {recorded['hash'][:12]}…), not on this {dataset.label} ({dataset.hash()[:12]}…)"
+        )

@@ -1,0 +1,62 @@
+"""Commands that `nesf` gains with this package (entry points `nesf.commands`): analyse, aggregate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nesf.options import add_command, add_data_options, assignments, dataset_of
+from nesf_studies.analysis import ANALYSES
+
+
+def add_analyse(commands: Any) -> None:
+    """Add `nesf analyse`."""
+    analyse = add_command(commands, "analyse", _analyse, "analyse a trained model: " + ", ".join(ANALYSES))
+    analyse.add_argument("analysis", help="; ".join(f"{name}: {what}" for name, what in ANALYSES.items()))
+    analyse.add_argument("run", type=Path, help="run folder with model.safetensors and model.json")
+    analyse.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the analysis")
+    analyse.add_argument("--out", type=Path, help="where it is recorded (default: RUN/analysis/ANALYSIS)")
+    analyse.add_argument("--dataset", help="name or path of a dataset, if it is not the run's")
+    analyse.add_argument("--fold", type=int, help="of --dataset ybco, 0-19")
+    analyse.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    add_data_options(analyse)
+
+
+def add_aggregate(commands: Any) -> None:
+    """Add `nesf aggregate`."""
+    aggregate = add_command(commands, "aggregate", _aggregate, "recorded runs to one table beside the paper's, with checksums")
+    aggregate.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder of recorded runs (default: results)")
+    aggregate.add_argument("--figures", type=Path, metavar="DIR", help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV")
+
+
+def _analyse(options: argparse.Namespace) -> None:
+    from nesf.records import command_line
+    from nesf_studies.analysis.recording import run_analysis
+
+    made = run_analysis(
+        options.analysis,
+        options.run,
+        dataset_of(options),
+        assignments(options.set, "--set"),
+        out=options.out,
+        device=options.device,
+        command=command_line(options.words),
+    )
+    print(f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.iterdir()))})")
+
+
+def _aggregate(options: argparse.Namespace) -> None:
+    from nesf.records import all_runs
+    from nesf_studies.paper import beside_the_paper, write_table
+
+    if options.figures is None:
+        print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
+        return
+    from nesf_studies.figures import comparison, save
+    from nesf_studies.pages import LABELS, TABLE1, TITLES
+
+    rows = beside_the_paper(all_runs(options.results))
+    rows = rows[rows["metric"].isin(TABLE1)]
+    made = save(comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES), options.figures / "table1", rows)
+    print(f"written: {', '.join(map(str, made))}")

@@ -1,0 +1,91 @@
+"""The layout that CONTRIBUTING draws is that of the tree: every module stands in it, and imports only from lines above its own."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("nesf", "nesf_studies")
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 8
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name."""
+    files = {path: path.relative_to(ROOT).with_suffix("").parts for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): path for path, parts in files.items()}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of our packages that a module imports anywhere in it, but for the sake of types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    only_types = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    skipped = {id(inner) for node in only_types for inner in ast.walk(node)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in modules() else node.module for alias in node.names}
+    return {name for name in found if name.partition(".")[0] in PACKAGES} - {"nesf"}  # of the root only the version
+
+
+def layout() -> list[str]:
+    """Names in the order of CONTRIBUTING; a package of several modules is one line, as `nesf.data`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text.split("<!-- layout -->")[1].split("<!-- end of layout -->")[0]
+    return [".".join(match.split("/")).removesuffix(".py") for match in re.findall(r"^(nesf\S*?)(?:\.py|/)? ", block, re.MULTILINE)]
+
+
+def part_of(module: str, parts: list[str]) -> str:
+    return next((part for part in parts if module == part or module.startswith(f"{part}.")), module)
+
+
+def test_every_module_stands_in_the_layout_and_imports_only_from_above() -> None:
+    parts = layout()
+    assert len(set(parts)) == len(parts)
+    known = {part_of(name, parts) for name in modules() if name not in PACKAGES}
+    assert known == set(parts)
+    upwards = [
+        f"{name} -> {target}"
+        for name, path in modules().items()
+        if name not in PACKAGES
+        for target in imported(path)
+        if target not in PACKAGES and parts.index(part_of(target, parts)) > parts.index(part_of(name, parts))
+    ]
+    assert not upwards
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: imported(path) & set(modules()) - {name} for name, path in modules().items()}
+    while leaves := [name for name, targets in graph.items() if not targets & set(graph)]:
+        for name in leaves:
+            del graph[name]
+    assert not graph
+
+
+def test_the_library_never_imports_the_studies() -> None:
+    found = [name for name, path in modules().items() if name.startswith("nesf.") and any(t.startswith("nesf_studies") for t in imported(path))]
+    assert not found
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_modules_and_functions_stay_small(name: str) -> None:
+    text = modules()[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            a = node.args
+            parameters = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x and x.arg not in ("self", "cls", "ctx")]
+            assert node.end_lineno and node.end_lineno - node.lineno < MOST_LINES_OF_A_FUNCTION, node.name
+            assert len(parameters) <= MOST_PARAMETERS, node.name
+
+
+def test_importing_the_package_loads_no_torch_and_the_names_resolve() -> None:
+    code = "import sys, nesf; assert not {'torch', 'pymatgen', 'pandas'} & set(sys.modules); [getattr(nesf, name) for name in nesf.__all__]"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
