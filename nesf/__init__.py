@@ -14,45 +14,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nesf.api import evaluate, load_dataset, load_model, oracle, read_structures, reconstruct, train
+    from nesf.api import evaluate, load_model, oracle, read_structures, reconstruct, train
     from nesf.config import Config, preset
     from nesf.crystals import Crystals
+    from nesf.data import load as load_dataset
     from nesf.data.dataset import Dataset
     from nesf.errors import NesfError
     from nesf.saved import TrainedModel
 
-_MODULES = {
-    "nesf.api": ("evaluate", "load_dataset", "load_model", "oracle", "read_structures", "reconstruct", "train"),
-    "nesf.config": ("Config", "preset"),
-    "nesf.crystals": ("Crystals",),
-    "nesf.data.dataset": ("Dataset",),
-    "nesf.errors": ("NesfError",),
-    "nesf.saved": ("TrainedModel",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOME = dict.fromkeys(("evaluate", "load_model", "oracle", "read_structures", "reconstruct", "train"), "nesf.api")
+_HOME |= {"Config": "nesf.config", "preset": "nesf.config", "Crystals": "nesf.crystals", "Dataset": "nesf.data.dataset"}
+_HOME |= {"NesfError": "nesf.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
-__all__ = [
-    "Config",
-    "Crystals",
-    "Dataset",
-    "NesfError",
-    "TrainedModel",
-    "evaluate",
-    "load_dataset",
-    "load_model",
-    "oracle",
-    "preset",
-    "read_structures",
-    "reconstruct",
-    "train",
-]
+__all__ = [  # noqa: RUF022 (in the order of use)
+    "load_model", "read_structures", "reconstruct", "evaluate", "oracle", "load_dataset", "train",
+    "Config", "Crystals", "Dataset", "NesfError", "TrainedModel", "preset",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nesf' has no attribute {name!r}; its public names are {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), "load" if name == "load_dataset" else name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME]
+    return [*globals(), *__all__]

@@ -43,11 +43,6 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
     raise DataError(f"{name}: is no model; {known} the folder of a run (`nesf train DATASET --out FOLDER` makes one)")
 
 
-def load_dataset(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None, fetch: bool = False) -> Dataset:
-    """Load a dataset by name or path; see `nesf.data.load`."""
-    return data.load(name, fold=fold, data_dir=data_dir, mirror=mirror, fetch=fetch)
-
-
 def read_structures(path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False) -> list[Structure]:
     """Read structures from files, in the standard setting with their atoms wrapped into the cell.
 

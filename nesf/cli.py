@@ -202,7 +202,7 @@ def _run(options: argparse.Namespace) -> None:
     folder = options.out or Path("results") / run.name
     for split in run.splits:
         dataset.split(split)
-    if not method.is_trained:
+    if run.method not in methods.TRAINED:
         scores = runs.predict(run, dataset, folder, decode=decode, command=command_line(options.words))
     else:
         trained = _trained(options, run, dataset, folder)
@@ -245,7 +245,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
             folder = options.run / "reconstruction" / split
             print(f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}")
         return
-    decoding = method.with_decoding(model.config, decode).decoding  # type: ignore[attr-defined]
+    decoding = method.with_decoding(model.config, decode).decoding
     crystals, skipped = read_structures(options.structures, cell=options.cell, skip_bad=options.skip_bad, vocabulary=model.vocabulary)
     result = method.reconstruct(model, crystals, decoding, True)
     about = {"model": dict(model.dataset), "input": options.structures.name, "reconstruction": dataclasses.asdict(decoding)}

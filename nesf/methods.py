@@ -1,4 +1,4 @@
-"""The methods that the paper compares, one class each: presets, training, decoding, prediction. Everything else asks here.
+"""The methods that the paper compares: presets, training, decoding, prediction of each. Everything else asks here.
 
 Imports neither torch nor pandas (the workflow reads this); what a method computes with is imported when it computes.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from nesf import config as nesf_config
 from nesf.config import Choices, Config, ReconstructionConfig, with_fields
@@ -26,35 +26,28 @@ if TYPE_CHECKING:
     from nesf.decode import Reconstruction
 
 
+@dataclass(frozen=True)
 class Method:
     """A way from crystals to crystals.
 
     Attributes:
         name: as on the command line and in `run.json`.
-        default_preset: the preset where none is asked for; `default` for a method without presets.
-        is_trained: whether there is something to train.
-        decoding_section: the section of the config that decoding reads; None: nothing is decoded.
+        preset: (name of a preset, name of a dataset) → config; `ConfigError` where there is no such preset.
+        default_preset: where none is asked for; `default` for a method without presets.
+        decoding: the section of the config that decoding reads; None: nothing is decoded.
     """
 
-    name: ClassVar[str]
-    default_preset: ClassVar[str] = "default"
-    is_trained: ClassVar[bool] = False
-    decoding_section: ClassVar[str | None] = "decoding"
+    name: str
+    preset: Callable[[str, str], Any]
+    default_preset: str = "default"
+    decoding: str | None = "decoding"
 
     @property
     def has_presets(self) -> bool:
         """Whether there is a preset to choose."""
         return self.default_preset != "default"
 
-    def preset(self, name: str, dataset: str) -> Choices:
-        """Return a preset as it is used for a dataset.
-
-        Raises:
-            ConfigError: there is no such preset.
-        """
-        raise NotImplementedError
-
-    def config(self, dataset: str, preset: str | None = None, changes: Mapping[str, Any] | None = None, label: str | None = None) -> Choices:
+    def config(self, dataset: str, preset: str | None = None, changes: Mapping[str, Any] | None = None, label: str | None = None) -> Any:
         """Return the config of a run.
 
         Args:
@@ -66,7 +59,7 @@ class Method:
         Raises:
             ConfigError: there is no such preset or key.
         """
-        config: Any = self.preset(preset or self.default_preset, dataset).with_values(changes or {})
+        config = self.preset(preset or self.default_preset, dataset).with_values(changes or {})
         if label and not self.has_presets:
             raise ConfigError(f"--label {label}: method {self.name} has no presets, so it is recorded as `default`; leave the label out")
         return replace(config, preset=label or config.preset) if self.has_presets else config
@@ -79,39 +72,36 @@ class Method:
         """
         if not assignments:
             return config
-        if self.decoding_section is None:
+        if self.decoding is None:
             raise ConfigError(f"--decode {next(iter(assignments))}: method {self.name} decodes nothing; leave it out")
-        section = self.decoding_section
-        return replace(config, **{section: with_fields(getattr(config, section), assignments)})
+        return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
 
     def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
         """Whether a recorded config is the one that is asked for, apart from what the data and the machine decide."""
         return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
 
+@dataclass(frozen=True)
 class TrainedMethod(Method):
     """A method that is trained. The `model.json` in its model's folder names it (`method`; without it NeSF).
 
     Attributes:
-        presets: module with `preset` and `for_dataset`.
         config_class: of its configs.
         training: module with `train`, `can_resume` and `LOG_COLUMNS`.
+        machine_decides: section to values that data and machine decide, and that are not compared.
+        load: (folder, device) → model with `config`, `dataset`, `info`, `vocabulary` and `device`.
+        reconstruct: (model, crystals, decoding, progress) → reconstruction.
         streams: whether it can train on crystals that are read while it trains, and for a given time (`minutes`).
         keeps_maps: whether its `train` takes `maps`, a folder for what the next training on the dataset can use again.
-        machine_decides: section to values that data and machine decide, and that are not compared.
     """
 
-    is_trained = True
-    presets: ClassVar[Any]
-    config_class: ClassVar[type[Choices]]
-    training: ClassVar[str]
-    streams: ClassVar[bool] = False
-    keeps_maps: ClassVar[bool] = False
-    machine_decides: ClassVar[Mapping[str, Mapping[str, Any]]]
-
-    def preset(self, name: str, dataset: str) -> Choices:
-        """As for `Method`."""
-        return self.presets.for_dataset(self.presets.preset(name), dataset)
+    config_class: type[Choices] = field(kw_only=True)
+    training: str = field(kw_only=True)
+    machine_decides: Mapping[str, Mapping[str, Any]] = field(kw_only=True)
+    load: Callable[[Path, str], Any] = field(kw_only=True)
+    reconstruct: Callable[[Any, Crystals, Any, bool], Reconstruction] = field(kw_only=True)
+    streams: bool = field(default=False, kw_only=True)
+    keeps_maps: bool = field(default=False, kw_only=True)
 
     def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
         """As for `Method`; the decoding is recorded for itself."""
@@ -141,151 +131,113 @@ class TrainedMethod(Method):
         """Columns of its `log.csv`."""
         return importlib.import_module(self.training).LOG_COLUMNS
 
-    def load(self, folder: Path, device: str) -> Any:
-        """Return the model in a folder, with `config`, `dataset`, `info`, `vocabulary` and `device`."""
-        raise NotImplementedError
 
-    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
-        """Encode crystals and decode them again."""
-        raise NotImplementedError
-
-
-class NeSF(TrainedMethod):
-    """The paper's autoencoder."""
-
-    name = "nesf"
-    default_preset = "cpu"
-    presets = nesf_config
-    config_class = Config
-    training = "nesf.training"
-    streams = True
-    machine_decides: ClassVar = {"model": {"n_species": 0}, "training": {"precision": "auto", "compile": False}}
-
-    def load(self, folder: Path, device: str) -> Any:
-        """As for `TrainedMethod`."""
-        from nesf.saved import TrainedModel
-
-        return TrainedModel.load(folder, device)
-
-    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
-        """As for `TrainedMethod`."""
-        from nesf.decode import reconstruct
-
-        return reconstruct(model, crystals, decoding, progress=progress)
-
-
-class ICSG3D(TrainedMethod):
-    """The voxel baseline."""
-
-    name = "icsg3d"
-    default_preset = "repaired"
-    presets = icsg3d_config
-    config_class = VoxelBaselineConfig
-    training = "nesf.icsg3d.training"
-    keeps_maps = True
-    machine_decides: ClassVar = {"training": {"precision": "auto"}}
-
-    def load(self, folder: Path, device: str) -> Any:
-        """As for `TrainedMethod`."""
-        from nesf.icsg3d.baseline import VoxelBaseline
-
-        return VoxelBaseline.load(folder, device)
-
-    def reconstruct(self, model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
-        """As for `TrainedMethod`; samples of z are drawn with the seed of the training."""
-        return model.reconstruct(crystals, decoding, seed=model.info["seed"], progress=progress)
-
-
+@dataclass(frozen=True)
 class Predictor(Method):
-    """A method without training."""
+    """A method without training; `predict`: (dataset, split, config, progress) → predicted crystals."""
 
-    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-        """Return the predicted crystals of a split."""
-        raise NotImplementedError
+    predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)
+
+
+def _load_nesf(folder: Path, device: str) -> Any:
+    from nesf.saved import TrainedModel
+
+    return TrainedModel.load(folder, device)
+
+
+def _reconstruct_nesf(model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
+    from nesf.decode import reconstruct
+
+    return reconstruct(model, crystals, decoding, progress=progress)
+
+
+def _load_icsg3d(folder: Path, device: str) -> Any:
+    from nesf.icsg3d.baseline import VoxelBaseline
+
+    return VoxelBaseline.load(folder, device)
+
+
+def _preset_icsg3d(name: str, dataset: str) -> VoxelBaselineConfig:
+    return icsg3d_config.for_dataset(icsg3d_config.preset(name), dataset)
+
+
+NESF = TrainedMethod(
+    "nesf",
+    lambda name, dataset: nesf_config.for_dataset(nesf_config.preset(name), dataset),
+    "cpu",
+    config_class=Config,
+    training="nesf.training",
+    machine_decides={"model": {"n_species": 0}, "training": {"precision": "auto", "compile": False}},
+    load=_load_nesf,
+    reconstruct=_reconstruct_nesf,
+    streams=True,
+)
+ICSG3D = TrainedMethod(
+    "icsg3d",
+    _preset_icsg3d,
+    "repaired",
+    config_class=VoxelBaselineConfig,
+    training="nesf.icsg3d.training",
+    machine_decides={"training": {"precision": "auto"}},
+    load=_load_icsg3d,
+    reconstruct=lambda model, crystals, decoding, progress: model.reconstruct(crystals, decoding, seed=model.info["seed"], progress=progress),
+    keeps_maps=True,
+)
 
 
 @dataclass(frozen=True)
-class NoChoices(Choices):
+class NoConfig(Choices):
     """The config of a method that leaves nothing to choose."""
 
 
-class Copy(Predictor):
-    """A copy of the nearest training crystal."""
-
-    name = "copy"
-    decoding_section = None
-
-    def preset(self, name: str, dataset: str) -> Choices:
-        """As for `Method`."""
-        return NoChoices()
-
-    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-        """As for `Predictor`."""
-        from nesf.baselines import copy_nearest
-
-        return copy_nearest(dataset.split("train"), dataset.split(split))
-
-
-class Constant(Copy):
-    """One crystal for all."""
-
-    name = "constant"
-
-    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-        """As for `Predictor`."""
-        from nesf.baselines import constant
-
-        return constant(dataset.split("train"), dataset.split(split))
-
-
 @dataclass(frozen=True)
-class OracleChoices(Choices):
+class OracleConfig(Choices):
     """The config of the oracle: parameters of the decoding."""
 
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
 
-class Oracle(Predictor):
-    """The ground-truth fields decoded."""
+def _copy(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+    from nesf.baselines import copy_nearest
 
-    name = "oracle"
-    decoding_section = "reconstruction"
-
-    def preset(self, name: str, dataset: str) -> Choices:
-        """As for `Method`."""
-        return OracleChoices()
-
-    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-        """As for `Predictor`."""
-        from nesf.data.dataset import bounding_box
-        from nesf.decode import oracle
-
-        box = bounding_box(dataset.split("train"))
-        return oracle(dataset.split(split), box, dataset.vocabulary, config.reconstruction, progress=progress).crystals
+    return copy_nearest(dataset.split("train"), dataset.split(split))
 
 
-class VoxelOracle(Predictor):
-    """The ground-truth maps of the voxel baseline segmented."""
+def _constant(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+    from nesf.baselines import constant
 
-    name = "icsg3d-oracle"
-    default_preset = "repaired"
-
-    def preset(self, name: str, dataset: str) -> Choices:
-        """As for `Method`."""
-        return replace(icsg3d_config.for_dataset(icsg3d_config.preset(name), dataset).oracle(), preset=name)
-
-    def predict(self, dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-        """As for `Predictor`."""
-        from nesf.icsg3d.oracle import oracle
-
-        return oracle(dataset.split(split), config.voxels, config.decoding, progress=progress)
+    return constant(dataset.split("train"), dataset.split(split))
 
 
-METHODS: Mapping[str, Method] = {kind.name: kind() for kind in (NeSF, ICSG3D, Copy, Constant, Oracle, VoxelOracle)}
-TRAINED: Mapping[str, TrainedMethod] = {name: method for name, method in METHODS.items() if isinstance(method, TrainedMethod)}
+def _oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+    from nesf.data.dataset import bounding_box
+    from nesf.decode import oracle
+
+    box = bounding_box(dataset.split("train"))
+    return oracle(dataset.split(split), box, dataset.vocabulary, config.reconstruction, progress=progress).crystals
 
 
-def method(name: str) -> Method:
+def _voxel_oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
+    from nesf.icsg3d.oracle import oracle
+
+    return oracle(dataset.split(split), config.voxels, config.decoding, progress=progress)
+
+
+METHODS: Mapping[str, TrainedMethod | Predictor] = {
+    method.name: method
+    for method in (
+        NESF,
+        ICSG3D,
+        Predictor("copy", lambda name, dataset: NoConfig(), decoding=None, predict=_copy),
+        Predictor("constant", lambda name, dataset: NoConfig(), decoding=None, predict=_constant),
+        Predictor("oracle", lambda name, dataset: OracleConfig(), decoding="reconstruction", predict=_oracle),
+        Predictor("icsg3d-oracle", lambda name, dataset: _preset_icsg3d(name, dataset).oracle(), "repaired", predict=_voxel_oracle),
+    )
+}
+TRAINED = {name: method for name, method in METHODS.items() if isinstance(method, TrainedMethod)}
+
+
+def method(name: str) -> TrainedMethod | Predictor:
     """Return a method by name.
 
     Raises:
@@ -302,7 +254,7 @@ def trained(name: str) -> TrainedMethod:
     Raises:
         ConfigError: there is no such method, or nothing in it to train.
     """
-    if not method(name).is_trained:
+    if method(name).name not in TRAINED:
         raise ConfigError(f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}")
     return TRAINED[name]
 
@@ -314,7 +266,7 @@ def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
         DataError: there is no such file.
         ConfigError: it names a method that does not exist.
     """
-    return trained(read_json(Path(folder) / file).get("method", NeSF.name))
+    return trained(read_json(Path(folder) / file).get("method", NESF.name))
 
 
 def as_json(section: Any) -> dict[str, Any]:

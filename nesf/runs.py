@@ -66,7 +66,7 @@ class Run:
         method = methods.method(self.method)
         if self.preset is None or not method.has_presets:
             object.__setattr__(self, "preset", method.default_preset)
-        if not method.is_trained:
+        if self.method not in methods.TRAINED:
             object.__setattr__(self, "seed", 0)
         if self.label is not None and not FOLDER_NAME.fullmatch(self.label):
             raise ConfigError(f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder")
@@ -91,7 +91,7 @@ class Run:
 
     def decoding(self) -> dict[str, Any]:
         """Return the parameters of the decoding as recorded; {} for a method that is not trained, whose config says all."""
-        return methods.as_json(self.config().decoding) if methods.method(self.method).is_trained else {}  # type: ignore[attr-defined]
+        return methods.as_json(self.config().decoding) if self.method in methods.TRAINED else {}
 
     def options(self) -> list[str]:
         """Return the options of `nesf train` (of a predictor: `nesf run`) that say which run it is, after the dataset's name."""
@@ -99,7 +99,7 @@ class Run:
         method = methods.method(self.method)
         if self.method != "nesf":
             words += ["--method", self.method]
-        if method.is_trained:
+        if self.method in methods.TRAINED:
             words += ["--seed", str(self.seed)]
         if method.has_presets:
             words += ["--preset", str(self.preset)]
@@ -127,11 +127,11 @@ class Run:
         if not same:
             return "everything"
         try:
-            decoded = not method.is_trained or recorded.get("reconstruction") == self.decoding()
+            decoded = self.method not in methods.TRAINED or recorded.get("reconstruction") == self.decoding()
             decoded = decoded and set(self.splits) <= set(read_json(folder / "metrics.json")) and (folder / "materials.csv").exists()
         except DataError:
             decoded = False
-        return "nothing" if decoded else "decoding" if method.is_trained else "everything"
+        return "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
 
     def hash_in(self, data: Path) -> str | None:
         """Return the hash of its dataset as it is in the data folder; None where it is not there."""
@@ -234,7 +234,7 @@ def reconstruct(
 
     method = methods.method_of(folder)
     model = model or method.load(folder, device)
-    decoding = method.with_decoding(model.config, decode or {}).decoding  # type: ignore[attr-defined]
+    decoding = method.with_decoding(model.config, decode or {}).decoding
     check_dataset(model.dataset, dataset, folder)
     made = {}
     for split in splits:

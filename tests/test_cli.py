@@ -12,7 +12,7 @@ from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.records import validate
+from scripts.validate_results import validate
 
 TINY = [
     "--set=model.encoder_mix=[32]", "--set=model.encoder_latent=[32]", "--set=model.latent_size=16", "--set=model.decoder_position=[32,32]",

@@ -23,8 +23,9 @@ from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms
 from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, _Run, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
-from nesf.records import read_run, validate
+from nesf.records import read_run
 from nesf.trainer import TrainingResult
+from scripts.validate_results import validate
 
 NA, CL = 11, 17
 TINY = {
@@ -292,10 +293,10 @@ def test_oracle_runs_are_recorded_by_preset_or_label(data: Path, tmp_path: Path,
 
 def test_every_method_has_presets_that_exist_and_can_be_read_again() -> None:
     for method in methods.TRAINED.values():
-        config = method.config(methods.Asked("lcs6"))
-        assert config.preset == method.default_preset and method.read_config(config.to_dict()) == config
-        assert method.decoding(config, {}) == method.decoding(config, methods.as_json(method.decoding(config, {})))
-    assert methods.ICSG3D.config(methods.Asked("ybco", "repaired-reduced")).voxels.label_frac == 0.7
+        config = method.config("lcs6")
+        assert config.preset == method.default_preset and method.config_class.from_dict(config.to_dict()) == config
+        assert method.with_decoding(config, methods.as_json(config.decoding)) == config
+    assert methods.ICSG3D.config("ybco", "repaired-reduced").voxels.label_frac == 0.7
     with pytest.raises(ConfigError, match="magic.*icsg3d-oracle"):
         methods.method("magic")
 

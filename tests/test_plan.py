@@ -24,6 +24,7 @@ from nesf.metrics import evaluate
 from nesf.runs import Run
 from nesf.training import LOG_COLUMNS
 from nesf_studies import checksums, paper
+from scripts.validate_results import validate
 from workflow import plan
 
 
@@ -199,7 +200,7 @@ def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> No
 
     assert missing() == "everything"
     folder = record(root, dataset, run)
-    assert results.validate(folder) == [] and missing() == "nothing"
+    assert validate(folder) == [] and missing() == "nothing"
     assert missing(plan.planned_runs([{"dataset": "own", "splits": ["train", "val"]}])[0]) == "decoding"
     (changed,) = plan.planned_runs([{"dataset": "own", "label": "cpu", "set": {"model.dropout": 0.2}}])
     assert changed.name == run.name and missing(changed) == "everything"

@@ -18,6 +18,7 @@ from nesf.methods import METHODS, run_folder
 from nesf.metrics import HEADLINE, evaluate
 from nesf.records import run_folders
 from nesf_studies import paper
+from scripts.validate_results import validate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED = run_folders(REPOSITORY / "results")
@@ -46,13 +47,13 @@ def record(root: Path, dataset: Dataset, *, method: str = "copy", seed: int = 0,
 
 @pytest.mark.parametrize("folder", RECORDED, ids=[str(f.relative_to(REPOSITORY)) for f in RECORDED])
 def test_every_recorded_run_is_valid(folder: Path) -> None:
-    assert results.validate(folder) == []
+    assert validate(folder) == []
 
 
 def test_written_run_is_valid_and_reads_back(tmp_path: Path, dataset: Dataset) -> None:
     folder = record(tmp_path, dataset, seed=3)
     assert folder == tmp_path / "own/copy/paper/seed-3"
-    assert results.validate(folder) == []
+    assert validate(folder) == []
     run = results.read_run(folder)
     assert run.run["dataset"] == {"name": "own", "fold": None, "hash": dataset.hash()}
     assert run.run["threads"] >= 1
@@ -76,7 +77,7 @@ def test_material_whose_formula_or_id_looks_like_something_else_survives(tmp_pat
 
 def test_nothing_detected_stays_visible(tmp_path: Path, dataset: Dataset) -> None:
     folder = record(tmp_path, dataset, lost=True)
-    assert results.validate(folder) == []
+    assert validate(folder) == []
     assert "NaN" not in (folder / "metrics.json").read_text()
     table = paper.table(results.all_runs(tmp_path))
     assert set(table["note"]) == {"nothing detected in 1 of 2"}
@@ -85,7 +86,7 @@ def test_nothing_detected_stays_visible(tmp_path: Path, dataset: Dataset) -> Non
 def test_fold_names_the_folder(tmp_path: Path, dataset: Dataset) -> None:
     folder = record(tmp_path, Dataset("ybco", dataset.splits, fold=12))
     assert folder.name == "fold-12"
-    assert results.validate(folder) == []
+    assert validate(folder) == []
 
 
 def test_update_keeps_the_rest(tmp_path: Path, dataset: Dataset) -> None:
@@ -127,7 +128,7 @@ def change_json(path: Path, **changes: Any) -> None:
 def test_broken_run_is_reported(tmp_path: Path, dataset: Dataset, damage: Any, said: str) -> None:
     folder = record(tmp_path, dataset)
     damage(folder)
-    problems = results.validate(folder)
+    problems = validate(folder)
     assert any(re.search(said, p) for p in problems), problems
 
 
@@ -144,9 +145,9 @@ def test_checkpoint_is_hashed(tmp_path: Path, dataset: Dataset) -> None:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     record(tmp_path, dataset)
-    assert results.validate(folder) == []
+    assert validate(folder) == []
     (folder / "model.safetensors").unlink()  # only one seed keeps its weights in the repository
-    assert results.validate(folder) == []
+    assert validate(folder) == []
 
 
 def test_table_gives_mean_deviation_and_number_of_runs(tmp_path: Path, dataset: Dataset) -> None:

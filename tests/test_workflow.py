@@ -17,7 +17,7 @@ import yaml
 from nesf.cli import main
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.records import validate
+from scripts.validate_results import validate
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -86,7 +86,7 @@ def _numbers(value: Any, below: int | None) -> list[int]:
 def stage_key(run: Run, stage: Literal["training", "decoding"], data: Path) -> str:
     """Return what a stage of a run is decided by, as text: equal for equal work. `data` is the folder of packed datasets."""
     content = {"run": run.name, "dataset": run.hash_in(data), "config": run.config().to_dict()}
-    if stage == "decoding" or not methods.method(run.method).is_trained:  # a predictor decodes and scores at once
+    if stage == "decoding" or run.method not in methods.TRAINED:  # a predictor decodes and scores at once
         content |= {"splits": run.splits, "reconstruction": run.decoding()}
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 

@@ -13,7 +13,7 @@ import plan  # workflow/plan.py
 
 RESULTS, DATA, BUILD = Path(config["results"]), Path(config["data"]), Path(config["build"])
 DEVICE = config["device"]
-TRAINED, PREDICTED = ("|".join(m.name for m in methods.METHODS.values() if m.is_trained is kind) for kind in (True, False))
+TRAINED, PREDICTED = "|".join(methods.TRAINED), "|".join(set(methods.METHODS) - set(methods.TRAINED))
 MIRROR = f"--mirror {config['mirror']}" if config["mirror"] else ""
 
 try:
