@@ -1,4 +1,4 @@
-"""Neural Structure Fields: an open implementation and reproducible companion (Chiba et al., Communications Materials 2023).
+"""Neural Structure Fields (Chiba et al., Communications Materials 2023), implemented anew.
 
 >>> import nesf
 >>> model = nesf.load_model("starter")

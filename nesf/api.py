@@ -97,7 +97,7 @@ def train(
 
 
 def reconstruct(model: TrainedModel, structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
-    """Encode structures and decode them again, with particles, scores and votes of each in `reports`.
+    """Encode structures and decode them again; `reports` hold particles, scores and votes.
 
     Args:
         model: a trained model.
@@ -112,7 +112,7 @@ def reconstruct(model: TrainedModel, structures: Structures, *, progress: bool =
 
 
 def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
-    """Decode the ground-truth fields of structures: the best that any network could reach with these parameters of the decoding."""
+    """Decode the ground-truth fields of structures: what any network could reach at best."""
     crystals = as_crystals(structures)
     vocabulary = tuple(sorted(set(crystals.species.tolist())))
     return decode.oracle(crystals, bounding_box(crystals), vocabulary, with_fields(ReconstructionConfig(), decoding), progress=progress)

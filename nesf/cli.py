@@ -1,4 +1,7 @@
-"""The command line. It reads options, calls the package and prints; a user's mistake ends in one sentence and exit code 2."""
+"""The command line: options in, calls, prints.
+
+A user's mistake ends in one sentence and exit code 2.
+"""
 
 from __future__ import annotations
 

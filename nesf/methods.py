@@ -1,6 +1,6 @@
-"""The methods that the paper compares: presets, training, decoding, prediction of each. Everything else asks here.
+"""The methods that the paper compares: presets, training, decoding, prediction of each.
 
-Imports neither torch nor pandas (the workflow reads this); what a method computes with is imported when it computes.
+Everything else asks here. Imports neither torch nor pandas (the workflow reads this); what a method computes with is imported when it computes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Method:
         return replace(config, preset=label or config.preset) if self.has_presets else config
 
     def with_decoding(self, config: Any, assignments: Mapping[str, Any]) -> Any:
-        """Return the config with changed parameters of the decoding, e.g. {"nms_radius": 0.4}; text is read as JSON where it is JSON.
+        """Return the config with changed parameters of the decoding, e.g. {"nms_radius": 0.4}.
+
+        Text is read as JSON where it is JSON.
 
         Raises:
             ConfigError: an unknown key or a value of the wrong type.
@@ -77,13 +79,15 @@ class Method:
         return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
 
     def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
-        """Whether a recorded config is the one that is asked for, apart from what the data and the machine decide."""
+        """Tell whether a recorded config is the one asked for; what data and machine decide is left out."""
         return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
 
 @dataclass(frozen=True)
 class TrainedMethod(Method):
-    """A method that is trained. The `model.json` in its model's folder names it (`method`; without it NeSF).
+    """A method that is trained.
+
+    The `model.json` in its model's folder names it (`method`; without it NeSF).
 
     Attributes:
         config_class: of its configs.
@@ -134,7 +138,11 @@ class TrainedMethod(Method):
 
 @dataclass(frozen=True)
 class Predictor(Method):
-    """A method without training; `predict`: (dataset, split, config, progress) → predicted crystals."""
+    """A method without training.
+
+    Attributes:
+        predict: (dataset, split, config, progress) → predicted crystals.
+    """
 
     predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)
 
@@ -275,5 +283,5 @@ def as_json(section: Any) -> dict[str, Any]:
 
 
 def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
-    """Return where a run is recorded: `root/dataset/method/preset/seed-N`, or `fold-K` in a cross-validation."""
+    """Return `root/dataset/method/preset/seed-N` (or `fold-K`), where a run is recorded."""
     return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")

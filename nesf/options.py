@@ -38,7 +38,7 @@ def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
 
 
 def dataset_of(options: argparse.Namespace) -> Any:
-    """Return the dataset that the options name, or that of their run; `--dataset` without `--fold` has the run's fold."""
+    """Return the dataset that the options name, else that of their run."""
     from nesf.data import load
 
     name, fold = options.dataset, getattr(options, "fold", None)

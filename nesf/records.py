@@ -1,4 +1,4 @@
-"""Recorded runs: what a training or a predictor left behind, in a form that can be checked and read again.
+"""Recorded runs: what a training or a predictor left behind, checked and read again.
 
 results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time, memory (schema/run.json)
@@ -68,7 +68,7 @@ class RecordedRun:
 
 
 def commit() -> str:
-    """Return the commit of the clone that nesf runs from, with `-dirty` when its package differs; `unknown` outside of a clone or without git."""
+    """Return the commit of the clone, with `-dirty` where a package differs; `unknown` without one."""
     clone = Path(__file__).resolve().parent.parent
     if not (clone / ".git").exists():
         return "unknown"
@@ -88,7 +88,7 @@ def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return versions, device, threads, processor and the peak memory so far: the part of `run.json` that the machine decides.
+    """Return the part of `run.json` that the machine decides: versions, device, memory, …
 
     Args:
         device: where the run computes, as torch names it (`cpu`, `cuda`, `cuda:0`).
@@ -201,7 +201,7 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def all_runs(root: Path) -> list[RecordedRun]:
-    """Return every recorded run under `root`, sorted by folder (fold-2 before fold-10); none when the folder does not exist.
+    """Return every recorded run under `root`, sorted by folder (fold-2 before fold-10).
 
     Raises:
         DataError: a run is broken; the message names it.
@@ -271,7 +271,7 @@ def _cpu() -> str:
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory of this process so far, bytes; 0 where the system does not tell (Windows)."""
+    """Return the peak resident memory of this process, bytes; 0 where it is not known (Windows)."""
     if sys.platform == "win32":
         return 0
     import resource

@@ -90,11 +90,11 @@ class Run:
         return methods.method(self.method).config(self.dataset, self.preset, dict(self.changes), self.label)
 
     def decoding(self) -> dict[str, Any]:
-        """Return the parameters of the decoding as recorded; {} for a method that is not trained, whose config says all."""
+        """Return the decoding as recorded; {} for a predictor, whose config says all."""
         return methods.as_json(self.config().decoding) if self.method in methods.TRAINED else {}
 
     def options(self) -> list[str]:
-        """Return the options of `nesf train` (of a predictor: `nesf run`) that say which run it is, after the dataset's name."""
+        """Return the options of `nesf train` (of a predictor: `nesf run`) after the dataset's name."""
         words = [] if self.fold is None else ["--fold", str(self.fold)]
         method = methods.method(self.method)
         if self.method != "nesf":
@@ -108,7 +108,9 @@ class Run:
         return words + (["--label", self.label] if self.label else [])
 
     def missing(self, results: Path, data: Path) -> Literal["nothing", "decoding", "everything"]:
-        """Return what of the run is not recorded as asked for; `decoding`: reconstruction and scores, while the training is recorded.
+        """Return what of the run is not recorded as asked for.
+
+        `decoding` means reconstruction and scores, while the training is recorded.
 
         Args:
             results: folder of recorded runs.
@@ -134,7 +136,7 @@ class Run:
         return "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
 
     def hash_in(self, data: Path) -> str | None:
-        """Return the hash of its dataset as it is in the data folder; None where it is not there."""
+        """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
         return read_json(described).get("hash") if described.exists() else None
 

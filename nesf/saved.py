@@ -101,12 +101,12 @@ class TrainedModel:
         return torch.cat(parts) if parts else torch.zeros(0, self.config.model.latent_size)
 
     def decode(self, z: Tensor | np.ndarray) -> list[Structure]:
-        """Decode latent vectors [B, latent_size] to pymatgen structures; one in which nothing is detected has no sites."""
+        """Decode latent vectors [B, latent_size]; a structure without sites: nothing detected."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         return decode_latent(self, z, [str(i) for i in range(len(z))], self.config.decoding).crystals.to_structures()
 
     def reconstruct(self, structures: Structures) -> list[Structure]:
-        """Encode structures and decode them again; `nesf.reconstruct` also gives scores and votes."""
+        """Encode and decode structures; `nesf.reconstruct` also gives scores and votes."""
         crystals = as_crystals(structures)
         return decode_latent(self, self.encode(crystals), crystals.ids, self.config.decoding).crystals.to_structures()
 
@@ -173,7 +173,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedModel:
-    """Return an untrained model that fits a dataset: its vocabulary gives the species axis, its training atoms the bounding box."""
+    """Return an untrained model with a dataset's vocabulary and bounding box."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_species=len(dataset.vocabulary)))
     about = {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
     training = dataset.splits["train"]
@@ -182,7 +182,7 @@ def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedMode
 
 
 def padded_split(model: TrainedModel, crystals: Crystals | StreamedCrystals, device: torch.device) -> PaddedCrystals | PaddedStream:
-    """Return a split as padded tensors in a model's vocabulary: all of it on the device, or read batch by batch."""
+    """Return a split as padded tensors, on the device or read batch by batch."""
     if isinstance(crystals, StreamedCrystals):
         return PaddedStream(crystals, model.vocabulary, device)
     return pad(crystals, model.vocabulary, device)

@@ -1,4 +1,7 @@
-"""What of the recorded runs is published, and its checksums. Imports neither torch nor pandas: Snakemake reads this whenever it looks for work."""
+"""What of the recorded runs is published, and its checksums.
+
+Imports neither torch nor pandas: Snakemake reads this whenever it looks for work.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ SUMS, TABLE = "SHA256SUMS", "table1.csv"
 
 
 def published(results: Path) -> list[Path]:
-    """The files below `results/` that are kept in the repository: of the weights those of seed 0 or fold 0 alone, no checkpoints, no decoded crystals."""
+    """Return the files below `results/` that are kept in the repository.
+
+    Of the weights those of seed 0 or fold 0 alone; no checkpoints, no decoded crystals.
+    """
     found = []
     for path in sorted(Path(results).rglob("*")):
         parts = path.relative_to(results).parts
@@ -23,12 +29,12 @@ def published(results: Path) -> list[Path]:
 
 
 def checksums(results: Path) -> str:
-    """Content of `SHA256SUMS`, for `sha256sum --check` in the folder: every published file."""
+    """Return the content of `SHA256SUMS`, for `sha256sum --check` in the folder: every published file."""
     return "".join(f"{sha256_of(path)}  {path.relative_to(results).as_posix()}\n" for path in published(results))
 
 
 def state_of(results: Path) -> tuple[str, bool]:
-    """A hash of everything published below `results/`, and whether the recorded checksums agree with it."""
+    """Return a hash of all that is published, and whether the recorded checksums agree."""
     sums, path = checksums(results), Path(results) / SUMS
     agrees = path.exists() and (Path(results) / TABLE).exists() and path.read_text(encoding="utf-8") == sums
     return hashlib.sha256(sums.encode()).hexdigest(), agrees

@@ -1,4 +1,4 @@
-"""Commands that `nesf` gains with this package (entry points `nesf.commands`): analyse, aggregate."""
+"""Commands of `nesf` that this package adds by entry points: analyse, aggregate."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _numbers(value: Any, below: int | None) -> list[int]:
 
 
 def stage_key(run: Run, stage: Literal["training", "decoding"], data: Path) -> str:
-    """Return what a stage of a run is decided by, as text: equal for equal work. `data` is the folder of packed datasets."""
+    """Return what decides a stage of a run, as text; `data` is the folder of datasets."""
     content = {"run": run.name, "dataset": run.hash_in(data), "config": run.config().to_dict()}
     if stage == "decoding" or run.method not in methods.TRAINED:  # a predictor decodes and scores at once
         content |= {"splits": run.splits, "reconstruction": run.decoding()}
@@ -111,16 +111,16 @@ class PlannedAnalysis:
         return f"{self.run}/analysis/{self.analysis}"
 
     def options(self) -> list[str]:
-        """The options of `nesf analyse` after the run."""
+        """Return the options of `nesf analyse` after the run."""
         return [word for key, value in self.changes for word in ("--set", f"{key}={value}")]
 
     def key(self) -> str:
-        """What it is decided by, as text: equal for equal work."""
+        """Return what decides it, as text."""
         return json.dumps({"analysis": self.name, "set": dict(self.changes)}, indent=1, sort_keys=True) + "\n"
 
 
 def planned_analyses(entries: Sequence[Mapping[str, Any]]) -> list[PlannedAnalysis]:
-    """The analyses of a workflow configuration.
+    """Return the analyses that a workflow's configuration asks for.
 
     Args:
         entries: one mapping each with `run` (folder below `results/`) and `names` (analyses), optionally `set` (parameters of all of them).
@@ -148,7 +148,7 @@ def planned_analyses(entries: Sequence[Mapping[str, Any]]) -> list[PlannedAnalys
 
 
 def is_analysed(planned: PlannedAnalysis, results: Path) -> bool:
-    """Whether an analysis is recorded with the parameters that are asked for, of the model that the run has."""
+    """Tell whether an analysis is recorded as asked for, of the model that the run has."""
     folder = Path(results) / planned.run
     try:
         about, run = read_json(folder / "analysis" / planned.analysis / "analysis.json"), read_json(folder / "run.json")
@@ -167,7 +167,7 @@ def _value(text: str) -> Any:
 
 
 def write_key(path: Path, content: str) -> Path:
-    """Write a key file unless it holds the content already, so that its date is that of the last change; returns the path."""
+    """Write a key file unless it holds the content: its date is that of the last change."""
     path = Path(path)
     try:
         same = path.read_text(encoding="utf-8") == content
