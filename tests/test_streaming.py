@@ -20,7 +20,7 @@ from nesf.config import preset
 from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad
 from nesf.data import load, stream
 from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_dataset, save_dataset
-from nesf.data.streaming import AHEAD, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
+from nesf.data.streaming import PREFETCH, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.training import TrainingResult, _Run, train
 
@@ -215,13 +215,13 @@ class Watched(StreamedCrystals):
 
 
 def test_what_is_announced_is_read_ahead_once_and_no_further_than_a_few_batches(dataset: Dataset, folder: Path) -> None:
-    batches = [torch.tensor([i, i + 1]) for i in range(AHEAD + 6)]
+    batches = [torch.tensor([i, i + 1]) for i in range(PREFETCH + 6)]
     crystals = Watched(folder / "train.safetensors")
     padded = PaddedStream(crystals, dataset.vocabulary, torch.device("cpu"))
     padded.expect(iter(batches))
-    for future in [f for _, f in padded._ahead]:
+    for future in [f for _, f in padded._prefetched]:
         future.result()
-    assert crystals.seen == [(b.tolist(), False) for b in batches[:AHEAD]]
+    assert crystals.seen == [(b.tolist(), False) for b in batches[:PREFETCH]]
     for batch in batches:
         padded.select(batch)
     assert sorted(crystals.seen) == [(b.tolist(), False) for b in batches]
