@@ -37,10 +37,9 @@ from nesf.files import write_json
 
 PREFETCH = 4  # batches read before they are asked for
 CHUNK = 1 << 16  # entries of an array in memory while a whole file is gone through
-# one entry of each array; those of 8-byte numbers come first in the file, so that they stay aligned
-ARRAYS = {
-    name: np.dtype(entry) for name, entry in (("offsets", "<i8"), ("lattice", "(3,3)<f8"), ("positions", "(3,)<f8"), ("species", "u1"), ("ids", "u1"))
-}
+# Type of one entry of each array, in the order of the file: those of 8-byte numbers come first, so that they stay aligned.
+ENTRIES = {"offsets": "<i8", "lattice": "(3,3)<f8", "positions": "(3,)<f8", "species": "u1", "ids": "u1"}
+ARRAYS = {name: np.dtype(entry) for name, entry in ENTRIES.items()}
 DTYPES = {"<f8": "F64", "<i8": "I64", "|u1": "U8"}  # names of safetensors
 
 
@@ -64,29 +63,26 @@ class StreamedCrystals:
             self._stamp = _stamp(os.stat(self.path))
             with safe_open(str(self.path), framework="numpy"):  # checks the header, and that all arrays are in the file
                 pass
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from None
         except SafetensorError as error:
             raise self._damaged(str(error)) from None
+        self._starts: dict[str, int] = {}  # first byte of each array
+        self._lengths: dict[str, int] = {}  # along its first axis
         self._find_arrays()
-        self.n_atoms, self._n = self._lengths["positions"], self._lengths["lattice"]
-        if self._lengths["species"] != self.n_atoms or self._lengths["offsets"] != self._n + 1:
+        self.n_atoms = self._lengths["positions"]
+        if self._lengths["species"] != self.n_atoms or self._lengths["offsets"] != len(self) + 1:
             raise self._damaged("its arrays are not of one length")
-        last, self.n_max = 0, 1
+        last, self.n_max, ascending = 0, 1, True
         for k, chunk in enumerate(self._chunks("offsets")):
-            if k == 0 and chunk[0] != 0:
-                raise self._damaged(f"its offsets begin at {chunk[0]}, not at 0")
             n_atoms = np.diff(chunk, prepend=last)
-            if n_atoms.min() < 0:
-                raise self._damaged("its offsets decrease")
+            ascending &= bool(n_atoms.min() >= 0) and (k > 0 or chunk[0] == 0)
             last, self.n_max = int(chunk[-1]), max(self.n_max, int(n_atoms.max()))
-        if last != self.n_atoms:
-            raise self._damaged(f"its offsets end at {last}, not at its {self.n_atoms} atoms")
+        if not ascending or last != self.n_atoms:
+            raise self._damaged(f"its offsets do not ascend from 0 to its {self.n_atoms} atoms")
 
     def __len__(self) -> int:
-        return self._n
+        return self._lengths["lattice"]
 
     @cached_property
     def box(self) -> Box:
@@ -103,8 +99,8 @@ class StreamedCrystals:
         Raises:
             DataError: the file is damaged, or it is not the one that was opened.
         """
-        if outside := [i for i in indices if not 0 <= i < self._n]:
-            raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {self._n}; give an index from 0 on")
+        if outside := [i for i in indices if not 0 <= i < len(self)]:
+            raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on")
         with self._open() as file:
             bounds = [self._rows(file, "offsets", i, 2).tolist() for i in indices]
             arrays = {
@@ -116,22 +112,18 @@ class StreamedCrystals:
 
     def pieces(self) -> dict[str, Iterable[Any]]:
         """Return the ids and arrays as `content_hash` takes them, read chunk by chunk."""
+        ids: Iterable[Any]
         if "ids" in self._lengths:
-            ids: Iterable[Any] = self._chunks("ids")
+            ids = self._chunks("ids")
         else:
-            ids = (id_lines(json.loads(header["__metadata__"]["ids"])) for header in [self._header()[0]])
+            with safe_open(str(self.path), framework="numpy") as file:
+                ids = [id_lines(json.loads(file.metadata()["ids"]))]
         return {"ids": ids} | {name: self._chunks(name) for name in ARRAYS if name != "ids"}
 
-    def _header(self) -> tuple[dict[str, Any], int]:
-        """Return the header, which may hold all ids, and the first byte after it."""
+    def _find_arrays(self) -> None:
         with self._open() as file:
             size = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(size)), 8 + size
-
-    def _find_arrays(self) -> None:
-        header, data = self._header()
-        self._starts: dict[str, int] = {}  # first byte of each array
-        self._lengths: dict[str, int] = {}  # along its first axis
+            header = json.loads(file.read(size))
         for name, dtype in ARRAYS.items():
             if name == "ids" and "ids" in header.get("__metadata__", ()):
                 continue
@@ -140,7 +132,7 @@ class StreamedCrystals:
             about = header[name]
             if about["dtype"] != DTYPES[dtype.base.str] or not about["shape"] or tuple(about["shape"][1:]) != dtype.shape:
                 raise self._damaged(f"array {name!r} is of another form")
-            self._starts[name], self._lengths[name] = data + about["data_offsets"][0], about["shape"][0]
+            self._starts[name], self._lengths[name] = 8 + size + about["data_offsets"][0], about["shape"][0]
 
     def _open(self) -> FileIO:
         """Open the file for one use: without a handle that stays, threads share nothing and a file that was replaced is noticed."""
@@ -164,10 +156,9 @@ class StreamedCrystals:
 
     def _chunks(self, name: str) -> Iterator[np.ndarray]:
         """Read an array from its beginning to its end, in pieces."""
-        length = self._lengths[name]
         with self._open() as file:
-            for start in range(0, length, CHUNK):
-                yield self._rows(file, name, start, min(CHUNK, length - start))
+            for start in range(0, self._lengths[name], CHUNK):
+                yield self._rows(file, name, start, min(CHUNK, self._lengths[name] - start))
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(f"{self.path}: not a packed crystal file, or damaged ({reason}); write it again (nesf data fetch, import or build)")
