@@ -34,8 +34,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.data.rules import Count, load_rules, select
-from nesf.data.split import split
+from nesf.data.rules import Count, load_rules, select, split
 
 SEED = 0
 FOLDER = Path(__file__).parents[1] / "nesf" / "data" / "starter_dataset"

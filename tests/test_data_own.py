@@ -15,7 +15,7 @@ from pymatgen.io.vasp.inputs import Poscar
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data import load
 from nesf.data.files import read, read_structures
-from nesf.data.split import split
+from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -87,7 +87,7 @@ def test_the_split_rule_gives_the_paper_s_counts(n: int, counts: tuple[int, int,
 def test_too_few_for_a_split(folder: Path) -> None:
     for name in ("c0", "c1", "c2"):
         (folder / f"{name}.cif").unlink()
-    with pytest.raises(DataError, match="2 crystals cannot be split"):
+    with pytest.raises(DataError, match="2 crystals"):
         read(folder)
 
 

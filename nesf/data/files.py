@@ -9,7 +9,8 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, reason_against
-from nesf.data.dataset import SPLITS, Dataset
-from nesf.data.split import split as split_by_rule
+from nesf.data.dataset import SPLITS, Dataset, needs_extra
+from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One structure to be: its name in messages, its id, how to parse it, and what its table says of it."""
+    """A structure before it is parsed: its name in messages, its id, its parser, its split and further columns of its table."""
 
     label: str
     identifier: str
@@ -67,7 +68,7 @@ def read(
     Args:
         path: a folder with `train.csv`, `val.csv`, `test.csv` (or `.csv.gz`; columns `material_id`, `cif`, further ones are kept as
             properties), a single such table, a folder of `.cif`, `.vasp` or `POSCAR*` files, one such file, or an `.extxyz`.
-        name: of the dataset; None for the file's or folder's.
+        name: of the dataset; None for that of the file or folder.
         seed: of the split, where one is made.
         cell: `as-given`, or pymatgen's `conventional` or `primitive` standard structure. The paper uses conventional cells.
         skip_bad: leave out what cannot be used, and list it, instead of raising an error.
@@ -77,14 +78,16 @@ def read(
         The dataset, and what was left out.
 
     Raises:
+        ConfigError: `cell` does not exist.
         DataError: an entry is unreadable, disordered, empty, absurd, outside the vocabulary, or has another's id; or a split is missing or empty.
+        NesfError: an `.extxyz` without ASE, which the extra `ase` installs.
     """
     path = Path(path)
     crystals, splits, skipped = _read(path, cell, skip_bad, vocabulary)
     if splits is None:
-        parts = split_by_rule(crystals, seed=seed)
+        parts = split(crystals, seed=seed)
     else:
-        parts = {s: crystals.select([i for i, of in enumerate(splits) if of == s]) for s in SPLITS}
+        parts = {s: crystals.select(np.flatnonzero(np.array(splits) == s)) for s in SPLITS}
         empty = [s for s in SPLITS if not len(parts[s])]
         if empty:
             raise DataError(f"{path}: split {empty[0]} has no usable structure; add some, or give one table without splits")
@@ -92,7 +95,7 @@ def read(
         "source": f"own data, {path.resolve().name}",
         "cell": cell,
         "split": "as given" if splits else f"the paper's rule, seed {seed}",
-        "skipped": [{"entry": s.entry, "reason": s.reason} for s in skipped],
+        "skipped": [asdict(s) for s in skipped],
     }
     return Dataset(name or path.resolve().name.split(".")[0], parts, None, provenance), skipped
 
@@ -100,13 +103,13 @@ def read(
 def read_structures(
     path: Path, *, cell: Cell = "as-given", skip_bad: bool = False, vocabulary: Sequence[int] | None = None
 ) -> tuple[Crystals, list[Skipped]]:
-    """Read own data as one batch, in the order of the files (sorted names; train, val, test); no split is made. See `read`."""
+    """Read own data as one batch, without splits, in the order of the files (sorted names; train, val, test); arguments as of `read`."""
     crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
     return crystals, skipped
 
 
 def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
-    """Crystals of a path, the split of each where the files tell, and what was left out."""
+    """Return the crystals of a path, the split of each where the files tell, and what was left out."""
     if cell not in CELLS:
         raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(CELLS)}")
     kept: list[tuple[_Entry, Structure]] = []
@@ -135,7 +138,7 @@ def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | Non
 
 
 def _usable(entry: _Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """The entry's structure in the cell asked for.
+    """Return the structure of an entry in the requested cell.
 
     Raises:
         DataError: the reason why it cannot be used.
@@ -167,16 +170,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _wrapped(crystals: Crystals) -> Crystals:
-    """The same crystals with every atom inside its cell: the published fields know no periodic images."""
+    """Return the crystals with every atom inside its cell: the published fields know no periodic images."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     fractional = np.einsum("ni,nij->nj", crystals.positions, np.linalg.inv(crystals.lattice)[owner])
     fractional -= np.floor(fractional + WRAP_TOLERANCE)
     positions = np.einsum("ni,nij->nj", fractional, crystals.lattice[owner])
-    return Crystals(crystals.ids, positions, crystals.species, crystals.lattice, crystals.offsets, crystals.properties)
+    return replace(crystals, positions=positions)
 
 
 def _column(values: list[str]) -> np.ndarray:
-    """A table's column: numbers (blank is nan) where every value is one, else text."""
+    """Return a table's column: numbers (blank is nan) where every value is one, else text."""
     try:
         numbers = np.array([float(v) if v.strip() else np.nan for v in values])
     except ValueError:
@@ -185,7 +188,7 @@ def _column(values: list[str]) -> np.ndarray:
 
 
 def _entries(path: Path) -> list[_Entry]:
-    """The entries of a path, by the form it has."""
+    """Return the entries of a path, by the form it has."""
     if path.is_dir():
         if any(_table_of(path, s) for s in SPLITS):
             return _table_entries({s: _table_of(path, s) for s in SPLITS}, path)
@@ -204,24 +207,21 @@ def _entries(path: Path) -> list[_Entry]:
     raise DataError(f"{path}: its name tells no form; give {FORMS}")
 
 
-def _table_of(folder: Path, split: str) -> Path | None:
-    return next((f for f in (folder / f"{split}.csv", folder / f"{split}.csv.gz") if f.is_file()), None)
+def _table_of(folder: Path, name: str) -> Path | None:
+    return next((f for f in (folder / f"{name}.csv", folder / f"{name}.csv.gz") if f.is_file()), None)
 
 
 def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[_Entry]:
-    """Entries of the tables of a folder (key: split), or of one table (key: None)."""
+    """Return the entries of the tables of a folder (key: split), or of one table (key: None)."""
     entries = []
-    for split, file in tables.items():
+    for name, file in tables.items():
         if file is None:
-            raise DataError(f"{path}: {split}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
-        table = _table(file)
-        further = [c for c in table.columns if c not in ("material_id", "cif") and not c.startswith("Unnamed:")]  # an index column has no name
-        for i, row in enumerate(table.to_dict("records"), start=1):
-            identifier, cif = row["material_id"].strip(), row["cif"]
-            label = f"{file.name}, {identifier or f'entry {i}'}"
-            entries.append(_Entry(label, identifier, lambda cif=cif: _from_cif(cif), split, {c: row[c] for c in further}))  # type: ignore[misc]
-    columns = {c for e in entries for c in e.row}
-    return [_Entry(e.label, e.identifier, e.parse, e.split, {c: e.row.get(c, "") for c in sorted(columns)}) for e in entries]
+            raise DataError(f"{path}: {name}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
+        for i, row in enumerate(_table(file).to_dict("records"), start=1):
+            identifier, cif = row.pop("material_id").strip(), row.pop("cif")
+            entries.append(_Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
+    columns = sorted({c for e in entries for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
+    return [replace(e, row={c: e.row.get(c, "") for c in columns}) for e in entries]
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -246,7 +246,7 @@ def _file_entry(file: Path) -> _Entry:
 
 
 def _parser_of(file: Path) -> Callable[[str], Structure] | None:
-    """How a structure file of this name is parsed, or None where the name tells nothing."""
+    """Return the parser of a structure file of this name, or None where the name tells nothing."""
     if file.suffix.lower() == ".cif":
         return _from_cif
     if file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
@@ -273,21 +273,23 @@ def _from_poscar(text: str) -> Structure:
 
 
 def _extxyz_entries(file: Path) -> list[_Entry]:
-    """Entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
-    from ase import io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
+    """Return the entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
+    with needs_extra("ase"):
+        from ase import io
     try:
         frames = list(io.iread(file, index=":", format="extxyz"))
     except UNREADABLE as error:
         raise DataError(f"{file}: cannot be read as extxyz ({_first_line(error)})") from None
+    entries = []
+    for i, atoms in enumerate(frames):
+        identifier = atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}")
+        entries.append(_Entry(f"{file.name}, frame {i}", str(identifier), partial(_from_atoms, atoms)))
+    return entries
 
-    def parse(atoms: Any) -> Structure:
-        if not atoms.pbc.all() or atoms.cell.rank < 3:
-            raise ValueError("it has no cell that is periodic in three directions (Lattice=... in its comment line)")
-        return AseAtomsAdaptor.get_structure(atoms)
 
-    def identifier(i: int, atoms: Any) -> str:
-        return str(atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}"))
+def _from_atoms(atoms: Any) -> Structure:
+    from pymatgen.io.ase import AseAtomsAdaptor
 
-    return [_Entry(f"{file.name}, frame {i}", identifier(i, a), lambda a=a: parse(a)) for i, a in enumerate(frames)]  # type: ignore[misc]
+    if not atoms.pbc.all() or atoms.cell.rank < 3:
+        raise ValueError("it has no cell that is periodic in three directions (Lattice=... in its comment line)")
+    return AseAtomsAdaptor.get_structure(atoms)
