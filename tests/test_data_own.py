@@ -1,6 +1,8 @@
 """Own files: every entry comes in as it is, or is named with the reason why not."""
 
 import gzip
+import re
+import sys
 from pathlib import Path
 
 import ase.io
@@ -15,8 +17,8 @@ from pymatgen.io.vasp.inputs import Poscar
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data import load
 from nesf.data.files import read, read_structures
-from nesf.data.rules import split
-from nesf.errors import ConfigError, DataError
+from nesf.data.rules import load_rules, split, split_by_rules
+from nesf.errors import ConfigError, DataError, NesfError
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 DISORDERED = Structure(Lattice.cubic(4.0), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
@@ -82,6 +84,14 @@ def test_the_split_rule_gives_the_paper_s_counts(n: int, counts: tuple[int, int,
     assert sorted(i for p in parts.values() for i in p.ids) == sorted(crystals.ids)
     assert parts["test"].ids == split(crystals, seed=0)["test"].ids
     assert n == 3 or parts["test"].ids != split(crystals, seed=1)["test"].ids
+
+
+def test_a_seed_always_gives_the_same_split() -> None:
+    crystals = Crystals.from_arrays([f"m{i}" for i in range(100)], [np.zeros((1, 3))] * 100, [np.ones(1, int)] * 100, np.tile(np.eye(3), (100, 1, 1)))
+    parts = split(crystals, seed=7)
+    assert parts["test"].ids == ("m88", "m42", "m26", "m50", "m54") and parts["val"].ids == ("m70", "m4", "m53", "m24", "m32")
+    ours = split_by_rules(crystals, load_rules("lcs6"), seed=7)[0]  # the rule sets of the paper have the paper's fractions
+    assert {s: c.ids for s, c in ours.items()} == {s: c.ids for s, c in parts.items()}
 
 
 def test_too_few_for_a_split(folder: Path) -> None:
@@ -153,6 +163,13 @@ def test_extxyz(tmp_path: Path) -> None:
     (tmp_path / "broken.extxyz").write_text("3\nLattice=\nFe 0 0\n")
     with pytest.raises(DataError, match=r"broken\.extxyz: cannot be read as extxyz"):
         read_structures(tmp_path / "broken.extxyz")
+
+
+def test_extxyz_without_ase_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ase", None)
+    (tmp_path / "x.extxyz").write_text("")
+    with pytest.raises(NesfError, match=re.escape('pip install "nesf[ase]"')):
+        read_structures(tmp_path / "x.extxyz")
 
 
 def test_bad_entries_are_named_or_skipped_and_listed(folder: Path) -> None:

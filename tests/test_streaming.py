@@ -18,7 +18,7 @@ import torch
 from nesf.cli import main
 from nesf.config import preset
 from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad
-from nesf.data import load, stream
+from nesf.data import STARTER_FOLDER, load, stream
 from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_dataset, save_dataset
 from nesf.data.streaming import PREFETCH, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
 from nesf.errors import ConfigError, DataError, NesfError
@@ -92,6 +92,17 @@ def test_stream_has_the_crystals_of_memory(dataset: Dataset, folder: Path, tmp_p
         stream_ = PaddedStream(opened, dataset.vocabulary, torch.device("cpu"))
         for indices in (torch.arange(len(crystals)), torch.tensor([2, 0, 2]), torch.zeros(0, dtype=torch.long)):
             same_batch(resident.select(indices), stream_.select(indices))
+
+
+def test_hash_is_computed_once_and_belongs_to_the_content(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load("starter").hash() == json.loads((STARTER_FOLDER / "dataset.json").read_text())["hash"]
+    few, calls = Dataset("few", dataset.splits), []
+    monkeypatch.setattr("nesf.data.dataset.content_hash", lambda splits: calls.append(splits) or "digest")
+    assert few.hash() == few.hash() == "digest" and len(calls) == 1
+    monkeypatch.undo()
+    moved = dataclasses.replace(dataset.splits["val"], positions=dataset.splits["val"].positions + 1e-5)
+    assert dataclasses.replace(few, name="other").hash() == dataset.hash()  # a name is no content, and a copy does not keep the old hash
+    assert dataclasses.replace(few, splits={**dataset.splits, "val": moved}).hash() != dataset.hash()
 
 
 def test_released_dataset_streams_as_it_is_in_memory(mirror: Path, tmp_path: Path) -> None:

@@ -5,26 +5,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from nesf.data.dataset import SPLITS, Dataset, bounding_box, default_data_dir, load_dataset, save_dataset
+from nesf.data.dataset import Dataset, default_data_dir, load_dataset, save_dataset
 from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
 from nesf.data.streaming import StreamedDataset, open_dataset
 from nesf.errors import ConfigError, DataError
 
-__all__ = [
-    "OFFICIAL",
-    "SPLITS",
-    "Dataset",
-    "StreamedDataset",
-    "available",
-    "bounding_box",
-    "default_data_dir",
-    "fetch",
-    "load",
-    "load_dataset",
-    "open_dataset",
-    "save_dataset",
-    "stream",
-]
+__all__ = ["OFFICIAL", "Dataset", "StreamedDataset", "available", "default_data_dir", "fetch", "load", "save_dataset", "stream"]
 
 STARTER_FOLDER = Path(__file__).parent / "starter_dataset"
 
@@ -38,13 +24,7 @@ def available(data_dir: Path | None = None) -> dict[str, Path]:
 
 
 def load(
-    name: str,
-    *,
-    fold: int | None = None,
-    data_dir: Path | None = None,
-    mirror: Path | None = None,
-    fetch: bool = False,
-    skip_bad: bool = False,
+    name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None, fetch: bool = False, skip_bad: bool = False
 ) -> Dataset:
     """Load any dataset by name or path.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, lattice_parameters
@@ -66,8 +66,8 @@ class Audit:
     def __str__(self) -> str:
         """Return the findings as text tables."""
         lines = [f"{self.label}: " + ", ".join(f"{s} {n}" for s, n in self.counts.items()), ""]
-        lines += [*_table("atoms per cell", sorted({n for row in self.atoms.values() for n in row}), self.atoms), ""]
-        lines += [*_table("shape of the cell", [s for s in SHAPES if any(s in row for row in self.shapes.values())], self.shapes), ""]
+        lines += [_table("atoms per cell", self.atoms, sorted({n for row in self.atoms.values() for n in row})), ""]
+        lines += [_table("shape of the cell", self.shapes, [s for s in SHAPES if any(s in row for row in self.shapes.values())]), ""]
         spans = {s: " ".join(f"{x} {low:.2f}-{high:.2f}" for x, (low, high) in zip("abc", rows, strict=True)) for s, rows in self.lengths.items()}
         lines += [f"cell lengths, {s} (Å): {span}" for s, span in spans.items()]
         lines += [
@@ -156,12 +156,9 @@ def _spread(values: np.ndarray) -> list[float]:
     return [float(values.min()), float(np.median(values)), float(values.max())]
 
 
-def _table(title: str, columns: Iterable[Any], rows: dict[str, dict[Any, int]]) -> list[str]:
-    columns = list(columns)
-    width = max([5, *(len(str(c)) + 1 for c in columns)])
-    first = max(len(title), 10)
-    lines = [title.ljust(first) + "".join(str(c).rjust(width) for c in columns)]
-    return lines + [(s.ljust(first) + "".join(str(row.get(c, "")).rjust(width) for c in columns)).rstrip() for s, row in rows.items()]
+def _table(title: str, rows: dict[str, dict[Any, int]], columns: list[Any]) -> str:
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(columns, name=title), dtype="Int64")
+    return frame.astype(object).fillna("").to_string()
 
 
 def _pairs_text(title: str, pairs: list[Pair], counts: dict[str, int]) -> list[str]:

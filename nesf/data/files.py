@@ -192,18 +192,17 @@ def _entries(path: Path) -> list[_Entry]:
     if path.is_dir():
         if any(_table_of(path, s) for s in SPLITS):
             return _table_entries({s: _table_of(path, s) for s in SPLITS}, path)
-        names = sorted(f for f in path.iterdir() if f.is_file() and _parser_of(f))
-        if not names:
-            raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
-        return [_file_entry(f) for f in names]
+        if entries := _file_entries(sorted(f for f in path.iterdir() if f.is_file())):
+            return entries
+        raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.name.endswith((".csv", ".csv.gz")):
         return _table_entries({None: path}, path)
     if path.suffix in (".extxyz", ".xyz"):
         return _extxyz_entries(path)
-    if _parser_of(path):
-        return [_file_entry(path)]
+    if entries := _file_entries([path]):
+        return entries
     raise DataError(f"{path}: its name tells no form; give {FORMS}")
 
 
@@ -238,20 +237,23 @@ def _table(file: Path) -> pd.DataFrame:
     return table
 
 
-def _file_entry(file: Path) -> _Entry:
-    parse = _parser_of(file)
-    assert parse is not None  # only files with a parser come here
-    identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
-    return _Entry(file.name, identifier, lambda: parse(file.read_text(encoding="utf-8", errors="replace")))
+def _file_entries(files: Sequence[Path]) -> list[_Entry]:
+    """Return the entries of those files whose name tells that they hold a structure."""
+    entries = []
+    for file in files:
+        if file.suffix.lower() == ".cif":
+            parse = _from_cif
+        elif file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
+            parse = _from_poscar
+        else:
+            continue
+        identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
+        entries.append(_Entry(file.name, identifier, partial(_from_file, file, parse)))
+    return entries
 
 
-def _parser_of(file: Path) -> Callable[[str], Structure] | None:
-    """Return the parser of a structure file of this name, or None where the name tells nothing."""
-    if file.suffix.lower() == ".cif":
-        return _from_cif
-    if file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
-        return _from_poscar
-    return None
+def _from_file(file: Path, parse: Callable[[str], Structure]) -> Structure:
+    return parse(file.read_text(encoding="utf-8", errors="replace"))
 
 
 def _from_cif(text: str) -> Structure:

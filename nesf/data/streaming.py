@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nesf.crystals import Crystals, PaddedCrystals, pad
-from nesf.data.dataset import REMEDY, SPLITS, Box, Dataset, content_hash, description_of, id_lines, read_description
+from nesf.data.dataset import REMEDY, SPLITS, Box, content_hash, description_of, id_lines, read_description
 from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 
@@ -103,12 +103,9 @@ class StreamedCrystals:
             raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on")
         with self._open() as file:
             bounds = [self._rows(file, "offsets", i, 2).tolist() for i in indices]
-            arrays = {
-                "positions": [self._rows(file, "positions", start, end - start) for start, end in bounds],
-                "species": [self._rows(file, "species", start, end - start) for start, end in bounds],
-                "lattice": np.array([self._rows(file, "lattice", i, 1) for i in indices]),
-            }
-        return Crystals.from_arrays((f"{self.path}, crystal {i}" for i in indices), **arrays)
+            positions, species = ([self._rows(file, name, start, end - start) for start, end in bounds] for name in ("positions", "species"))
+            lattice = np.array([self._rows(file, "lattice", i, 1) for i in indices])
+        return Crystals.from_arrays((f"{self.path}, crystal {i}" for i in indices), positions, species, lattice)
 
     def pieces(self) -> dict[str, Iterable[Any]]:
         """Return the ids and arrays as `content_hash` takes them, read chunk by chunk."""
@@ -221,7 +218,7 @@ class PaddedStream:
 
 def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> PaddedCrystals:
     """Return the batch with every tensor changed."""
-    tensors = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
+    tensors: dict[str, Any] = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
     return dataclasses.replace(batch, **tensors)
 
 
@@ -242,7 +239,10 @@ class StreamedDataset:
     vocabulary: tuple[int, ...]
     recorded_hash: str
 
-    label = Dataset.label
+    @property
+    def label(self) -> str:
+        """Name with its fold, for messages."""
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def hash(self) -> str:
         """Return the hash of the same crystals in memory."""
