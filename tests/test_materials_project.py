@@ -166,7 +166,7 @@ def test_an_interface_that_stops_short_is_noticed(serve, tmp_path: Path, monkeyp
     server = serve(small_cells())
     empty = json.dumps({"data": [], "meta": {"total_doc": 27}}).encode()
     server.spoil = lambda path, query: (200, empty) if query.get("_skip") == "20" else None
-    with pytest.raises(NesfError, match="announced 27 materials and sent 20"):
+    with pytest.raises(NesfError, match="27 .*20"):
         build_from(server, tmp_path, load_rules("lcs6"))
     assert not list(tmp_path.iterdir())
 
@@ -233,7 +233,7 @@ def test_malformed_documents_are_named_or_skipped(serve, tmp_path: Path, documen
 
 def test_keys(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(small_cells())
-    with pytest.raises(ConfigError, match="no key for the Materials Project; get a key"):
+    with pytest.raises(ConfigError, match="MP_API_KEY"):
         build_from(server, tmp_path, load_rules("lcs6"), api_key=None)
     with pytest.raises(ConfigError, match="32 characters"):
         build_from(server, tmp_path, load_rules("lcs6"), api_key="short")
@@ -272,13 +272,13 @@ def test_nobody_there(tmp_path: Path, serve) -> None:
     server = serve({})
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(NesfError, match="does not answer as it should"):
+    with pytest.raises(NesfError, match="Materials Project"):
         build_from(server, tmp_path, load_rules("lcs6"))
 
 
 @pytest.mark.parametrize("name", ["lcs6", "ybco", "starter", "a/b", "", ".."])
 def test_names_that_would_shadow_or_leave_the_data_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be the name"):
+    with pytest.raises(ConfigError, match=re.escape(repr(name))):
         build(load_rules("lcs6"), name=name, api_key=KEY, endpoint="http://127.0.0.1:9/", data_dir=tmp_path)
 
 
@@ -315,7 +315,7 @@ def test_rules_from_json(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"mine\.json") as caught:
             load_rules(mine)
         assert said in str(caught.value)
-    with pytest.raises(ConfigError, match="neither a set of rules"):
+    with pytest.raises(ConfigError, match="lcs7"):
         load_rules("lcs7")
 
 
