@@ -77,7 +77,7 @@ def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
     """Return the SHA-256 of ids, positions (rounded to 1e-6 Å), lattices (likewise), species and offsets of all splits.
 
     Args:
-        splits: for each of `SPLITS`, the pieces of `ids` (bytes of `id_lines`) and of each array; how they are cut does not matter.
+        splits: for each of `SPLITS`, the pieces of `ids` (bytes of `id_lines`) and of each array, in order.
     """
     digest = hashlib.sha256()
     for name in SPLITS:
@@ -137,7 +137,7 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset's packed folder: a safetensors file per split, then `dataset.json`, without which the folder does not count."""
+    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`, which marks it as complete."""
     folder = Path(folder)
     (folder / "dataset.json").unlink(missing_ok=True)
     try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
+T = TypeVar("T")
 Cell = Literal["as-given", "conventional", "primitive"]
-CELLS = ("as-given", "conventional", "primitive")
 FORMS = "train/val/test.csv(.gz) in a folder, a .csv(.gz), a folder of .cif, .vasp or POSCAR files, one such file, or an .extxyz"
 WRAP_TOLERANCE = 1e-6  # fractional; a coordinate this little below 0 or 1 counts as 0: noise in the last digit moves no atom across the cell
 # What pymatgen and ase raise on damaged files (a KeyError is a LookupError, a division by zero an ArithmeticError, ase's XYZError an OSError,
@@ -44,12 +44,12 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A structure before it is parsed: its name in messages, its id, its parser, its split and further columns of its table."""
+class Entry:
+    """A structure before it is read: its name in messages, its id, its reader, its split and further columns of its table."""
 
     label: str
     identifier: str
-    parse: Callable[[], Structure]
+    read: Callable[[], Any]
     split: str | None = None
     row: Mapping[str, str] = field(default_factory=dict)
 
@@ -110,25 +110,12 @@ def read_structures(
 
 def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
     """Return the crystals of a path, the split of each where the files tell, and what was left out."""
-    if cell not in CELLS:
-        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(CELLS)}")
-    kept: list[tuple[_Entry, Structure]] = []
-    skipped: list[Skipped] = []
-    seen: dict[str, str] = {}
+    if cell not in get_args(Cell):
+        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(get_args(Cell))}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's remarks on rounding and labels, one or more a file
-        for entry in tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2):
-            try:
-                if not entry.identifier:
-                    raise DataError("it has no material_id")
-                if entry.identifier in seen:
-                    raise DataError(f"its id {entry.identifier!r} is already that of {seen[entry.identifier]}")
-                kept.append((entry, _usable(entry, cell, vocabulary)))
-                seen[entry.identifier] = entry.label
-            except DataError as error:
-                if not skip_bad:
-                    raise DataError(f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad") from None
-                skipped.append(Skipped(entry.label, str(error)))
+        entries = tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2)
+        kept, skipped = usable_entries(entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad)
     if not kept:
         raise DataError(f"{path}: no usable structure" + (f", {len(skipped)} left out, the first because {skipped[0].reason}" if skipped else ""))
     columns = {column: _column([entry.row.get(column, "") for entry, _ in kept]) for column in kept[0][0].row}
@@ -137,14 +124,38 @@ def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | Non
     return _wrapped(crystals.in_standard_setting()), splits or None, skipped
 
 
-def _usable(entry: _Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
+def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_bad: bool) -> tuple[list[tuple[Entry, T]], list[Skipped]]:
+    """Return the entries, each with what `read` returned for it, and those left out where `skip_bad` is set.
+
+    Raises:
+        DataError: `read` raised one, or an entry has no id or that of another; the message names the entry and the reason.
+    """
+    kept: list[tuple[Entry, T]] = []
+    skipped: list[Skipped] = []
+    labels: dict[str, str] = {}
+    for entry in entries:
+        try:
+            if not entry.identifier:
+                raise DataError("it has no material_id")
+            if entry.identifier in labels:
+                raise DataError(f"its id {entry.identifier!r} is already that of {labels[entry.identifier]}")
+            kept.append((entry, read(entry)))
+            labels[entry.identifier] = entry.label
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad") from None
+            skipped.append(Skipped(entry.label, str(error)))
+    return kept, skipped
+
+
+def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
     """Return the structure of an entry in the requested cell.
 
     Raises:
         DataError: the reason why it cannot be used.
     """
     try:
-        structure = entry.parse()
+        structure = entry.read()
     except UNREADABLE as error:
         raise DataError(f"it cannot be read ({_first_line(error)})") from None
     reason = reason_against(structure)
@@ -187,7 +198,7 @@ def _column(values: list[str]) -> np.ndarray:
     return np.array(values, dtype=object) if np.isnan(numbers).all() else numbers
 
 
-def _entries(path: Path) -> list[_Entry]:
+def _entries(path: Path) -> list[Entry]:
     """Return the entries of a path, by the form it has."""
     if path.is_dir():
         if any(_table_of(path, s) for s in SPLITS):
@@ -210,7 +221,7 @@ def _table_of(folder: Path, name: str) -> Path | None:
     return next((f for f in (folder / f"{name}.csv", folder / f"{name}.csv.gz") if f.is_file()), None)
 
 
-def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[_Entry]:
+def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]:
     """Return the entries of the tables of a folder (key: split), or of one table (key: None)."""
     entries = []
     for name, file in tables.items():
@@ -218,7 +229,7 @@ def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[_Entry
             raise DataError(f"{path}: {name}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
         for i, row in enumerate(_table(file).to_dict("records"), start=1):
             identifier, cif = row.pop("material_id").strip(), row.pop("cif")
-            entries.append(_Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
+            entries.append(Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
     columns = sorted({c for e in entries for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
     return [replace(e, row={c: e.row.get(c, "") for c in columns}) for e in entries]
 
@@ -237,7 +248,7 @@ def _table(file: Path) -> pd.DataFrame:
     return table
 
 
-def _file_entries(files: Sequence[Path]) -> list[_Entry]:
+def _file_entries(files: Sequence[Path]) -> list[Entry]:
     """Return the entries of those files whose name tells that they hold a structure."""
     entries = []
     for file in files:
@@ -248,7 +259,7 @@ def _file_entries(files: Sequence[Path]) -> list[_Entry]:
         else:
             continue
         identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
-        entries.append(_Entry(file.name, identifier, partial(_from_file, file, parse)))
+        entries.append(Entry(file.name, identifier, partial(_from_file, file, parse)))
     return entries
 
 
@@ -274,7 +285,7 @@ def _from_poscar(text: str) -> Structure:
     return poscar.structure
 
 
-def _extxyz_entries(file: Path) -> list[_Entry]:
+def _extxyz_entries(file: Path) -> list[Entry]:
     """Return the entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
     with needs_extra("ase"):
         from ase import io
@@ -285,7 +296,7 @@ def _extxyz_entries(file: Path) -> list[_Entry]:
     entries = []
     for i, atoms in enumerate(frames):
         identifier = atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}")
-        entries.append(_Entry(f"{file.name}, frame {i}", str(identifier), partial(_from_atoms, atoms)))
+        entries.append(Entry(f"{file.name}, frame {i}", str(identifier), partial(_from_atoms, atoms)))
     return entries
 
 

@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, reason_against
 from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
+from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import OFFICIAL
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 CHUNK = 500  # documents a request: a thousand structures can take longer than the client's 20 s
 FIELDS = ["material_id", "structure"]
@@ -70,7 +75,7 @@ def build(
         database = client.db_version
     crystals, skipped = _conventional_cells(documents, skip_bad, progress)
     selected, counts = select(crystals, rules, reference)
-    found = {"documents": len(documents), "skipped": skipped, "selection": [asdict(c) for c in counts], "seed": seed}
+    found = {"documents": len(documents), "skipped": [asdict(s) for s in skipped], "selection": [asdict(c) for c in counts], "seed": seed}
     provenance = _source(database, query) | {"rules": rules.to_dict()} | found
     for fold, parts in enumerate(split_by_rules(selected.in_standard_setting(), rules, seed=seed)):
         if rules.folds is None:
@@ -184,51 +189,44 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
     documents = _ask(lambda: client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS))
     if not documents:
         raise DataError(f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another")
-    structure, _ = _conventional(documents[0])
-    if isinstance(structure, str):
-        raise DataError(f"{rules.reference_id}: {structure}")
-    return structure.lattice.matrix
+    try:
+        return _conventional(documents[0])[0].lattice.matrix
+    except DataError as error:
+        raise DataError(f"{rules.reference_id}: {error}") from None
 
 
-def _conventional(document: Any) -> tuple[Any, str]:
-    """Return the conventional standard structure of a document and its crystal system; or the reason why there is none, and an empty text."""
+def _conventional(document: Any) -> tuple[Structure, str]:
+    """Return the conventional standard structure of a document and its crystal system.
+
+    Raises:
+        DataError: the reason why it cannot be used.
+    """
     from pymatgen.core import Structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     try:
         structure = Structure.from_dict(document["structure"])
-        reason = reason_against(structure)
-        if reason:
-            return reason, ""
+        if reason := reason_against(structure):
+            raise DataError(reason)
         for key in list(structure.site_properties):  # magnetic moments would count in the symmetry
             structure.remove_site_property(key)
         structure.remove_oxidation_states()
         analyzer = SpacegroupAnalyzer(structure)
         conventional, system = analyzer.get_conventional_standard_structure(), analyzer.get_crystal_system()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return f"the document is malformed ({type(error).__name__}: {error})", ""
-    return reason_against(conventional) or conventional, system
+        raise DataError(f"the document is malformed ({type(error).__name__}: {error})") from None
+    if reason := reason_against(conventional):
+        raise DataError(reason)
+    return conventional, system
 
 
-def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[dict[str, str]]]:
-    """Return the conventional standard cells of the documents, with the property `crystal_system`, and what was left out.
-
-    Raises:
-        DataError: a document cannot be used, and `skip_bad` is not set; the message names it and the reason.
-    """
-    structures: dict[str, Any] = {}  # by id
-    systems: list[str] = []
-    skipped: list[dict[str, str]] = []
-    for number, document in enumerate(tqdm(documents, "conventional cells", disable=None if progress else True)):
+def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[Skipped]]:
+    """Return the conventional standard cells of the documents, with the property `crystal_system`, and what was left out."""
+    entries = []
+    for number, document in enumerate(documents):
         identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""
-        structure, system = _conventional(document)
-        reason = "the document has no material_id" if not identifier else "the id came twice" if identifier in structures else structure
-        if isinstance(reason, str):  # else the structure
-            entry = identifier or f"document {number}"
-            if not skip_bad:
-                raise DataError(f"{entry}: {reason}; leave such entries out with --skip-bad")
-            skipped.append({"entry": entry, "reason": reason})
-            continue
-        structures[identifier] = structure
-        systems.append(system)
-    return Crystals.from_structures(list(structures.values()), list(structures), {"crystal_system": np.array(systems, dtype=object)}), skipped
+        entries.append(Entry(identifier or f"document {number}", identifier, partial(_conventional, document)))
+    bar = tqdm(entries, "conventional cells", disable=None if progress else True)
+    kept, skipped = usable_entries(bar, lambda entry: entry.read(), skip_bad)
+    systems = np.array([system for _, (_, system) in kept], dtype=object)
+    return Crystals.from_structures([s for _, (s, _) in kept], [e.identifier for e, _ in kept], {"crystal_system": systems}), skipped

@@ -5,6 +5,7 @@ Every rule looks at the conventional standard cell (pymatgen's `get_conventional
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import numpy as np
 
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
-from nesf.files import read_json
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
 CRYSTAL_SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
@@ -82,19 +82,18 @@ def load_rules(name_or_path: str | Path) -> Rules:
     if not path.is_file():
         raise ConfigError(f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file")
     try:
-        values = read_json(path)
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: rules are a JSON object with keys such as max_length, not a {type(values).__name__}")
-    known = {f.name: f for f in fields(Rules)}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
-        if not _is_of_type(value, str(known[key].type)):
-            raise ConfigError(f"{path}: {key} is {value!r}; give a value of type {known[key].type}")
-    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ConfigError(f"rules are a JSON object with keys such as max_length, not a {type(values).__name__}")
+        types = {f.name: str(f.type) for f in fields(Rules)}
+        for key, value in values.items():
+            if key not in types:
+                raise ConfigError(f"unknown key {key!r}; the keys are {', '.join(types)}")
+            if not _is_of_type(value, types[key]):
+                raise ConfigError(f"{key} is {value!r}; give a value of type {types[key]}")
         return Rules(**values)
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -234,8 +233,3 @@ def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[
         {"train": crystals.select(order[~np.isin(order, np.concatenate([test, val]))]), "val": crystals.select(val), "test": crystals.select(test)}
         for test, val in held_out
     ]
-
-
-def counts_table(counts: Sequence[Count]) -> str:
-    """Return the counts as lines of text."""
-    return "\n".join(f"{c.before:>8} -> {c.after:>7}  {c.rule}" for c in counts)

@@ -1,10 +1,10 @@
-"""Datasets larger than memory: a packed folder that is read crystal by crystal while a model trains, and one that is written part by part.
+"""Datasets larger than memory: packed folders that are read batch by batch during training, and written part by part.
 
-Nothing that has one entry a crystal or an atom stays in memory: a batch's offsets, positions, species and lattices are read from the files
-when it is needed. They are plain reads: slices of safetensors map the file, take five times as long for scattered crystals, read much around
-each of them from a cold disk, and count as the program's memory. Training adds 8 bytes a crystal, the order of the epoch. Ids are read only
-to check the hash. `Crystals.save` keeps them as JSON in the file's header, which safetensors limits to 100 MB (some 8 million short ids);
-`PackedWriter` keeps them as an array of bytes, and `Crystals.load` reads both.
+No array with an entry per crystal or atom stays in memory: offsets, positions, species and lattices of a batch are read when it is needed.
+These are plain reads; slices of safetensors would map the file, which is slower for scattered crystals, reads more than is needed from a
+cold disk, and counts as the memory of the process. Training adds 8 bytes per crystal, the order of the epoch. Ids are read only to check the
+hash. `Crystals.save` keeps them as JSON in the file's header, which safetensors limits to 100 MB (some 8 million short ids); `PackedWriter`
+keeps them as an array of bytes, and `Crystals.load` reads both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 
 PREFETCH = 4  # batches read before they are asked for
-CHUNK = 1 << 16  # entries of an array in memory while a whole file is gone through
+CHUNK = 1 << 16  # entries of an array in memory while a whole file is read
 # Type of one entry of each array, in the order of the file: those of 8-byte numbers come first, so that they stay aligned.
 ENTRIES = {"offsets": "<i8", "lattice": "(3,3)<f8", "positions": "(3,)<f8", "species": "u1", "ids": "u1"}
 ARRAYS = {name: np.dtype(entry) for name, entry in ENTRIES.items()}
@@ -53,7 +53,7 @@ class StreamedCrystals:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read where the arrays are, and go through the offsets once.
+        """Locate the arrays, and check the offsets in one pass.
 
         Raises:
             DataError: the file is missing, cut off or not of this form; the message names it.
@@ -166,7 +166,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 class PaddedStream:
-    """The crystals of a file as padded tensors on a device, read batch by batch: what `PaddedCrystals` is to `Crystals`."""
+    """The crystals of a file as padded tensors on a device, read batch by batch; training uses it in place of `PaddedCrystals`."""
 
     def __init__(self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device) -> None:
         self.crystals, self.vocabulary, self.device = crystals, tuple(vocabulary), device
@@ -179,7 +179,7 @@ class PaddedStream:
         return len(self.crystals)
 
     def expect(self, batches: Iterable[Tensor]) -> None:
-        """Prefetch the batches that will be selected, in that order. A selection that was not announced is right all the same."""
+        """Prefetch batches of indices in the order in which they will be selected; other batches can be selected too."""
         for _, future in self._prefetched:
             future.cancel()
         self._prefetched.clear()
@@ -224,12 +224,12 @@ def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> 
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """A packed folder that stays on disk: what `Dataset` is, for training.
+    """A packed folder that stays on disk; training takes it in place of a `Dataset`.
 
     Attributes:
         name, fold, provenance, vocabulary: as of `Dataset`.
         splits: `train`, `val`, `test`.
-        recorded_hash: what `hash` returns; `open_dataset` compares it with the content.
+        recorded_hash: of `dataset.json`; `open_dataset` compares it with the content.
     """
 
     name: str
@@ -245,7 +245,7 @@ class StreamedDataset:
         return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def hash(self) -> str:
-        """Return the hash of the same crystals in memory."""
+        """Return the recorded hash, which is that of the same crystals in memory."""
         return self.recorded_hash
 
 
@@ -272,10 +272,10 @@ def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
 
 @dataclass
 class PackedWriter:
-    """Writer of a packed folder part by part: `with PackedWriter(folder, "name") as w: w.append("train", crystals); ...`.
+    """Writes a packed folder part by part: `with PackedWriter(folder, "name") as w: w.append("train", crystals); ...`.
 
-    The folder is what `save_dataset` writes, without properties (the model never uses them). It counts, with `dataset.json`, only after the
-    block has ended well; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
+    The folder is what `save_dataset` writes, without properties (the model never uses them). It is complete when the block ends without an
+    error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
 
     Attributes:
         folder: what it held before is replaced.
