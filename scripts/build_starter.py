@@ -34,8 +34,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.data.rules import Count, load_rules, select
-from nesf.data.split import split
+from nesf.data.rules import Count, load_rules, select, split
 
 SEED = 0
 FOLDER = Path(__file__).parents[1] / "nesf" / "data" / "starter_dataset"
@@ -83,7 +82,7 @@ warnings.filterwarnings("ignore", message=r"No (default )?ionic radius|VolumePre
 
 
 def prototypes(only: Collection[str] | None = None) -> list[Prototype]:
-    """The prototypes that can be decorated, by label (only the labels given, if any); the filters are those of the constants above."""
+    """Return the prototypes that can be decorated, by label (only the labels given, if any); the filters are those of the constants above."""
     library = loadfn(Path(aflow.__file__).with_name("aflow_prototypes.json.gz"))
     found = []
     for entry in library:
@@ -117,13 +116,13 @@ def _is_ion(element: str, state: float) -> bool:
 
 
 def _sound(structure: Structure) -> bool:
-    """Whether the shortest bond has about the length that bonds of these elements have."""
+    """Tell whether the shortest bond has about the length that bonds of these elements have."""
     ratio = (structure.volume / _DLS.predict(structure)) ** (1 / 3)
     return BOND_RATIO[0] <= ratio <= BOND_RATIO[1]
 
 
 def decorations(prototype: Prototype) -> Iterator[dict[str, str | Species]]:
-    """Replacements of a prototype's species, the most plausible first, in an order that depends on nothing but the data."""
+    """Yield replacements of a prototype's species, the most plausible first, in an order that depends only on the data."""
     yield from _ionic(prototype.structure.composition) if prototype.ionic else _by_pettifor(prototype.structure.composition)
 
 
@@ -158,7 +157,10 @@ def _by_pettifor(composition: Composition) -> list[dict]:
 
 
 def _alike(old: Element, new: Element, *, compound: bool) -> bool:
-    """Metals replace metals; other elements, which are choosier, those of their group, but small ones (B, C, N) no large ones in a compound."""
+    """Tell whether one element may replace another.
+
+    Metals replace metals. Other elements replace those of their group, but in a compound small ones (B, C, N) replace no large ones.
+    """
     if abs(new.mendeleev_no - old.mendeleev_no) > MAX_PETTIFOR_STEP:
         return False
     if old.is_metal:
@@ -167,7 +169,7 @@ def _alike(old: Element, new: Element, *, compound: bool) -> bool:
 
 
 def decorate(prototype: Prototype, replaced: dict) -> Structure | None:
-    """A prototype with other species and the volume predicted for them; None if that volume is not sound for its bonds."""
+    """Return a prototype with other species and the volume predicted for them, or None if its bonds are not sound at that volume."""
     structure = prototype.structure.copy()
     structure.replace_species(replaced)
     if prototype.ionic:
@@ -179,7 +181,7 @@ def decorate(prototype: Prototype, replaced: dict) -> Structure | None:
 
 
 def structures_of(prototype: Prototype) -> list[Structure]:
-    """The decorations of one prototype that satisfy LCS6Å's rules for the cell, at most PER_PROTOTYPE."""
+    """Return the decorations of one prototype that satisfy LCS6Å's rules for the cell, at most PER_PROTOTYPE."""
     rules = load_rules("lcs6")
     found: list[Structure] = []
     for replaced in itertools.islice(decorations(prototype), MAX_TRIES):
@@ -193,7 +195,7 @@ def structures_of(prototype: Prototype) -> list[Structure]:
 
 
 def crystal_of(identifier: str, prototype: Prototype, structure: Structure) -> Crystals:
-    """One structure in the standard setting, atoms within the cell, rounded so that every machine writes the same bytes."""
+    """Return one structure in the standard setting, atoms within the cell, rounded so that every machine writes the same bytes."""
     fractional = structure.frac_coords % 1
     fractional[fractional > 1 - 1e-5] = 0.0
     tidy = Structure(structure.lattice, structure.species, fractional)
@@ -202,12 +204,12 @@ def crystal_of(identifier: str, prototype: Prototype, structure: Structure) -> C
     return Crystals(crystals.ids, positions, crystals.species, lattice, crystals.offsets, crystals.properties)
 
 
-def build(chosen: list[Prototype]) -> tuple[Crystals, Count]:
-    """All decorations of the chosen prototypes without duplicates, numbered from 1, and how many were duplicates; rules on elements are not applied yet."""
+def build(selected: list[Prototype]) -> tuple[Crystals, Count]:
+    """Return all decorations of the prototypes without duplicates, numbered from 1, and the count of duplicates; rules on elements come later."""
     by_formula: dict[str, list[Structure]] = {}
     parts: list[Crystals] = []
     made = 0
-    for prototype in chosen:
+    for prototype in selected:
         for structure in structures_of(prototype):
             made += 1
             same = by_formula.setdefault(structure.composition.reduced_formula, [])
@@ -219,7 +221,7 @@ def build(chosen: list[Prototype]) -> tuple[Crystals, Count]:
 
 
 def starter() -> Dataset:
-    """The whole dataset."""
+    """Return the whole dataset."""
     crystals, distinct = build(prototypes())
     crystals, counts = select(crystals, load_rules("lcs6"))
     provenance = {
@@ -238,7 +240,7 @@ def starter() -> Dataset:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Build the embedded dataset `starter`.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: the one in the package)")
     out = parser.parse_args().out

@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import pickle
-import re
 import threading
 from pathlib import Path
 
@@ -61,30 +60,28 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Server:
-    """A loopback server of a folder that can break off in the middle of a file, and knows Range."""
+    """A loopback server of a folder that can break off in the middle of some files, or answer with an error so many times."""
 
     def __init__(self, root: Path):
-        self.root, self.broken, self.requests = root, False, []
+        self.root, self.broken, self.failures, self.requests = root, "no file", 0, []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                outer.requests.append((self.path, self.headers.get("Range")))
+                outer.requests.append(self.path)
                 file = outer.root / self.path.lstrip("/")
+                if outer.failures > 0:
+                    outer.failures -= 1
+                    self.send_error(503)
+                    return
                 if not file.is_file():
                     self.send_error(404)
                     return
-                content, start = file.read_bytes(), 0
-                if asked := re.match(r"bytes=(\d+)-", self.headers.get("Range", "")):
-                    start = int(asked[1])
-                    if start >= len(content):
-                        self.send_error(416)
-                        return
-                self.send_response(206 if asked else 200)
-                self.send_header("Content-Length", str(len(content) - start))
+                content = file.read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                end = start + max(1, (len(content) - start) // 3) if outer.broken else len(content)
-                self.wfile.write(content[start:end])
+                self.wfile.write(content[: len(content) // 3] if outer.broken in self.path else content)
 
             def log_message(self, *_):
                 pass
@@ -149,7 +146,7 @@ def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> N
 def test_clean_split_of_icsg3d_leaves_out_validation_and_test(release: Path, tmp_path: Path) -> None:
     dataset = load_dataset(fetch("icsg3d", data_dir=tmp_path, mirror=release, progress=False))
     assert dataset.splits["train"].ids == ("mp-1", "mp-3", "mp-4", "mp-6", "mp-8")
-    with pytest.warns(UserWarning, match="not errors on unseen crystals"):
+    with pytest.warns(UserWarning, match="icsg3d-as-released"):
         as_released = load_dataset(fetch("icsg3d-as-released", data_dir=tmp_path, mirror=release, progress=False))
     assert len(as_released.splits["train"]) == 8
     assert "warning" in as_released.provenance
@@ -178,38 +175,44 @@ def test_the_file_of_which_only_git_s_hash_is_known_is_checked_by_it(release: Pa
 
 def test_missing_files_name_file_and_remedy(release: Path, server: Server, tmp_path: Path) -> None:
     (release / "data/dataset_paper/dataset_ICSG3D_train/dataset.pkl").unlink()
-    with pytest.raises(DataError, match=r"dataset_ICSG3D_train/dataset.pkl is missing .*--mirror.*icsg3d-recovered"):
+    with pytest.raises(DataError, match=r"dataset_ICSG3D_train/dataset.pkl.*--mirror.*icsg3d-recovered"):
         fetch("icsg3d", data_dir=tmp_path, mirror=release, progress=False)
     with pytest.raises(DataError, match=r"http://127.*dataset_ICSG3D_train/dataset.pkl: .*404.*--mirror DIR"):
         fetch("icsg3d", data_dir=tmp_path, base_url=server.url, progress=False)
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
-    server.broken = True
-    with pytest.raises(DataError, match="bytes arrived, 4 times"):
-        fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
-    (part,) = tmp_path.rglob("*.part")
-    had = part.stat().st_size
-    assert had > 0
-    assert not (tmp_path / "lcs6").exists()
-    server.broken = False
-    fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
-    assert f"bytes={had}-" in [asked for _, asked in server.requests]
-    assert not list(tmp_path.rglob("*.part"))
-    assert len(load("lcs6", data_dir=tmp_path).splits["train"]) == 8
+def test_an_interrupted_download_leaves_nothing_and_what_is_verified_is_kept(server: Server, tmp_path: Path) -> None:
+    server.broken = "val/dataset.pkl"
+    with pytest.raises(DataError, match=r"val/dataset\.pkl"):
+        fetch("lcs6", data_dir=tmp_path / "data", base_url=server.url, progress=False)
+    assert sum(server.broken in path for path in server.requests) == official.ATTEMPTS
+    assert [f.split("/", 2)[2] for f in whole_files(tmp_path / "data")] == [f"dataset_lim_l6_train/{f}" for f in ("dataset.pkl", "dataset_attr.json")]
+    server.broken, server.requests = "no file", []
+    fetch("lcs6", data_dir=tmp_path / "data", base_url=server.url, progress=False)
+    assert len(server.requests) == 4 and not any("_train" in path for path in server.requests)
+    assert len(load("lcs6", data_dir=tmp_path / "data").splits["train"]) == 8
 
 
-@pytest.mark.parametrize("length", [10, 10**6])
-def test_a_damaged_part_is_replaced(server: Server, tmp_path: Path, length: int) -> None:
-    part = tmp_path / "official" / official.COMMIT[:12] / "dataset_lim_l6_train" / "dataset.pkl.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b"x" * length)
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.failures = official.ATTEMPTS - 1
     fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
     assert len(load("lcs6", data_dir=tmp_path).splits["train"]) == 8
+    server.failures = official.ATTEMPTS
+    with pytest.raises(DataError, match="503"):
+        fetch("ybco", fold=0, data_dir=tmp_path, base_url=server.url, progress=False)
+
+
+def test_a_damaged_download_is_replaced(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "official" / official.COMMIT[:12] / "dataset_lim_l6_train" / "dataset.pkl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x" * 10)
+    fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
+    assert len(load("lcs6", data_dir=tmp_path).splits["train"]) == 8
+    assert len(file.read_bytes()) > 10
 
 
 def test_a_server_that_is_not_there_is_a_sentence(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"http://127.0.0.1:9/.*cannot be downloaded .*--mirror DIR"):
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/.*--mirror DIR"):
         fetch("lcs6", data_dir=tmp_path, base_url="http://127.0.0.1:9", progress=False)
 
 
@@ -223,7 +226,7 @@ def test_full_disk_leaves_no_dataset_and_the_next_run_goes_on(release: Path, tmp
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(NesfError, match=r"No space left on device.*free some space"):
+    with pytest.raises(NesfError, match="No space left on device"):
         fetch("lcs6", data_dir=tmp_path, mirror=release, progress=False)
     assert whole_files(tmp_path / "lcs6") == []
     fetch("lcs6", data_dir=tmp_path, mirror=release, progress=False)
@@ -236,8 +239,8 @@ def test_full_disk_during_a_download(server: Server, tmp_path: Path, monkeypatch
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr(Path, "replace", full)
-        with pytest.raises(NesfError, match=r"dataset\.pkl: cannot be written .*No space left"):
+        patch.setattr(os, "replace", full)
+        with pytest.raises(NesfError, match=r"dataset\.pkl.*No space left"):
             fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
     assert whole_files(tmp_path) == ["release/" + f for f in whole_files(server.root)]
     fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
@@ -257,7 +260,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"file.pkl: .*(posix|nt|os)\.system"):
             restricted_loads(pickle.dumps([1, _Evil(marker)], protocol), "file.pkl")
     for source in (b"cbuiltins\neval\n.", b"cnumpy\nload\n.", b"cnumpy.core.multiarray\nfromfile\n.", b"cnumpy\nndarray.tofile\n."):
-        with pytest.raises(DataError, match="not one of the numpy globals"):
+        with pytest.raises(DataError, match=r"builtins\.eval|numpy\.load|multiarray\.fromfile|ndarray\.tofile"):
             restricted_loads(source, "x")
     assert not marker.exists()
 
@@ -301,7 +304,7 @@ def test_names_folds_and_what_is_not_on_disk(release: Path, tmp_path: Path) -> N
         fetch("lsc6", data_dir=tmp_path)
     with pytest.raises(DataError, match=r"`nesf data fetch ybco --fold 0`.*--mirror DIR"):
         load("ybco", fold=0, data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"'lsc6' is neither a dataset .*lcs6"):
+    with pytest.raises(DataError, match=r"'lsc6'.*lcs6"):
         load("lsc6", data_dir=tmp_path)
     assert load("ybco", fold=0, data_dir=tmp_path, mirror=release).label == "ybco fold 0"
     assert load("ybco", fold=0, data_dir=tmp_path).fold == 0

@@ -5,32 +5,18 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from nesf.data.dataset import SPLITS, Dataset, bounding_box, default_data_dir, load_dataset, save_dataset
+from nesf.data.dataset import Dataset, default_data_dir, load_dataset, save_dataset
 from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
 from nesf.data.streaming import StreamedDataset, open_dataset
 from nesf.errors import ConfigError, DataError
 
-__all__ = [
-    "OFFICIAL",
-    "SPLITS",
-    "Dataset",
-    "StreamedDataset",
-    "available",
-    "bounding_box",
-    "default_data_dir",
-    "fetch",
-    "load",
-    "load_dataset",
-    "open_dataset",
-    "save_dataset",
-    "stream",
-]
+__all__ = ["OFFICIAL", "Dataset", "StreamedDataset", "available", "default_data_dir", "fetch", "load", "save_dataset", "stream"]
 
 STARTER_FOLDER = Path(__file__).parent / "starter_dataset"
 
 
 def available(data_dir: Path | None = None) -> dict[str, Path]:
-    """The datasets that can be loaded without fetching anything, by label (`ybco fold 3`), with their packed folders."""
+    """Return the packed folders of the datasets on this machine, by label (`ybco fold 3`)."""
     data_dir = Path(data_dir) if data_dir else default_data_dir()
     found = {f.parent.name: f.parent for f in sorted(data_dir.glob("*/dataset.json"))}
     found |= {f"ybco fold {k}": f for k in range(20) if (f := packed_folder("ybco", k, data_dir)).joinpath("dataset.json").exists()}
@@ -38,15 +24,9 @@ def available(data_dir: Path | None = None) -> dict[str, Path]:
 
 
 def load(
-    name: str,
-    *,
-    fold: int | None = None,
-    data_dir: Path | None = None,
-    mirror: Path | None = None,
-    fetch: bool = False,
-    skip_bad: bool = False,
+    name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None, fetch: bool = False, skip_bad: bool = False
 ) -> Dataset:
-    """Any dataset by name or path.
+    """Load any dataset by name or path.
 
     Args:
         name: `lcs6`, `ybco`, `icsg3d`, `icsg3d-as-released`; `starter` (embedded); the name of a dataset that was imported or built; or a
@@ -55,7 +35,7 @@ def load(
         data_dir: data folder; None for the user's default.
         mirror: a local copy of the official release to take the files from.
         fetch: download what is of the official release and not on disk yet.
-        skip_bad: for own data, leave out what cannot be used; counted in a warning, listed in `provenance["skipped"]`.
+        skip_bad: for own data, leave out what cannot be used; a warning counts it, `provenance["skipped"]` lists it.
 
     Raises:
         ConfigError: a fold that does not exist.
@@ -78,11 +58,11 @@ def load(
 
 
 def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None) -> StreamedDataset:
-    """A dataset to train on that stays on disk: `load` for millions of crystals.
+    """Open a dataset that stays on disk, to train on millions of crystals.
 
     Args:
-        name: as for `load`, but packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`.
-        fold, data_dir, mirror: as for `load`.
+        name: as of `load`, but packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`.
+        fold, data_dir, mirror: as of `load`.
 
     Raises:
         ConfigError: a fold that does not exist, or own data that is not packed.
@@ -98,17 +78,12 @@ def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, 
 
 
 def _packed(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path | None:
-    """The packed folder of a dataset, or None for a name or path that is none."""
-    if name in OFFICIAL:
-        return _official(name, fold, data_dir, mirror, fetch_missing)
+    """Return the packed folder of a dataset, or None for a name or path that has none."""
     check_fold(name, fold)
     if name == "starter":
         return STARTER_FOLDER
-    return next((folder for folder in (data_dir / name, Path(name)) if (folder / "dataset.json").exists()), None)
-
-
-def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path:
-    check_fold(name, fold)
+    if name not in OFFICIAL:
+        return next((folder for folder in (data_dir / name, Path(name)) if (folder / "dataset.json").exists()), None)
     folder = packed_folder(name, fold, data_dir)
     if fetch_missing or mirror is not None:
         fetch(name, fold=fold, data_dir=data_dir, mirror=mirror)
@@ -118,5 +93,5 @@ def _official(name: str, fold: int | None, data_dir: Path, mirror: Path | None, 
             f"{name} is not on disk ({folder}); get it with `{command}`, or from a local copy of the release with `{command} --mirror DIR`"
         )
     elif name == "icsg3d-as-released":
-        warnings.warn(AS_RELEASED_WARNING, stacklevel=4)
+        warnings.warn(AS_RELEASED_WARNING, stacklevel=3)
     return folder

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, lattice_parameters
@@ -60,14 +60,14 @@ class Audit:
     near_duplicates: list[Pair] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings as plain values, ready for JSON."""
+        """Return the findings as plain values, ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """The findings as text tables."""
+        """Return the findings as text tables."""
         lines = [f"{self.label}: " + ", ".join(f"{s} {n}" for s, n in self.counts.items()), ""]
-        lines += [*_table("atoms per cell", sorted({n for row in self.atoms.values() for n in row}), self.atoms), ""]
-        lines += [*_table("shape of the cell", [s for s in SHAPES if any(s in row for row in self.shapes.values())], self.shapes), ""]
+        lines += [_table("atoms per cell", self.atoms, sorted({n for row in self.atoms.values() for n in row})), ""]
+        lines += [_table("shape of the cell", self.shapes, [s for s in SHAPES if any(s in row for row in self.shapes.values())]), ""]
         spans = {s: " ".join(f"{x} {low:.2f}-{high:.2f}" for x, (low, high) in zip("abc", rows, strict=True)) for s, rows in self.lengths.items()}
         lines += [f"cell lengths, {s} (Å): {span}" for s, span in spans.items()]
         lines += [
@@ -84,7 +84,7 @@ class Audit:
 
 
 def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = True) -> Audit:
-    """Look a dataset through.
+    """Count what a dataset holds, and look for leaks between its splits.
 
     Args:
         dataset: any dataset.
@@ -109,7 +109,7 @@ def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = Tr
 
 
 def cell_shapes(crystals: Crystals) -> list[str]:
-    """The shape of each cell by its lengths and angles: one of `SHAPES`, the most symmetric that fits."""
+    """Return the shape of each cell by its lengths and angles: one of `SHAPES`, the most symmetric that fits."""
     lengths, angles = lattice_parameters(crystals.lattice)
     degrees = np.degrees(angles)
     right = np.abs(degrees - 90) < ANGLE_TOLERANCE
@@ -124,7 +124,7 @@ def cell_shapes(crystals: Crystals) -> list[str]:
 
 
 def shortest_distances(crystals: Crystals) -> np.ndarray:
-    """The shortest interatomic distance of each crystal, periodic images (also an atom's own) included, [B], Å."""
+    """Return the shortest interatomic distance of each crystal, periodic images (also an atom's own) included, [B], Å."""
     shortest = np.empty(len(crystals))
     for i, structure in enumerate(crystals.to_structures()):
         between = structure.distance_matrix[np.triu_indices(len(structure), 1)]
@@ -133,7 +133,7 @@ def shortest_distances(crystals: Crystals) -> np.ndarray:
 
 
 def find_near_duplicates(dataset: Dataset, *, progress: bool = True) -> list[Pair]:
-    """Pairs of structures in two splits, with different ids, that pymatgen's StructureMatcher (its defaults) takes for the same.
+    """Return the pairs of structures in two splits, with different ids, that pymatgen's StructureMatcher (its defaults) takes for the same.
 
     Only structures of one reduced formula are compared: 214 pairs in LCS6Å, a few seconds.
     """
@@ -156,12 +156,9 @@ def _spread(values: np.ndarray) -> list[float]:
     return [float(values.min()), float(np.median(values)), float(values.max())]
 
 
-def _table(title: str, columns: Iterable[Any], rows: dict[str, dict[Any, int]]) -> list[str]:
-    columns = list(columns)
-    width = max([5, *(len(str(c)) + 1 for c in columns)])
-    first = max(len(title), 10)
-    lines = [title.ljust(first) + "".join(str(c).rjust(width) for c in columns)]
-    return lines + [(s.ljust(first) + "".join(str(row.get(c, "")).rjust(width) for c in columns)).rstrip() for s, row in rows.items()]
+def _table(title: str, rows: dict[str, dict[Any, int]], columns: list[Any]) -> str:
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(columns, name=title), dtype="Int64")
+    return frame.astype(object).fillna("").to_string()
 
 
 def _pairs_text(title: str, pairs: list[Pair], counts: dict[str, int]) -> list[str]:

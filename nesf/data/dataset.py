@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nesf.crystals import Crystals, vocabulary_of
-from nesf.errors import DataError
+from nesf.errors import DataError, NesfError
 from nesf.files import read_json, write_json
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+REMEDY = "fetch, import or build it again"
+
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Dataset:
         splits: `train`, `val`, `test`, each a `Crystals` in the standard setting (`standard_lattice`).
         fold: the fold of a cross-validation, or None.
         provenance: source, licence, counts, notes; what `dataset.json` says.
-        vocabulary: atomic numbers, ascending, that the model's species axis has. The release gives it; else all splits' elements.
+        vocabulary: atomic numbers, ascending, of the model's species axis; given by the release, else the elements of all splits.
     """
 
     name: str
@@ -49,7 +54,7 @@ class Dataset:
         return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def split(self, name: str) -> Crystals:
-        """One split by name.
+        """Return a split by name.
 
         Raises:
             DataError: there is no such split.
@@ -59,23 +64,42 @@ class Dataset:
         return self.splits[name]
 
     def hash(self) -> str:
-        """SHA-256 over ids, positions (rounded to 1e-6 Å), species and lattices of all splits: the same crystals give the same hash."""
-        digest = hashlib.sha256()
-        for name in SPLITS:
-            crystals = self.splits[name]
-            digest.update(("\n".join((name, *crystals.ids)) + "\n").encode())
-            for array in (crystals.positions, crystals.lattice):
-                digest.update(np.round(array * 1e6).astype("<i8").tobytes())
-            for array in (crystals.species, crystals.offsets):
-                digest.update(array.astype("<i8").tobytes())
-        return digest.hexdigest()
+        """Return the SHA-256 of the content of all splits (`content_hash`), computed once."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        arrays = ("positions", "lattice", "species", "offsets")
+        return content_hash({s: {"ids": [id_lines(c.ids)]} | {a: [getattr(c, a)] for a in arrays} for s, c in self.splits.items()})
 
 
-Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
+    """Return the SHA-256 of ids, positions (rounded to 1e-6 Å), lattices (likewise), species and offsets of all splits.
+
+    Args:
+        splits: for each of `SPLITS`, the pieces of `ids` (bytes of `id_lines`) and of each array, in order.
+    """
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        digest.update(f"{name}\n".encode())
+        for piece in splits[name]["ids"]:
+            digest.update(piece)
+        for key in ("positions", "lattice"):
+            for piece in splits[name][key]:
+                digest.update(np.round(piece * 1e6).astype("<i8").tobytes())
+        for key in ("species", "offsets"):
+            for piece in splits[name][key]:
+                digest.update(piece.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def id_lines(ids: Iterable[str]) -> bytes:
+    """Return ids as bytes, each with a line feed."""
+    return "".join(f"{i}\n" for i in ids).encode()
 
 
 def bounding_box(crystals: Crystals) -> Box:
-    """The box common to a dataset that encompasses all atoms of its training crystals (Section 2.1, step 1).
+    """Return the box, common to a dataset, that encompasses all atoms of its training crystals (Section 2.1, step 1).
 
     Grids over it (`nesf.fields.box_grid`) grow it by one interval on each side.
 
@@ -90,14 +114,30 @@ def bounding_box(crystals: Crystals) -> Box:
 
 
 def default_data_dir() -> Path:
-    """The user's data folder, where fetched, imported and built datasets lie unless another is given."""
+    """Return the user's data folder, for fetched, imported and built datasets."""
     from platformdirs import user_data_dir  # not needed where a model is trained on a folder that is given
 
     return Path(user_data_dir("nesf", appauthor=False))
 
 
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn a failed import inside the block into an error that names the extra to install.
+
+    Args:
+        extra: an optional dependency of the package: `ase`, `materials-project`, `icsg3d`, `book`, `workflow`.
+
+    Raises:
+        NesfError: a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise NesfError(f'{error.name} is not installed; install it with `pip install "nesf[{extra}]"`') from None
+
+
 def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset's packed folder: a safetensors file per split, then `dataset.json`; the folder counts only with the latter."""
+    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`, which marks it as complete."""
     folder = Path(folder)
     (folder / "dataset.json").unlink(missing_ok=True)
     try:
@@ -111,7 +151,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
 
 def description_of(dataset: Any) -> dict[str, Any]:
-    """Content of `dataset.json`, for a `Dataset` or a `nesf.data.streaming.StreamedDataset`."""
+    """Return the content of `dataset.json`, for a `Dataset` or a `nesf.data.streaming.StreamedDataset`."""
     return {
         "format": FORMAT,
         "name": dataset.name,
@@ -124,20 +164,19 @@ def description_of(dataset: Any) -> dict[str, Any]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """`dataset.json` of a packed folder.
+    """Read `dataset.json` of a packed folder.
 
     Raises:
         DataError: it is missing, incomplete or of another version.
     """
-    description = read_json(folder / "dataset.json")
+    file = folder / "dataset.json"
+    description = read_json(file)
     if not isinstance(description, dict):
-        raise DataError(f"{folder}/dataset.json: is not the description of a dataset; fetch, import or build it again")
+        raise DataError(f"{file}: is not the description of a dataset; {REMEDY}")
     if description.get("format") != FORMAT:
-        raise DataError(f"{folder}/dataset.json: format {description.get('format')!r}, this version reads {FORMAT}; fetch, import or build it again")
+        raise DataError(f"{file}: format {description.get('format')!r}, this version reads {FORMAT}; {REMEDY}")
     if missing := [key for key in ("name", "fold", "hash", "vocabulary", "provenance") if key not in description]:
-        raise DataError(
-            f"{folder}/dataset.json: is not the whole description of a dataset ({missing[0]!r} is missing); fetch, import or build it again"
-        )
+        raise DataError(f"{file}: is not the whole description of a dataset ({missing[0]!r} is missing); {REMEDY}")
     return description
 
 
@@ -155,5 +194,5 @@ def load_dataset(folder: Path, *, check: bool = True) -> Dataset:
     splits = {s: Crystals.load(folder / f"{s}.safetensors") for s in SPLITS}
     dataset = Dataset(description["name"], splits, description["fold"], description["provenance"], tuple(description["vocabulary"]))
     if check and dataset.hash() != description["hash"]:
-        raise DataError(f"{folder}: content does not match the hash in dataset.json; fetch, import or build it again")
+        raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
     return dataset

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, reason_against
-from nesf.data.dataset import SPLITS, Dataset
-from nesf.data.split import split as split_by_rule
+from nesf.data.dataset import SPLITS, Dataset, needs_extra
+from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     Structures = Crystals | Structure | Atoms | Sequence[Structure | Atoms]
 
+T = TypeVar("T")
 Cell = Literal["as-given", "conventional", "primitive"]
-CELLS = ("as-given", "conventional", "primitive")
 FORMS = "train/val/test.csv(.gz) in a folder, a .csv(.gz), a folder of .cif, .vasp or POSCAR files, one such file, or an .extxyz"
 WRAP_TOLERANCE = 1e-6  # fractional; a coordinate this little below 0 or 1 counts as 0: noise in the last digit moves no atom across the cell
 # What pymatgen and ase raise on damaged files (a KeyError is a LookupError, a division by zero an ArithmeticError, ase's XYZError an OSError,
@@ -46,12 +47,12 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One structure to be: its name in messages, its id, how to parse it, and what its table says of it."""
+class Entry:
+    """A structure before it is read: its name in messages, its id, its reader, its split and further columns of its table."""
 
     label: str
     identifier: str
-    parse: Callable[[], Structure]
+    read: Callable[[], Any]
     split: str | None = None
     row: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,7 +71,7 @@ def read(
     Args:
         path: a folder with `train.csv`, `val.csv`, `test.csv` (or `.csv.gz`; columns `material_id`, `cif`, further ones are kept as
             properties), a single such table, a folder of `.cif`, `.vasp` or `POSCAR*` files, one such file, or an `.extxyz`.
-        name: of the dataset; None for the file's or folder's.
+        name: of the dataset; None for that of the file or folder.
         seed: of the split, where one is made.
         cell: `as-given`, or pymatgen's `conventional` or `primitive` standard structure. The paper uses conventional cells.
         skip_bad: leave out what cannot be used, and list it, instead of raising an error.
@@ -80,14 +81,16 @@ def read(
         The dataset, and what was left out.
 
     Raises:
+        ConfigError: `cell` does not exist.
         DataError: an entry is unreadable, disordered, empty, absurd, outside the vocabulary, or has another's id; or a split is missing or empty.
+        NesfError: an `.extxyz` without ASE, which the extra `ase` installs.
     """
     path = Path(path)
     crystals, splits, skipped = _read(path, cell, skip_bad, vocabulary)
     if splits is None:
-        parts = split_by_rule(crystals, seed=seed)
+        parts = split(crystals, seed=seed)
     else:
-        parts = {s: crystals.select([i for i, of in enumerate(splits) if of == s]) for s in SPLITS}
+        parts = {s: crystals.select(np.flatnonzero(np.array(splits) == s)) for s in SPLITS}
         empty = [s for s in SPLITS if not len(parts[s])]
         if empty:
             raise DataError(f"{path}: split {empty[0]} has no usable structure; add some, or give one table without splits")
@@ -95,7 +98,7 @@ def read(
         "source": f"own data, {path.resolve().name}",
         "cell": cell,
         "split": "as given" if splits else f"the paper's rule, seed {seed}",
-        "skipped": [{"entry": s.entry, "reason": s.reason} for s in skipped],
+        "skipped": [asdict(s) for s in skipped],
     }
     return Dataset(name or path.resolve().name.split(".")[0], parts, None, provenance), skipped
 
@@ -103,32 +106,19 @@ def read(
 def read_structures(
     path: Path, *, cell: Cell = "as-given", skip_bad: bool = False, vocabulary: Sequence[int] | None = None
 ) -> tuple[Crystals, list[Skipped]]:
-    """Read own data as one batch, in the order of the files (sorted names; train, val, test); no split is made. See `read`."""
+    """Read own data as one batch, without splits, in the order of the files (sorted names; train, val, test); arguments as of `read`."""
     crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
     return crystals, skipped
 
 
 def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
-    """Crystals of a path, the split of each where the files tell, and what was left out."""
-    if cell not in CELLS:
-        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(CELLS)}")
-    kept: list[tuple[_Entry, Structure]] = []
-    skipped: list[Skipped] = []
-    seen: dict[str, str] = {}
+    """Return the crystals of a path, the split of each where the files tell, and what was left out."""
+    if cell not in get_args(Cell):
+        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(get_args(Cell))}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's remarks on rounding and labels, one or more a file
-        for entry in tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2):
-            try:
-                if not entry.identifier:
-                    raise DataError("it has no material_id")
-                if entry.identifier in seen:
-                    raise DataError(f"its id {entry.identifier!r} is already that of {seen[entry.identifier]}")
-                kept.append((entry, _usable(entry, cell, vocabulary)))
-                seen[entry.identifier] = entry.label
-            except DataError as error:
-                if not skip_bad:
-                    raise DataError(f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad") from None
-                skipped.append(Skipped(entry.label, str(error)))
+        entries = tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2)
+        kept, skipped = usable_entries(entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad)
     if not kept:
         raise DataError(f"{path}: no usable structure" + (f", {len(skipped)} left out, the first because {skipped[0].reason}" if skipped else ""))
     columns = {column: _column([entry.row.get(column, "") for entry, _ in kept]) for column in kept[0][0].row}
@@ -137,14 +127,38 @@ def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | Non
     return _wrapped(crystals.in_standard_setting()), splits or None, skipped
 
 
-def _usable(entry: _Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """The entry's structure in the cell asked for.
+def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_bad: bool) -> tuple[list[tuple[Entry, T]], list[Skipped]]:
+    """Return the entries, each with what `read` returned for it, and those left out where `skip_bad` is set.
+
+    Raises:
+        DataError: `read` raised one, or an entry has no id or that of another; the message names the entry and the reason.
+    """
+    kept: list[tuple[Entry, T]] = []
+    skipped: list[Skipped] = []
+    labels: dict[str, str] = {}
+    for entry in entries:
+        try:
+            if not entry.identifier:
+                raise DataError("it has no material_id")
+            if entry.identifier in labels:
+                raise DataError(f"its id {entry.identifier!r} is already that of {labels[entry.identifier]}")
+            kept.append((entry, read(entry)))
+            labels[entry.identifier] = entry.label
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad") from None
+            skipped.append(Skipped(entry.label, str(error)))
+    return kept, skipped
+
+
+def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
+    """Return the structure of an entry in the requested cell.
 
     Raises:
         DataError: the reason why it cannot be used.
     """
     try:
-        structure = entry.parse()
+        structure = entry.read()
     except UNREADABLE as error:
         raise DataError(f"it cannot be read ({_first_line(error)})") from None
     reason = reason_against(structure)
@@ -170,16 +184,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _wrapped(crystals: Crystals) -> Crystals:
-    """The same crystals with every atom inside its cell: the published fields know no periodic images."""
+    """Return the crystals with every atom inside its cell: the published fields know no periodic images."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     fractional = np.einsum("ni,nij->nj", crystals.positions, np.linalg.inv(crystals.lattice)[owner])
     fractional -= np.floor(fractional + WRAP_TOLERANCE)
     positions = np.einsum("ni,nij->nj", fractional, crystals.lattice[owner])
-    return Crystals(crystals.ids, positions, crystals.species, crystals.lattice, crystals.offsets, crystals.properties)
+    return replace(crystals, positions=positions)
 
 
 def _column(values: list[str]) -> np.ndarray:
-    """A table's column: numbers (blank is nan) where every value is one, else text."""
+    """Return a table's column: numbers (blank is nan) where every value is one, else text."""
     try:
         numbers = np.array([float(v) if v.strip() else np.nan for v in values])
     except ValueError:
@@ -187,44 +201,40 @@ def _column(values: list[str]) -> np.ndarray:
     return np.array(values, dtype=object) if np.isnan(numbers).all() else numbers
 
 
-def _entries(path: Path) -> list[_Entry]:
-    """The entries of a path, by the form it has."""
+def _entries(path: Path) -> list[Entry]:
+    """Return the entries of a path, by the form it has."""
     if path.is_dir():
         if any(_table_of(path, s) for s in SPLITS):
             return _table_entries({s: _table_of(path, s) for s in SPLITS}, path)
-        names = sorted(f for f in path.iterdir() if f.is_file() and _parser_of(f))
-        if not names:
-            raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
-        return [_file_entry(f) for f in names]
+        if entries := _file_entries(sorted(f for f in path.iterdir() if f.is_file())):
+            return entries
+        raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.name.endswith((".csv", ".csv.gz")):
         return _table_entries({None: path}, path)
     if path.suffix in (".extxyz", ".xyz"):
         return _extxyz_entries(path)
-    if _parser_of(path):
-        return [_file_entry(path)]
+    if entries := _file_entries([path]):
+        return entries
     raise DataError(f"{path}: its name tells no form; give {FORMS}")
 
 
-def _table_of(folder: Path, split: str) -> Path | None:
-    return next((f for f in (folder / f"{split}.csv", folder / f"{split}.csv.gz") if f.is_file()), None)
+def _table_of(folder: Path, name: str) -> Path | None:
+    return next((f for f in (folder / f"{name}.csv", folder / f"{name}.csv.gz") if f.is_file()), None)
 
 
-def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[_Entry]:
-    """Entries of the tables of a folder (key: split), or of one table (key: None)."""
+def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]:
+    """Return the entries of the tables of a folder (key: split), or of one table (key: None)."""
     entries = []
-    for split, file in tables.items():
+    for name, file in tables.items():
         if file is None:
-            raise DataError(f"{path}: {split}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
-        table = _table(file)
-        further = [c for c in table.columns if c not in ("material_id", "cif") and not c.startswith("Unnamed:")]  # an index column has no name
-        for i, row in enumerate(table.to_dict("records"), start=1):
-            identifier, cif = row["material_id"].strip(), row["cif"]
-            label = f"{file.name}, {identifier or f'entry {i}'}"
-            entries.append(_Entry(label, identifier, lambda cif=cif: _from_cif(cif), split, {c: row[c] for c in further}))  # type: ignore[misc]
-    columns = {c for e in entries for c in e.row}
-    return [_Entry(e.label, e.identifier, e.parse, e.split, {c: e.row.get(c, "") for c in sorted(columns)}) for e in entries]
+            raise DataError(f"{path}: {name}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
+        for i, row in enumerate(_table(file).to_dict("records"), start=1):
+            identifier, cif = row.pop("material_id").strip(), row.pop("cif")
+            entries.append(Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
+    columns = sorted({c for e in entries for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
+    return [replace(e, row={c: e.row.get(c, "") for c in columns}) for e in entries]
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -241,20 +251,23 @@ def _table(file: Path) -> pd.DataFrame:
     return table
 
 
-def _file_entry(file: Path) -> _Entry:
-    parse = _parser_of(file)
-    assert parse is not None  # only files with a parser come here
-    identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
-    return _Entry(file.name, identifier, lambda: parse(file.read_text(encoding="utf-8", errors="replace")))
+def _file_entries(files: Sequence[Path]) -> list[Entry]:
+    """Return the entries of those files whose name tells that they hold a structure."""
+    entries = []
+    for file in files:
+        if file.suffix.lower() == ".cif":
+            parse = _from_cif
+        elif file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
+            parse = _from_poscar
+        else:
+            continue
+        identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
+        entries.append(Entry(file.name, identifier, partial(_from_file, file, parse)))
+    return entries
 
 
-def _parser_of(file: Path) -> Callable[[str], Structure] | None:
-    """How a structure file of this name is parsed, or None where the name tells nothing."""
-    if file.suffix.lower() == ".cif":
-        return _from_cif
-    if file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
-        return _from_poscar
-    return None
+def _from_file(file: Path, parse: Callable[[str], Structure]) -> Structure:
+    return parse(file.read_text(encoding="utf-8", errors="replace"))
 
 
 def _from_cif(text: str) -> Structure:
@@ -275,25 +288,27 @@ def _from_poscar(text: str) -> Structure:
     return poscar.structure
 
 
-def _extxyz_entries(file: Path) -> list[_Entry]:
-    """Entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
-    from ase import io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
+def _extxyz_entries(file: Path) -> list[Entry]:
+    """Return the entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
+    with needs_extra("ase"):
+        from ase import io
     try:
         frames = list(io.iread(file, index=":", format="extxyz"))
     except UNREADABLE as error:
         raise DataError(f"{file}: cannot be read as extxyz ({_first_line(error)})") from None
+    entries = []
+    for i, atoms in enumerate(frames):
+        identifier = atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}")
+        entries.append(Entry(f"{file.name}, frame {i}", str(identifier), partial(_from_atoms, atoms)))
+    return entries
 
-    def parse(atoms: Any) -> Structure:
-        if not atoms.pbc.all() or atoms.cell.rank < 3:
-            raise ValueError("it has no cell that is periodic in three directions (Lattice=... in its comment line)")
-        return AseAtomsAdaptor.get_structure(atoms)
 
-    def identifier(i: int, atoms: Any) -> str:
-        return str(atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}"))
+def _from_atoms(atoms: Any) -> Structure:
+    from pymatgen.io.ase import AseAtomsAdaptor
 
-    return [_Entry(f"{file.name}, frame {i}", identifier(i, a), lambda a=a: parse(a)) for i, a in enumerate(frames)]  # type: ignore[misc]
+    if not atoms.pbc.all() or atoms.cell.rank < 3:
+        raise ValueError("it has no cell that is periodic in three directions (Lattice=... in its comment line)")
+    return AseAtomsAdaptor.get_structure(atoms)
 
 
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
@@ -322,12 +337,10 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
 
 def _structure(item: Any) -> Structure:
     """Return a pymatgen structure as it is, ASE atoms as one."""
-    if hasattr(item, "lattice") and hasattr(item, "cart_coords"):
+    if hasattr(item, "cart_coords"):
         return item
-    if not (hasattr(item, "get_atomic_numbers") and hasattr(item, "cell")):
+    if not hasattr(item, "get_atomic_numbers"):
         raise DataError(f"{type(item).__name__}: is neither a pymatgen Structure nor ASE Atoms; read files with nesf.read_structures")
-    from pymatgen.core import Lattice, Structure
-
-    properties = {"id": item.info["id"]} if "id" in item.info else {}
-    lattice = Lattice(np.asarray(item.cell))
-    return Structure(lattice, item.get_atomic_numbers(), item.get_positions(), coords_are_cartesian=True, properties=properties)
+    structure = _from_atoms(item)
+    structure.properties = {"id": item.info["id"]} if "id" in item.info else {}
+    return structure

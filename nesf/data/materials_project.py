@@ -1,4 +1,4 @@
-"""Datasets from the Materials Project: query with its own client, convention of the cell, selection rules, split.
+"""Datasets from the Materials Project: query with its own client, conventional cells, selection by rules, split.
 
 The database has grown since the paper, so a rebuilt `lcs6` holds more materials than the release, and other splits.
 """
@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, reason_against
-from nesf.data.dataset import Dataset, default_data_dir, save_dataset
+from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
+from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import OFFICIAL
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 CHUNK = 500  # documents a request: a thousand structures can take longer than the client's 20 s
 FIELDS = ["material_id", "structure"]
@@ -38,7 +43,6 @@ def build(
     data_dir: Path | None = None,
     seed: int = 0,
     skip_bad: bool = False,
-    date: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Query the Materials Project, select by rules, split, and write a packed dataset (Section 4.1).
@@ -51,7 +55,6 @@ def build(
         data_dir: where the folder goes; None for the user's data folder.
         seed: of the split.
         skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead of raising an error.
-        date: recorded as the day of the query; None for today (UTC).
         progress: show progress bars.
 
     Returns:
@@ -60,7 +63,7 @@ def build(
     Raises:
         ConfigError: no key or one of the wrong form, or a name that is taken or is no folder name.
         DataError: a document that cannot be used, or too few materials left to split.
-        NesfError: the interface refuses the key, is unreachable, or answers something else than it should.
+        NesfError: mp-api is not installed; or the interface refuses the key, is unreachable, or answers something else than it should.
     """
     if name in (*OFFICIAL, "starter") or not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"{name!r} cannot be the name of a built dataset; give another, such as {re.sub(r'[^A-Za-z0-9_-]', '-', name)}-mp")
@@ -72,32 +75,34 @@ def build(
         database = client.db_version
     crystals, skipped = _conventional_cells(documents, skip_bad, progress)
     selected, counts = select(crystals, rules, reference)
-    provenance = {
+    found = {"documents": len(documents), "skipped": [asdict(s) for s in skipped], "selection": [asdict(c) for c in counts], "seed": seed}
+    provenance = _source(database, query) | {"rules": rules.to_dict()} | found
+    for fold, parts in enumerate(split_by_rules(selected.in_standard_setting(), rules, seed=seed)):
+        if rules.folds is None:
+            save_dataset(Dataset(name, parts, None, provenance), folder)
+        else:
+            save_dataset(Dataset(name, parts, fold, provenance), folder / f"fold-{fold}")
+    return folder
+
+
+def _source(database: str, query: dict[str, Any]) -> dict[str, Any]:
+    """Return where and when crystals were queried, for a dataset's provenance."""
+    return {
         "source": "the Materials Project (https://materialsproject.org), final structures, without GNoME's",
         "licence": "CC BY 4.0",
         "citation": "A. Jain et al., APL Materials 1, 011002 (2013)",
         "database_version": database,
         "query": query,
-        "queried_on": date or datetime.now(UTC).date().isoformat(),
+        "queried_on": datetime.now(UTC).date().isoformat(),
         "versions": {p: version(p) for p in ("mp-api", "pymatgen", "pymatgen-core", "spglib")},
         "cell": "conventional standard",
-        "rules": rules.to_dict(),
-        "documents": len(documents),
-        "skipped": skipped,
-        "selection": [asdict(c) for c in counts],
-        "seed": seed,
     }
-    splits = split_by_rules(selected.in_standard_setting(), rules, seed=seed)
-    for fold, parts in enumerate(splits):
-        is_fold = rules.folds is not None
-        save_dataset(Dataset(name, parts, fold if is_fold else None, provenance), folder / f"fold-{fold}" if is_fold else folder)
-    return folder
 
 
 def prefilter(rules: Rules) -> dict[str, Any]:
-    """The part of the rules that the interface can apply: never stricter than the rules, which are applied to what comes back.
+    """Return the query for what the rules select, as far as the interface can; the rules are applied to what comes back.
 
-    The cells that the Materials Project stores are primitive: they have at most the sites and the volume of the conventional ones.
+    It is never stricter than the rules. The cells that the Materials Project stores are primitive: they have at most the sites and the volume of the conventional ones.
 
     Returns:
         Parameters of the `materials/summary` route, by the names that the interface uses.
@@ -118,11 +123,12 @@ def prefilter(rules: Rules) -> dict[str, Any]:
 
 @contextmanager
 def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterator[Any]:
-    """mp-api's client; whatever goes wrong with it inside the block becomes one sentence."""
-    from mp_api.client import MPRester
-    from mp_api.client.core.exceptions import MPRestError, MPRestWarning
-    from mp_api.client.core.utils import validate_api_key
-    from requests.exceptions import RequestException
+    """Open mp-api's client; its errors inside the block become one sentence."""
+    with needs_extra("materials-project"):
+        from mp_api.client import MPRester
+        from mp_api.client.core.exceptions import MPRestError, MPRestWarning
+        from mp_api.client.core.utils import validate_api_key
+        from requests.exceptions import RequestException
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MPRestWarning)
@@ -143,22 +149,22 @@ def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterat
 
 
 def _sentence(message: str) -> str:
-    """One sentence out of what the client says."""
+    """Return one sentence for what the client says."""
     if re.search(r"status code (401|403)\b", message):
         return f"the Materials Project refuses the key; {KEY_HELP}"
     return f"the Materials Project does not answer as it should ({' '.join(message.split())[:300]}); try again later, see https://status.materialsproject.org"
 
 
-def _ask(question: Callable[[], Any]) -> Any:
-    """A call of the client; an answer of another form than the interface's becomes one sentence."""
+def _ask(request: Callable[[], Any]) -> Any:
+    """Call the client; an answer of another form than the interface's becomes one sentence."""
     try:
-        return question()
+        return request()
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, no `data` or `meta`, or of another type
         raise NesfError(_sentence(f"{type(error).__name__}: {error}")) from None
 
 
 def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
-    """All documents of a query, page by page; a query with criteria never takes the client's way around the interface (open-data buckets)."""
+    """Return all documents of a query, page by page. With criteria, the client never reads the open-data buckets instead of the interface."""
     route = client.materials.summary
     total = _ask(lambda: route.count(dict(query)))
     arguments = {
@@ -177,59 +183,50 @@ def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _reference(client: Any, rules: Rules) -> np.ndarray | None:
-    """Lattice vectors of the reference's conventional standard cell, [3, 3] in Å."""
+    """Return the lattice vectors of the reference's conventional standard cell, [3, 3] in Å."""
     if rules.reference_id is None:
         return None
     documents = _ask(lambda: client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS))
     if not documents:
         raise DataError(f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another")
-    structure, _ = _conventional(documents[0])
-    if isinstance(structure, str):
-        raise DataError(f"{rules.reference_id}: {structure}")
-    return structure.lattice.matrix
+    try:
+        return _conventional(documents[0])[0].lattice.matrix
+    except DataError as error:
+        raise DataError(f"{rules.reference_id}: {error}") from None
 
 
-def _conventional(document: Any) -> tuple[Any, str]:
-    """The conventional standard structure of a document and its crystal system; or the reason why there is none, and nothing."""
+def _conventional(document: Any) -> tuple[Structure, str]:
+    """Return the conventional standard structure of a document and its crystal system.
+
+    Raises:
+        DataError: the reason why it cannot be used.
+    """
     from pymatgen.core import Structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     try:
         structure = Structure.from_dict(document["structure"])
-        reason = reason_against(structure)
-        if reason:
-            return reason, ""
+        if reason := reason_against(structure):
+            raise DataError(reason)
         for key in list(structure.site_properties):  # magnetic moments would count in the symmetry
             structure.remove_site_property(key)
         structure.remove_oxidation_states()
         analyzer = SpacegroupAnalyzer(structure)
         conventional, system = analyzer.get_conventional_standard_structure(), analyzer.get_crystal_system()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return f"the document is malformed ({type(error).__name__}: {error})", ""
-    return reason_against(conventional) or conventional, system
+        raise DataError(f"the document is malformed ({type(error).__name__}: {error})") from None
+    if reason := reason_against(conventional):
+        raise DataError(reason)
+    return conventional, system
 
 
-def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[dict[str, str]]]:
-    """Conventional standard cells of the documents, with the property `crystal_system`, and what was left out.
-
-    Raises:
-        DataError: a document cannot be used, and `skip_bad` is not set; the message names it and the reason.
-    """
-    ids: dict[str, None] = {}
-    structures: list[Any] = []
-    systems: list[str] = []
-    skipped: list[dict[str, str]] = []
-    for number, document in enumerate(tqdm(documents, "conventional cells", disable=None if progress else True)):
+def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[Skipped]]:
+    """Return the conventional standard cells of the documents, with the property `crystal_system`, and what was left out."""
+    entries = []
+    for number, document in enumerate(documents):
         identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""
-        structure, system = _conventional(document)
-        reason = "the document has no material_id" if not identifier else "the id came twice" if identifier in ids else structure
-        if isinstance(reason, str):  # else the structure
-            entry = identifier or f"document {number}"
-            if not skip_bad:
-                raise DataError(f"{entry}: {reason}; leave such entries out with --skip-bad")
-            skipped.append({"entry": entry, "reason": reason})
-            continue
-        ids[identifier] = None
-        structures.append(structure)
-        systems.append(system)
-    return Crystals.from_structures(structures, list(ids), {"crystal_system": np.array(systems, dtype=object)}), skipped
+        entries.append(Entry(identifier or f"document {number}", identifier, partial(_conventional, document)))
+    bar = tqdm(entries, "conventional cells", disable=None if progress else True)
+    kept, skipped = usable_entries(bar, lambda entry: entry.read(), skip_bad)
+    systems = np.array([system for _, (_, system) in kept], dtype=object)
+    return Crystals.from_structures([s for _, (s, _) in kept], [e.identifier for e, _ in kept], {"crystal_system": systems}), skipped

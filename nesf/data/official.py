@@ -15,18 +15,19 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_dataset, save_dataset
-from nesf.errors import ConfigError, DataError, NesfError
+from nesf.errors import ConfigError, DataError
+from nesf.files import write_atomically
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
@@ -44,12 +45,11 @@ AS_RELEASED_WARNING = (
 ATTEMPTS = 4  # of one download
 RETRY_SECONDS = 2.0  # before the second attempt; doubled each time
 TIMEOUT = 30.0  # seconds without a byte
-BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """One file of the release: its path in the repository and what its content must be (None where the manifest does not know)."""
+    """A file of the release: its path in the repository and what its content must be (None where the manifest does not know)."""
 
     path: str
     size: int | None
@@ -73,14 +73,14 @@ class ReleaseFile:
 
 
 def manifest() -> dict[str, ReleaseFile]:
-    """The files of the pinned commit, by path (package data `official_manifest.tsv`)."""
+    """Return the files of the pinned commit, by path (package data `official_manifest.tsv`)."""
     rows = (package_files("nesf.data") / "official_manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
     fields = [row.split("\t") for row in rows]
     return {path: ReleaseFile(path, int(size) if size else None, sha1, sha256 or None) for path, size, sha1, sha256 in fields}
 
 
 def check_fold(name: str, fold: int | None) -> None:
-    """A fold goes with `ybco`, and only with it.
+    """Check that a fold is given for `ybco`, and only for it.
 
     Raises:
         ConfigError: a fold that does not exist, or one for a dataset without folds.
@@ -92,7 +92,7 @@ def check_fold(name: str, fold: int | None) -> None:
 
 
 def packed_folder(name: str, fold: int | None, data_dir: Path) -> Path:
-    """Where a fetched dataset lies: `data_dir/NAME`, or `data_dir/ybco/fold-K`."""
+    """Return the packed folder of a fetched dataset: `data_dir/NAME`, or `data_dir/ybco/fold-K`."""
     return data_dir / name if fold is None else data_dir / name / f"fold-{fold}"
 
 
@@ -105,7 +105,7 @@ def fetch(
     progress: bool = True,
     base_url: str = BASE_URL,
 ) -> Path:
-    """Get a dataset of the official release and write it as a packed folder; what is already there and whole stays.
+    """Get a dataset of the official release and write it as a packed folder, unless it is already there and whole.
 
     Args:
         name: `lcs6`, `ybco`, `icsg3d` (the clean split) or `icsg3d-as-released`.
@@ -120,8 +120,8 @@ def fetch(
 
     Raises:
         ConfigError: no such dataset or fold.
-        NesfError: a file is missing, differs from its hash, cannot be downloaded or written. No dataset is left half-written, and
-            the next call goes on from the files that are verified.
+        NesfError: a file is missing, differs from its hash, cannot be downloaded or written. Nothing is left half-written, and the
+            next call downloads only the files that are not there yet.
     """
     if name not in OFFICIAL:
         raise ConfigError(f"{name!r} is not in the official release; choose from {', '.join(OFFICIAL)}")
@@ -137,10 +137,9 @@ def fetch(
     if _is_current(folder):
         return folder
 
+    paths = [f"{_release_folder(name, fold, s)}/{file}" for s in SPLITS for file in ("dataset.pkl", "dataset_attr.json")]
     known = manifest()
-    release = OFFICIAL[name].format(fold=fold)
     contents: dict[str, bytes] = {}
-    paths = [f"{RELEASE_FOLDER}/dataset_{release}_{s}/{f}" for s in SPLITS for f in ("dataset.pkl", "dataset_attr.json")]
     for path in tqdm(paths, desc=name, unit="file", disable=not progress):
         if mirror is not None:
             contents[path] = _from_mirror(known[path], Path(mirror))
@@ -150,8 +149,12 @@ def fetch(
     return folder
 
 
+def _release_folder(name: str, fold: int | None, split: str) -> str:
+    return f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{split}"
+
+
 def _is_current(folder: Path) -> bool:
-    """Whether a packed folder is there, whole, and from the pinned commit."""
+    """Tell whether a packed folder is there, whole, and from the pinned commit."""
     if not (folder / "dataset.json").exists():
         return False
     try:
@@ -161,15 +164,13 @@ def _is_current(folder: Path) -> bool:
 
 
 def _dataset(name: str, fold: int | None, contents: dict[str, bytes], known: dict[str, ReleaseFile]) -> Dataset:
-    """Verified file contents to a dataset."""
-    release = OFFICIAL[name].format(fold=fold)
-    splits: dict[str, Crystals] = {}
-    vocabularies = {}
+    """Turn verified file contents into a dataset."""
+    splits, vocabularies = {}, {}
     for split in SPLITS:
-        place = f"{RELEASE_FOLDER}/dataset_{release}_{split}"
+        place = _release_folder(name, fold, split)
         splits[split], vocabularies[split] = to_crystals(contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place)
     if len(set(vocabularies.values())) != 1:
-        raise DataError(f"dataset_{release}: its splits have different species lists; this is not the release that this version knows")
+        raise DataError(f"{name}: its splits have different species lists; this is not the release that this version knows")
     provenance: dict[str, Any] = {
         "source": f"official release, https://github.com/{REPOSITORY}",
         "commit": COMMIT,
@@ -190,7 +191,7 @@ def _dataset(name: str, fold: int | None, contents: dict[str, bytes], known: dic
 
 
 def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals, tuple[int, ...]]:
-    """One split of the release to crystals in the standard setting.
+    """Turn one split of the release into crystals in the standard setting.
 
     Args:
         pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species indices [N], lengths (a, b, c) in Å,
@@ -224,6 +225,7 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
 
 
 def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) -> str | None:
+    """Return why an entry of the pickled list is not of the release's form, or None."""
     if not isinstance(entry, tuple) or len(entry) != 5:
         return "not a tuple of five"
     positions, species, lengths, angles, mpid = entry
@@ -242,7 +244,7 @@ def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) ->
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Knows numpy's three globals under their numpy 1 and numpy 2 names, and refuses everything else."""
+    """Unpickler that knows numpy's three globals under their numpy 1 and numpy 2 names, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
@@ -268,7 +270,7 @@ def restricted_loads(pickled: bytes, where: object) -> Any:
 
 
 def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
-    """Verified content of a file from a local copy (repository root, or its folder data/dataset_paper)."""
+    """Return the verified content of a file of a local copy (repository root, or its folder data/dataset_paper)."""
     places = [mirror / file.path, mirror / Path(file.path).relative_to(RELEASE_FOLDER)]
     place = next((p for p in places if p.is_file()), None)
     if place is None:
@@ -284,101 +286,36 @@ def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
     return content
 
 
-def _from_network(file: ReleaseFile, raw: Path, base_url: str) -> bytes:
-    """Verified content of a file from the data folder's raw copy, downloaded first where it is not there or damaged."""
-    target = raw / Path(file.path).relative_to(RELEASE_FOLDER)
-    try:
-        if target.is_file():
-            content = target.read_bytes()
-            try:
-                file.check(content, target)
-                return content
-            except DataError:
-                target.unlink()  # damaged on disk since it was verified
-        part = target.with_name(target.name + ".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        resumed = part.exists()
-        url = f"{base_url}/{file.path}"
-        while True:
-            _download(url, part)
-            content = part.read_bytes()
-            try:
-                file.check(content, url)
-            except DataError:
-                part.unlink()
-                if not resumed:
-                    raise
-                resumed = False  # the part of an earlier run was damaged: once more, from the beginning
-                continue
-            part.replace(target)
-            return content
-    except OSError as error:  # the disk's; what the network does is dealt with in `_download`
-        part = target.with_name(target.name + ".part")
-        part.unlink(missing_ok=True)
-        raise NesfError(
-            f"{target}: cannot be written or read ({error.strerror or error}); free some space or choose another folder (--data DIR)"
-        ) from None
+def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
+    """Return the verified content of a file that was downloaded before, or is downloaded now."""
+    target = downloads / Path(file.path).relative_to(RELEASE_FOLDER)
+    with suppress(OSError, DataError):  # not there yet, or damaged since
+        content = target.read_bytes()
+        file.check(content, target)
+        return content
+    url = f"{base_url}/{file.path}"
+    content = _download(url)
+    file.check(content, url)
+    write_atomically(target, content)
+    return content
 
 
-class _InterruptedDownloadError(Exception):
-    """The network stopped; what arrived so far is in the `.part` file."""
-
-
-def _download(url: str, part: Path) -> None:
-    """Download to a `.part` file, going on where it ends; it stays for the next run when the network fails.
+def _download(url: str) -> bytes:
+    """Return the content of an address.
 
     Raises:
-        DataError: no such file there, or the network failed `ATTEMPTS` times; the message names the address.
-        OSError: the disk failed.
+        DataError: there is no such file, or the network failed `ATTEMPTS` times.
     """
     for attempt in range(ATTEMPTS):
-        start = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        if attempt:
+            time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
         try:
-            with _opened(request) as response:
-                resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
-                expected = response.headers.get("Content-Length")
-                received = 0
-                with open(part, "ab" if resumed else "wb") as out:
-                    for block in _blocks(response):
-                        out.write(block)
-                        received += len(block)
-            if expected is not None and received < int(expected):
-                raise _InterruptedDownloadError(f"{received} of {expected} bytes arrived")
-            return
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+                return response.read()
         except urllib.error.HTTPError as error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink()  # as long as the file, or longer: not one to go on with
-            elif error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                _give_up(url, f"the server says {error.code} {error.reason}")
             reason = f"the server says {error.code} {error.reason}"
-        except _InterruptedDownloadError as error:
-            reason = str(error)
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(RETRY_SECONDS * 2**attempt)
-    _give_up(url, f"{reason}, {ATTEMPTS} times")
-
-
-def _give_up(url: str, reason: str) -> NoReturn:
-    raise DataError(f"{url}: cannot be downloaded ({reason}); run the command again to go on, or give a local copy of the release with --mirror DIR")
-
-
-def _opened(request: urllib.request.Request) -> http.client.HTTPResponse:
-    return _network(lambda: urllib.request.urlopen(request, timeout=TIMEOUT))
-
-
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while block := _network(lambda: response.read(BLOCK)):
-        yield block
-
-
-def _network(call: Callable[[], Any]) -> Any:
-    """Run a network call, so that its failures are told from the disk's (both are OSError)."""
-    try:
-        return call()
-    except urllib.error.HTTPError:
-        raise
-    except urllib.error.URLError as error:
-        raise _InterruptedDownloadError(str(error.reason)) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedDownloadError(str(error) or type(error).__name__) from None
+            if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
+                break
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+    raise DataError(f"{url}: cannot be downloaded ({reason}); run the command again, or give a local copy of the release with --mirror DIR")

@@ -1,59 +1,46 @@
-"""Datasets larger than memory: a packed folder that is read crystal by crystal while a model trains, and one that is written part by part.
+"""Datasets larger than memory: packed folders that are read batch by batch during training, and written part by part.
 
-Nothing that has one entry a crystal or an atom stays in memory: a batch's offsets, positions, species and lattices are read from the files
-when it is needed, by plain reads (pages of a memory map would count as the program's memory). Training adds 8 bytes a crystal, the order of
-the epoch. Ids are read only to check the hash. `Crystals.save` keeps them as JSON in the file's header, which safetensors limits to 100 MB
-(some 8 million short ids); `PackedWriter` keeps them as an array of bytes, and `Crystals.load` reads both.
+No array with an entry per crystal or atom stays in memory: offsets, positions, species and lattices of a batch are read when it is needed.
+These are plain reads; slices of safetensors would map the file, which is slower for scattered crystals, reads more than is needed from a
+cold disk, and counts as the memory of the process. Training adds 8 bytes per crystal, the order of the epoch. Ids are read only to check the
+hash. `Crystals.save` keeps them as JSON in the file's header, which safetensors limits to 100 MB (some 8 million short ids); `PackedWriter`
+keeps them as an array of bytes, and `Crystals.load` reads both.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
 import os
-import re
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nesf.crystals import Crystals, PaddedCrystals, pad
-from nesf.data.dataset import SPLITS, Box, description_of, read_description
+from nesf.data.dataset import REMEDY, SPLITS, Box, content_hash, description_of, id_lines, read_description
 from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 
-AHEAD = 4  # batches read before they are asked for
-CHUNK = 1 << 16  # entries of an array in memory while a whole file is gone through
-MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
-DTYPES = {"F64": "<f8", "I64": "<i8", "U8": "|u1"}
-ARRAYS = {"offsets": ("I64", ()), "lattice": ("F64", (3, 3)), "positions": ("F64", (3,)), "species": ("U8", ()), "ids": ("U8", ())}
-REMEDY = "write it again (nesf data fetch, import or build)"
-
-
-@dataclass(frozen=True)
-class _Array:
-    """One array in a file: its numpy type, its shape and its first byte."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def row(self) -> int:
-        """Bytes of one entry along the first axis."""
-        return self.dtype.itemsize * math.prod(self.shape[1:])
+PREFETCH = 4  # batches read before they are asked for
+CHUNK = 1 << 16  # entries of an array in memory while a whole file is read
+# Type of one entry of each array, in the order of the file: those of 8-byte numbers come first, so that they stay aligned.
+ENTRIES = {"offsets": "<i8", "lattice": "(3,3)<f8", "positions": "(3,)<f8", "species": "u1", "ids": "u1"}
+ARRAYS = {name: np.dtype(entry) for name, entry in ENTRIES.items()}
+DTYPES = {"<f8": "F64", "<i8": "I64", "|u1": "U8"}  # names of safetensors
 
 
 class StreamedCrystals:
@@ -66,38 +53,36 @@ class StreamedCrystals:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read where the arrays are, and go through the offsets once.
+        """Locate the arrays, and check the offsets in one pass.
 
         Raises:
             DataError: the file is missing, cut off or not of this form; the message names it.
         """
         self.path = Path(path)
         try:
-            self._stamp = self._stamp_of(os.stat(self.path))
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file") from None
+            self._stamp = _stamp(os.stat(self.path))
+            with safe_open(str(self.path), framework="numpy"):  # checks the header, and that all arrays are in the file
+                pass
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
-        header = self._header()
-        self._arrays = {name: self._array(name, header[name]) for name in ARRAYS if name in header}
-        if missing := [name for name in ARRAYS if name not in self._arrays and (name != "ids" or not self._ids_in(header))]:
-            raise self._damaged(f"{missing[0]!r} is missing")
-        self.n_atoms, self._n = self._arrays["positions"].shape[0], self._arrays["lattice"].shape[0]
-        if self._arrays["species"].shape[0] != self.n_atoms or self._arrays["offsets"].shape[0] != self._n + 1:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from None
+        except SafetensorError as error:
+            raise self._damaged(str(error)) from None
+        self._starts: dict[str, int] = {}  # first byte of each array
+        self._lengths: dict[str, int] = {}  # along its first axis
+        self._find_arrays()
+        self.n_atoms = self._lengths["positions"]
+        if self._lengths["species"] != self.n_atoms or self._lengths["offsets"] != len(self) + 1:
             raise self._damaged("its arrays are not of one length")
-        last, self.n_max = 0, 1
+        last, self.n_max, ascending = 0, 1, True
         for k, chunk in enumerate(self._chunks("offsets")):
-            if k == 0 and chunk[0] != 0:
-                raise self._damaged(f"its offsets begin at {chunk[0]}, not at 0")
-            steps = np.diff(chunk, prepend=last)
-            if steps.min() < 0:
-                raise self._damaged("its offsets decrease")
-            last, self.n_max = int(chunk[-1]), max(self.n_max, int(steps.max()))
-        if last != self.n_atoms:
-            raise self._damaged(f"its offsets end at {last}, not at its {self.n_atoms} atoms")
+            n_atoms = np.diff(chunk, prepend=last)
+            ascending &= bool(n_atoms.min() >= 0) and (k > 0 or chunk[0] == 0)
+            last, self.n_max = int(chunk[-1]), max(self.n_max, int(n_atoms.max()))
+        if not ascending or last != self.n_atoms:
+            raise self._damaged(f"its offsets do not ascend from 0 to its {self.n_atoms} atoms")
 
     def __len__(self) -> int:
-        return self._n
+        return self._lengths["lattice"]
 
     @cached_property
     def box(self) -> Box:
@@ -109,121 +94,84 @@ class StreamedCrystals:
         return (a, b, c), (d, e, f)
 
     def read(self, indices: Sequence[int]) -> Crystals:
-        """The crystals at the given indices, in that order; for ids they have their number in the file.
+        """Read the crystals at the given indices, in that order; their ids are their numbers in the file.
 
         Raises:
             DataError: the file is damaged, or it is not the one that was opened.
         """
-        bounds, lattice = np.empty((len(indices), 2), np.int64), np.empty((len(indices), 3, 3))
+        if outside := [i for i in indices if not 0 <= i < len(self)]:
+            raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on")
         with self._open() as file:
-            for k, i in enumerate(indices):
-                if not 0 <= i < self._n:
-                    raise DataError(f"{self.path}: crystal {i} was asked for, it has {self._n}; give an index from 0 on")
-                self._read(file, "offsets", i, bounds[k])
-                self._read(file, "lattice", i, lattice[k])
-            offsets = np.concatenate([[0], np.cumsum(bounds[:, 1] - bounds[:, 0])]).astype(np.int64)
-            positions, species = np.empty((offsets[-1], 3)), np.empty(offsets[-1], np.uint8)
-            for k, start in enumerate(bounds[:, 0].tolist()):
-                atoms = slice(offsets[k], offsets[k + 1])
-                self._read(file, "positions", start, positions[atoms])
-                self._read(file, "species", start, species[atoms])
-        return Crystals(tuple(f"{self.path}, crystal {i}" for i in indices), positions, species.astype(np.int64), lattice, offsets)
+            bounds = [self._rows(file, "offsets", i, 2).tolist() for i in indices]
+            positions, species = ([self._rows(file, name, start, end - start) for start, end in bounds] for name in ("positions", "species"))
+            lattice = np.array([self._rows(file, "lattice", i, 1) for i in indices])
+        return Crystals.from_arrays((f"{self.path}, crystal {i}" for i in indices), positions, species, lattice)
 
-    def add_to(self, digest: Any) -> None:
-        """Feed ids and arrays to a hash as `Dataset.hash` does, in pieces."""
-        for piece in self._id_lines():
-            digest.update(piece)
-        for name in ("positions", "lattice"):
-            for chunk in self._chunks(name):
-                digest.update(np.round(chunk * 1e6).astype("<i8").tobytes())
-        for name in ("species", "offsets"):
-            for chunk in self._chunks(name):
-                digest.update(chunk.astype("<i8").tobytes())
-
-    def _id_lines(self) -> Iterator[bytes]:
-        """All ids, each with a line feed, in pieces."""
-        if "ids" in self._arrays:
-            for chunk in self._chunks("ids"):
-                yield chunk.tobytes()
+    def pieces(self) -> dict[str, Iterable[Any]]:
+        """Return the ids and arrays as `content_hash` takes them, read chunk by chunk."""
+        ids: Iterable[Any]
+        if "ids" in self._lengths:
+            ids = self._chunks("ids")
         else:
-            for match in re.finditer(r'"(?:[^"\\]|\\.)*"', self._header()["__metadata__"]["ids"]):
-                yield f"{json.loads(match[0])}\n".encode()
+            with safe_open(str(self.path), framework="numpy") as file:
+                ids = [id_lines(json.loads(file.metadata()["ids"]))]
+        return {"ids": ids} | {name: self._chunks(name) for name in ARRAYS if name != "ids"}
 
-    @staticmethod
-    def _ids_in(header: Mapping[str, Any]) -> bool:
-        metadata = header.get("__metadata__")
-        return isinstance(metadata, dict) and isinstance(metadata.get("ids"), str)
-
-    def _header(self) -> dict[str, Any]:
-        """The header, in memory as long as the caller keeps it: it may hold all ids."""
+    def _find_arrays(self) -> None:
         with self._open() as file:
-            size = int.from_bytes(file.read(8) or b"", "little")
-            if not 2 <= size <= min(MAX_HEADER, self._stamp[0] - 8):
-                raise self._damaged("it has no safetensors header")
-            self._data = 8 + size
-            try:
-                header = json.loads(file.read(size) or b"")
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise self._damaged(f"its header is not JSON: {error}") from None
-        if not isinstance(header, dict):
-            raise self._damaged("its header is not a table")
-        return header
-
-    def _array(self, name: str, entry: Any) -> _Array:
-        dtype, tail = ARRAYS[name]
-        try:
-            kind, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            array = _Array(np.dtype(DTYPES[dtype]), shape, self._data + start)
-            fits = kind == dtype and shape[1:] == tail and end - start == array.row * shape[0] and start >= 0 and self._data + end <= self._stamp[0]
-        except (KeyError, TypeError, ValueError, IndexError):
-            fits = False
-        if not fits:
-            raise self._damaged(f"array {name!r} is cut off or of another form")
-        return array
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        for name, dtype in ARRAYS.items():
+            if name == "ids" and "ids" in header.get("__metadata__", ()):
+                continue
+            if name not in header:
+                raise self._damaged(f"{name!r} is missing")
+            about = header[name]
+            if about["dtype"] != DTYPES[dtype.base.str] or not about["shape"] or tuple(about["shape"][1:]) != dtype.shape:
+                raise self._damaged(f"array {name!r} is of another form")
+            self._starts[name], self._lengths[name] = 8 + size + about["data_offsets"][0], about["shape"][0]
 
     def _open(self) -> FileIO:
-        """The file for one use: without a handle that stays, threads share nothing and a file that was replaced is noticed."""
+        """Open the file for one use: without a handle that stays, threads share nothing and a file that was replaced is noticed."""
         try:
             file = FileIO(str(self.path))
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror}); a streamed dataset must stay where it is") from None
-        if self._stamp_of(os.fstat(file.fileno())) != self._stamp:
+        if _stamp(os.fstat(file.fileno())) != self._stamp:
             file.close()
             raise DataError(f"{self.path}: was changed after it was opened; start again")
         return file
 
-    @staticmethod
-    def _stamp_of(status: os.stat_result) -> tuple[int, int]:
-        return status.st_size, status.st_mtime_ns
-
-    def _read(self, file: FileIO, name: str, index: int, into: np.ndarray) -> None:
-        """Fill a contiguous array with entries of another, from `index` on."""
-        array = self._arrays[name]
-        if into.size:
-            file.seek(array.start + index * array.row)
-            if file.readinto(memoryview(into.reshape(-1).view(np.uint8).data)) != into.nbytes:
-                raise self._damaged("it ends too early")
+    def _rows(self, file: FileIO, name: str, start: int, n: int) -> np.ndarray:
+        """Read n entries of an array."""
+        dtype = ARRAYS[name]
+        file.seek(self._starts[name] + start * dtype.itemsize)
+        content = file.read(n * dtype.itemsize)
+        if len(content) != n * dtype.itemsize:
+            raise self._damaged("it ends too early")
+        return np.frombuffer(content, dtype)
 
     def _chunks(self, name: str) -> Iterator[np.ndarray]:
-        """An array from its beginning to its end, in pieces."""
-        array = self._arrays[name]
+        """Read an array from its beginning to its end, in pieces."""
         with self._open() as file:
-            for start in range(0, array.shape[0], CHUNK):
-                chunk = np.empty((min(CHUNK, array.shape[0] - start), *array.shape[1:]), array.dtype)
-                self._read(file, name, start, chunk)
-                yield chunk
+            for start in range(0, self._lengths[name], CHUNK):
+                yield self._rows(file, name, start, min(CHUNK, self._lengths[name] - start))
 
     def _damaged(self, reason: str) -> DataError:
-        return DataError(f"{self.path}: not a packed crystal file, or damaged ({reason}); {REMEDY}")
+        return DataError(f"{self.path}: not a packed crystal file, or damaged ({reason}); write it again (nesf data fetch, import or build)")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 class PaddedStream:
-    """The crystals of a file as padded tensors on a device, read batch by batch: what `PaddedCrystals` is to `Crystals`."""
+    """The crystals of a file as padded tensors on a device, read batch by batch; training uses it in place of `PaddedCrystals`."""
 
     def __init__(self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device) -> None:
         self.crystals, self.vocabulary, self.device = crystals, tuple(vocabulary), device
         self._upcoming: Iterator[Tensor] = iter(())
-        self._ahead: deque[tuple[Tensor, Future[PaddedCrystals]]] = deque()
+        self._prefetched: deque[tuple[Tensor, Future[PaddedCrystals]]] = deque()
         # A reader does one finite task at a time, so that nothing has to be told to stop when training ends, fails or is interrupted.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nesf-reader")
 
@@ -231,15 +179,15 @@ class PaddedStream:
         return len(self.crystals)
 
     def expect(self, batches: Iterable[Tensor]) -> None:
-        """Announce what will be selected, in that order; it is read ahead. A selection that was not announced is right all the same."""
-        for _, future in self._ahead:
+        """Prefetch batches of indices in the order in which they will be selected; other batches can be selected too."""
+        for _, future in self._prefetched:
             future.cancel()
-        self._ahead.clear()
+        self._prefetched.clear()
         self._upcoming = iter(batches)
-        self._read_ahead()
+        self._prefetch()
 
     def select(self, indices: Tensor, n_atoms: int | None = None) -> PaddedCrystals:
-        """The crystals at the given indices [b] (on the CPU), padded as `pad` pads the whole file.
+        """Return the crystals at the given indices [b] (on the CPU), padded as `pad` pads the whole file.
 
         Args:
             n_atoms: not needed; as for `PaddedCrystals.select`.
@@ -247,40 +195,41 @@ class PaddedStream:
         Raises:
             DataError: the file is damaged or was changed, or an element is outside the vocabulary.
         """
-        if self._ahead and torch.equal(self._ahead[0][0], indices):
-            future = self._ahead.popleft()[1]
-            self._read_ahead()
+        if self._prefetched and torch.equal(self._prefetched[0][0], indices):
+            future = self._prefetched.popleft()[1]
+            self._prefetch()
             batch = future.result()
         else:
-            if self._ahead:
+            if self._prefetched:
                 self.expect(())
             batch = self._padded(indices)
         if self.device.type != "cuda":
             return batch.to(self.device)
-        return _each(batch, lambda x: x.to(self.device, non_blocking=True))
+        return _with_tensors(batch, lambda x: x.to(self.device, non_blocking=True))
 
-    def _read_ahead(self) -> None:
-        while len(self._ahead) < AHEAD and (indices := next(self._upcoming, None)) is not None:
-            self._ahead.append((indices, self._reader.submit(self._padded, indices)))
+    def _prefetch(self) -> None:
+        while len(self._prefetched) < PREFETCH and (indices := next(self._upcoming, None)) is not None:
+            self._prefetched.append((indices, self._reader.submit(self._padded, indices)))
 
     def _padded(self, indices: Tensor) -> PaddedCrystals:
         batch = pad(self.crystals.read(indices.tolist()), self.vocabulary, width=self.crystals.n_max)
-        return _each(batch, Tensor.pin_memory) if self.device.type == "cuda" else batch
+        return _with_tensors(batch, Tensor.pin_memory) if self.device.type == "cuda" else batch
 
 
-def _each(batch: PaddedCrystals, change: Any) -> PaddedCrystals:
-    tensors = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
+def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> PaddedCrystals:
+    """Return the batch with every tensor changed."""
+    tensors: dict[str, Any] = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
     return dataclasses.replace(batch, **tensors)
 
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """A packed folder that stays on disk: what `Dataset` is, for training.
+    """A packed folder that stays on disk; training takes it in place of a `Dataset`.
 
     Attributes:
         name, fold, provenance, vocabulary: as of `Dataset`.
         splits: `train`, `val`, `test`.
-        recorded_hash: what `hash` gives; `open_dataset` compares it with the content.
+        recorded_hash: of `dataset.json`; `open_dataset` compares it with the content.
     """
 
     name: str
@@ -296,12 +245,12 @@ class StreamedDataset:
         return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def hash(self) -> str:
-        """That of the same crystals in memory."""
+        """Return the recorded hash, which is that of the same crystals in memory."""
         return self.recorded_hash
 
 
 def open_dataset(folder: Path, *, check: bool = True) -> StreamedDataset:
-    """A packed folder, opened but not loaded.
+    """Open a packed folder without loading it.
 
     Args:
         check: compare the content with the recorded hash, in one pass over the files.
@@ -312,26 +261,21 @@ def open_dataset(folder: Path, *, check: bool = True) -> StreamedDataset:
     folder = Path(folder)
     about = read_description(folder)
     splits = {s: StreamedCrystals(folder / f"{s}.safetensors") for s in SPLITS}
-    if check and content_hash(splits) != about["hash"]:
-        raise DataError(f"{folder}: content does not match the hash in dataset.json; fetch, import or build it again")
+    if check and _hash_of(splits) != about["hash"]:
+        raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
     return StreamedDataset(about["name"], splits, about["fold"], about["provenance"], tuple(about["vocabulary"]), about["hash"])
 
 
-def content_hash(splits: Mapping[str, StreamedCrystals]) -> str:
-    """`Dataset.hash` of crystals on disk."""
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        digest.update(f"{name}\n".encode())
-        splits[name].add_to(digest)
-    return digest.hexdigest()
+def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
+    return content_hash({name: crystals.pieces() for name, crystals in splits.items()})
 
 
 @dataclass
 class PackedWriter:
     """Writes a packed folder part by part: `with PackedWriter(folder, "name") as w: w.append("train", crystals); ...`.
 
-    The folder is what `save_dataset` writes, without properties (the model never uses them). It counts, with `dataset.json`, only after the
-    block has ended well; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
+    The folder is what `save_dataset` writes, without properties (the model never uses them). It is complete when the block ends without an
+    error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
 
     Attributes:
         folder: what it held before is replaced.
@@ -346,15 +290,16 @@ class PackedWriter:
     vocabulary: tuple[int, ...] = ()
 
     def __enter__(self) -> PackedWriter:
-        self._counts = {s: [0, 0] for s in SPLITS}  # crystals and atoms so far
-        self._seen = np.zeros(256, dtype=bool)
         self.folder = Path(self.folder)
-        try:
+        self._n_atoms = dict.fromkeys(SPLITS, 0)  # so far
+        self._seen = np.zeros(256, dtype=bool)  # by atomic number
+        with self._disk_errors(), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "dataset.json").unlink(missing_ok=True)
-            self._parts = {(s, a): open(self.folder / f".{s}.{a}.part", "wb") for s in SPLITS for a in ARRAYS}  # noqa: SIM115 (closed in __exit__)
-        except OSError as error:
-            raise self._unwritable(error) from None
+            for file in ("dataset.json", *(f"{s}.safetensors" for s in SPLITS)):
+                (self.folder / file).unlink(missing_ok=True)
+            self._made = Path(stack.enter_context(TemporaryDirectory(prefix=".parts-", dir=self.folder)))
+            self._parts = {(s, a): stack.enter_context(open(self._made / f"{s}.{a}", "wb")) for s in SPLITS for a in ARRAYS}
+            self._stack = stack.pop_all()
         for split in SPLITS:
             self._parts[split, "offsets"].write(np.zeros(1, "<i8").tobytes())
         return self
@@ -371,67 +316,59 @@ class PackedWriter:
             raise DataError(f"id {bad!r}: holds a line feed; give it another id")
         if (species := crystals.species[(crystals.species < 1) | (crystals.species > 118)]).size:
             raise DataError(f"split {split}: atomic number {species[0]} is that of no element; leave the crystal out")
-        count = self._counts[split]
         self._seen[np.unique(crystals.species)] = True
         content = {
-            "offsets": crystals.offsets[1:] + count[1],
+            "offsets": crystals.offsets[1:] + self._n_atoms[split],
             "lattice": crystals.lattice,
             "positions": crystals.positions,
             "species": crystals.species,
-            "ids": np.frombuffer("".join(f"{i}\n" for i in crystals.ids).encode(), np.uint8),
+            "ids": np.frombuffer(id_lines(crystals.ids), np.uint8),
         }
-        for name, array in content.items():
-            self._parts[split, name].write(array.astype(DTYPES[ARRAYS[name][0]]).tobytes())
-        count[0] += len(crystals)
-        count[1] += len(crystals.species)
+        with self._disk_errors():
+            for name, array in content.items():
+                self._parts[split, name].write(array.astype(ARRAYS[name].base).tobytes())
+        self._n_atoms[split] += len(crystals.species)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        whole = False
-        try:
-            for part in self._parts.values():
-                part.close()
+        with self._disk_errors(), self._stack:  # which closes the parts and removes them
             if error is None:
                 self._finish()
-                whole = True
-            elif isinstance(error, OSError):
-                raise error
-        except OSError as late:
-            raise self._unwritable(late) from None
-        finally:
-            left = [Path(part.name) for part in self._parts.values()]
-            for path in left if whole else [*left, *(self.folder / f"{s}.safetensors" for s in SPLITS)]:
-                path.unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> NesfError:
-        return NesfError(f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder")
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise NesfError(f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
 
     def _finish(self) -> None:
-        """Put each split's parts behind a header, then describe the whole."""
+        """Put each split's parts behind a header, describe the whole, and move it into the folder."""
         for split in SPLITS:
-            b, n = self._counts[split]
-            sizes = {a: os.path.getsize(self._parts[split, a].name) for a in ARRAYS}
-            lengths = {"offsets": b + 1, "lattice": b, "positions": n, "species": n, "ids": sizes["ids"]}
-            header: dict[str, Any] = {"__metadata__": {"columns": "{}", "metadata": "{}"}}
-            start = 0
-            for name, (dtype, tail) in ARRAYS.items():  # arrays of 8-byte numbers come first, so that they stay aligned
-                header[name] = {"dtype": dtype, "shape": [lengths[name], *tail], "data_offsets": [start, start + sizes[name]]}
-                start += sizes[name]
-            text = json.dumps(header, separators=(",", ":")).encode()
-            text += b" " * (-len(text) % 8)
-            path = self.folder / f".{split}.safetensors.part"
-            try:
-                with open(path, "wb") as file:
-                    file.write(len(text).to_bytes(8, "little") + text)
-                    for name in ARRAYS:
-                        with open(self._parts[split, name].name, "rb") as part:
-                            shutil.copyfileobj(part, file, 1 << 20)
-                        os.unlink(part.name)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(path, self.folder / f"{split}.safetensors")
-            finally:
-                path.unlink(missing_ok=True)
-        splits = {s: StreamedCrystals(self.folder / f"{s}.safetensors") for s in SPLITS}
+            self._put_together(split)
+        splits = {s: StreamedCrystals(self._made / f"{s}.safetensors") for s in SPLITS}
         vocabulary = tuple(self.vocabulary) or tuple(np.flatnonzero(self._seen).tolist())
-        whole = StreamedDataset(self.name, splits, self.fold, dict(self.provenance), vocabulary, content_hash(splits))
-        write_json(self.folder / "dataset.json", description_of(whole))
+        dataset = StreamedDataset(self.name, splits, self.fold, dict(self.provenance), vocabulary, _hash_of(splits))
+        write_json(self._made / "dataset.json", description_of(dataset))
+        for file in (*(f"{s}.safetensors" for s in SPLITS), "dataset.json"):
+            os.replace(self._made / file, self.folder / file)
+
+    def _put_together(self, split: str) -> None:
+        header: dict[str, Any] = {"__metadata__": {"columns": "{}", "metadata": "{}"}}
+        start = 0
+        for name, dtype in ARRAYS.items():
+            self._parts[split, name].close()
+            end = start + os.path.getsize(self._parts[split, name].name)
+            shape = [(end - start) // dtype.itemsize, *dtype.shape]
+            header[name] = {"dtype": DTYPES[dtype.base.str], "shape": shape, "data_offsets": [start, end]}
+            start = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with open(self._made / f"{split}.safetensors", "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in ARRAYS:
+                part = Path(self._parts[split, name].name)
+                with open(part, "rb") as content:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                part.unlink()
+            file.flush()
+            os.fsync(file.fileno())
