@@ -1,4 +1,4 @@
-"""Every choice of the model, its sampling, its training and its decoding, as frozen dataclasses.
+"""Configuration of the model, its sampling, its training and its decoding, as frozen dataclasses.
 
 Three presets: `paper` (the article with its supplement), `official` (the released code, where it differs) and `cpu`
 (the recipe for two processor cores, found on the validation split of LCS6Å; see the training page of the book).
@@ -22,24 +22,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Widths, depths and switches of the autoencoder (Supplementary Note 5; searched in Supplementary Note 7).
+    """Hidden widths and options of the autoencoder (Supplementary Notes 5 and 7); input and output widths follow from the data and `latent_size`."""
 
-    Hidden widths only, as in Supplementary Note 7: the input and output widths follow from the data and `latent_size`.
-    """
-
-    n_species: int = 80  # A, the number of candidate species; set from the dataset's vocabulary
+    n_species: int = 80  # A, number of candidate species; set from the dataset's vocabulary
     latent_size: int = 192
-    encoder_position: tuple[int, ...] = (64, 128, 128)  # the last one is the feature width
+    encoder_position: tuple[int, ...] = (64, 128, 128)  # the last one is the width of the features
     encoder_species: tuple[int, ...] = (128, 128)
-    encoder_mix: tuple[int, ...] = (512,)  # shared by the atoms, before the max pooling
+    encoder_mix: tuple[int, ...] = (512,)  # applied to each atom, before the max pooling
     encoder_latent: tuple[int, ...] = (256, 256)  # after the max pooling; latent_size follows
     decoder_position: tuple[int, ...] = (256, 128, 128, 128, 128, 128, 128, 128)
     decoder_species: tuple[int, ...] = (256, 128)
     decoder_lattice: tuple[int, ...] = (128,)  # one network for the lengths, one for the angles
-    dropout: float = 0.3  # encoder_mix and encoder_latent only; the last layer of an MLP has none
+    dropout: float = 0.3  # in encoder_mix and encoder_latent; the last layer of an MLP has none
     batch_norm_momentum: float = 0.1  # official: torch's default
     # paper: the last layer of each field reads the query position again ([131] -> [3], 765,714 parameters) /
-    # official: it does not ([128] -> [3], 765,465 parameters, «0.76 million») / here: as the count, hence official
+    # official: it does not ([128] -> [3], 765,465 parameters, the paper's «0.76 million») / here: as official
     query_in_last_layer: bool = False
     n_frequencies: int = 0  # L of a positional encoding of the query; paper: none / official: 10 in one config file, none in the other
 
@@ -50,7 +47,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Where queries are drawn in training (Section 2.2, Supplementary Note 6). Lengths in Å."""
+    """Sampling of the queries in training (Section 2.2, Supplementary Note 6). Lengths in Å."""
 
     global_region: Literal["cell", "box"] = "cell"  # paper: unit cell / official: bounding box common to the dataset
     global_interval: float = 1.0  # grid interval
@@ -61,14 +58,14 @@ class SamplingConfig:
     species_interval: float = 0.1
     species_range: float = 0.5  # official: 0.6
     species_sigma: float = 0.5  # official: 0.05
-    # paper: «grid range for each axis», taken here with both ends (5³ = 125 local and 6³ = 216 species points an atom) /
+    # paper: «grid range for each axis», read here as including both ends (5³ = 125 local and 6³ = 216 species points per atom) /
     # official: without the upper end, hence not centred on the atom (4³ = 64 and, with its range of 0.6 Å, 6³ = 216)
     half_open: bool = False
     periodic: bool = False  # paper and official: nearest among the atoms of the cell only; True: minimum image
-    # 0: every grid point. Otherwise so many per crystal and step, drawn at random from the same sampling.
+    # number of queries per crystal and step, drawn at random from the same sampling; 0: every grid point
     n_position: int = 0
     n_species: int = 0
-    global_share: float | None = None  # share of drawn position queries that are global; None: as in the full sampling
+    global_share: float | None = None  # fraction of the drawn position queries that are global; None: as in the full sampling
 
 
 @dataclass(frozen=True)
@@ -83,31 +80,31 @@ class TrainingConfig:
     batch_size: int = 128  # official: 64
     learning_rate: float = 1e-3
     schedule: Literal["step", "cosine"] = "step"
-    step_epochs: int = 640  # the step schedule multiplies by step_factor every so many epochs
+    step_epochs: int = 640  # step schedule: the rate is multiplied by step_factor after every step_epochs epochs
     step_factor: float = 0.5
-    warmup_epochs: int = 0  # cosine schedule: linear rise before it
+    warmup_epochs: int = 0  # cosine schedule: linear warm-up before it
     early_stopping: bool = True  # keep the weights of the best validation loss; the last ones are kept too
-    gradient_clip: float = 0.0  # largest norm of the gradient; 0: none
+    gradient_clip: float = 0.0  # largest norm of the gradient; 0: no clipping
     average: float = 0.0  # decay of an exponential moving average of the weights, per step; 0: none
     validate_every: int = 1  # epochs
-    # of the fields' matrix products; coordinates and statistics stay fp32. auto: bf16 where the processor multiplies it and `compile` holds
+    # of the fields' matrix products; coordinates and statistics stay fp32. auto: bf16 where the processor supports it and `compile` is on
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    compile: bool = False  # torch.compile the fields (on a CPU it needs g++; without one the training says so and goes on uncompiled)
+    compile: bool = False  # torch.compile the fields (a CPU needs g++; without it a warning is given and the training runs uncompiled)
 
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """The five steps of Section 2.1; Supplementary Notes 3 and 6. Lengths in Å."""
+    """Parameters of the five steps of decoding (Section 2.1; Supplementary Notes 3 and 6). Lengths in Å."""
 
     grid_interval: float = 0.5  # step 1
     iterations: int = 64  # step 2; paper: not given / official: 64
-    # step 2: a particle whose step would be shorter has arrived and stays, which changes positions by less than this; paper and official: 0, none stays
+    # step 2: a particle whose next step would be shorter than this stays where it is / paper and official: 0, every particle moves on
     converged: float = 1e-4
-    # exact: the atoms that the plain algorithm finds / fast: rough first steps, and particles that met go on as one (see the speed page of the book)
+    # exact: finds the atoms of the plain algorithm / fast: rough first steps, and particles that meet are merged (see the speed page of the book)
     mode: Literal["exact", "fast"] = "exact"
-    rough_iterations: int = 2  # fast: steps that may be computed in bf16
-    merge_distance: float = 0.02  # fast: side of the cells in which particles are merged after each step, 0: never
-    merge_step: float = 0.1  # fast: only those whose step was shorter are merged, for others are still on their way
+    rough_iterations: int = 2  # fast: number of first steps that may be computed in bf16
+    merge_distance: float = 0.02  # fast: edge of the cells in which particles are merged after each step; 0: never
+    merge_step: float = 0.1  # fast: only particles whose step was shorter are merged
     score_threshold: float = 0.9  # step 3
     nms_radius: float = 0.5  # step 4
     min_particles: int = 10  # step 4
@@ -123,88 +120,98 @@ class ReconstructionConfig:
 
 
 class Choices:
-    """What the dataclass that holds all choices of a method can do: go to and from plain dictionaries, and change some values."""
+    """Base of a method's configuration: conversion to and from plain dictionaries, and copies with changed values."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, as stored in `run.json` and beside checkpoints."""
-        return json.loads(json.dumps(dataclasses.asdict(typing.cast(Any, self))))
+        """Return plain nested dictionaries, as stored in `run.json` and beside checkpoints."""
+        return as_json(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
+        """Return the config that `to_dict` gave as `values` (checked by `build`)."""
+        return build(cls, values)
+
+    def with_values(self, assignments: Mapping[str, Any]) -> Self:
+        """Return a copy with some values changed, given by dotted key, e.g. {"training.learning_rate": 2e-3}; text is parsed as JSON where it is JSON.
 
         Raises:
             ConfigError: an unknown key or a value of the wrong type; the message names it.
         """
-        return _build(cls, values, "")
-
-    def with_values(self, assignments: Mapping[str, Any]) -> Self:
-        """A copy with some values changed.
-
-        Args:
-            assignments: dotted key to value, for example {"training.learning_rate": 2e-3}; text is read as JSON where it is JSON.
-
-        Raises:
-            ConfigError: an unknown key or a value of the wrong type.
-        """
         values = self.to_dict()
+        sections = {name: section for name, section in values.items() if isinstance(section, dict)}
         for key, value in assignments.items():
             section, _, name = key.partition(".")
-            if section not in values or not isinstance(values[section], dict) or name not in values[section]:
-                known = [f"{s}.{n}" for s, v in values.items() if isinstance(v, dict) for n in v]
-                raise ConfigError(f"unknown configuration key {key!r}; the keys are {', '.join(known)}")
-            values[section][name] = _parsed(value)
+            if name not in sections.get(section, {}):
+                known = ", ".join(f"{s}.{n}" for s, names in sections.items() for n in names)
+                raise ConfigError(f"unknown configuration key {key!r}; the keys are {known}")
+            sections[section][name] = _parsed(value)
         return self.from_dict(values)
 
 
 @dataclass(frozen=True)
 class Config(Choices):
-    """All choices of one training."""
+    """Configuration of NeSF: of one training, and of the decoding that follows it."""
 
     preset: str = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """See `Choices.from_dict`; a config that was recorded without the section `decoding` gets its preset's, by default the paper's."""
+        config = super().from_dict(values)
+        return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
 
 
-def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+def as_json(section: Any) -> dict[str, Any]:
+    """Return a dataclass as plain nested dictionaries and lists, as JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))
+
+
+def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Make a dataclass of plain values, as JSON gives them, each checked against the type of its field; the fields not given keep their defaults.
+
+    Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not negative (but of either sign where the field's metadata
+    say {"signed": True}, and not 0 where its name ends in `interval`); `tuple[int, ...]`, positive; `tuple[str, ...]`; any of these or None.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type; the message names it, after the prefix.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or cls.__name__} = {values!r}: keys with values are expected")
     hints = typing.get_type_hints(cls)
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise ConfigError(f"unknown configuration key {prefix + sorted(unknown)[0]!r}; the keys are {', '.join(prefix + h for h in hints)}")
-    built = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            built[name] = _build(hint, value, f"{prefix}{name}.")
-        else:
-            built[name] = _checked(hint, value, prefix + name)
-    return cls(**built)
+    if unknown := sorted(set(values) - set(hints)):
+        raise ConfigError(f"unknown configuration key {prefix + unknown[0]!r}; the keys are {', '.join(prefix + h for h in hints)}")
+    signed = {f.name for f in dataclasses.fields(cls) if f.metadata.get("signed")}  # type: ignore[arg-type]
+    return cls(**{name: _checked(hints[name], value, prefix + name, name in signed) for name, value in values.items()})
 
 
-def _checked(hint: Any, value: Any, key: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-        raise ConfigError(f"{key} = {value!r}: choose from {', '.join(map(str, typing.get_args(hint)))}")
+def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
+    """Return the value of a field in the field's type."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if origin is tuple:
-        if isinstance(value, list | tuple) and value and all(isinstance(v, int) and v > 0 for v in value):
-            return tuple(value)
-        raise ConfigError(f"{key} = {value!r}: a list of positive whole numbers is expected, for example [256, 128]")
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not (math.isfinite(value) and value >= 0) or (value == 0 and key.endswith("interval")):
-            raise ConfigError(f"{key} = {value!r}: a finite number {'above 0' if key.endswith('interval') else 'not below 0'} is expected")
-        return float(value)
-    if hint in (int, bool, str) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        if hint is int and value < 0:
-            raise ConfigError(f"{key} = {value!r}: may not be negative")
-        return value
-    raise ConfigError(f"{key} = {value!r}: a value of type {getattr(hint, '__name__', hint)} is expected")
+        return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, f"{key}.")
+    if origin is Literal:
+        fits, expected = value in options, f"one of {', '.join(map(str, options))}"
+    elif origin is tuple:
+        item, hint = options[0], tuple
+        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is item and (item is str or v > 0) for v in value)
+        expected = "a list of texts" if item is str else "a list of positive whole numbers, for example [256, 128],"
+    elif hint is float:
+        above_zero = key.endswith("interval")
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = fits and (signed or value > 0 or (value == 0 and not above_zero))
+        expected = "a finite number" + ("" if signed else " above 0" if above_zero else " not below 0")
+    else:
+        fits = type(value) is hint and (hint is not int or signed or value >= 0)
+        expected = f"a value of type {hint.__name__}" + (", not negative," if hint is int and not signed else "")
+    if not fits:
+        raise ConfigError(f"{key} = {value!r}: {expected} is expected")
+    return value if origin is Literal else hint(value)
 
 
 PAPER = Config()
@@ -212,6 +219,7 @@ OFFICIAL = Config(
     preset="official",
     sampling=SamplingConfig(global_region="box", local_sigma=0.15, species_range=0.6, species_sigma=0.05, half_open=True),
     training=TrainingConfig(batch_size=64),
+    decoding=ReconstructionConfig(converged=0.0, atom_position="cluster_mean"),
 )
 # Chosen on the validation split of LCS6Å (results/lcs6/nesf/trial-*): half of the position queries global, no dropout, λ_spe = 1, a batch of 64.
 CPU = Config(
@@ -226,16 +234,14 @@ CPU = Config(
         schedule="cosine",
         warmup_epochs=2,
         precision="auto",
-        # The species term of the validation loss rises (over-confidence) long after every decoded error still falls: with it the kept weights would
-        # be those of half-way. So the last ones are kept, which on validation decode better (results/lcs6/nesf/cpu).
+        # The species term of the validation loss starts to rise (over-confidence) while every decoded error still falls: early stopping would keep
+        # the weights of half-way. The last ones decode the validation split better (results/lcs6/nesf/cpu).
         early_stopping=False,
         validate_every=10,
         compile=True,
     ),
 )
 PRESETS: Mapping[str, Config] = {"paper": PAPER, "official": OFFICIAL, "cpu": CPU}
-
-
 # The `cpu` preset on one dataset: chosen on validation splits (results/ybco/nesf/trial-*); epochs for some minutes to half an hour of one core.
 CPU_ON: Mapping[str, Mapping[str, Any]] = {
     "ybco": {"model.dropout": 0.3, "training.batch_size": 30, "training.epochs": 2400},
@@ -245,11 +251,9 @@ CPU_ON: Mapping[str, Mapping[str, Any]] = {
 
 
 def for_dataset(config: Config, name: str) -> Config:
-    """The config that is used for a dataset: the paper stops early, but not on YBCO-like, whose 5 validation crystals say too little (Section 4.3).
+    """Return an unchanged preset as it is used for a dataset: `cpu` with the values of `CPU_ON`.
 
-    Args:
-        config: a preset, not changed yet; of `cpu` the values of `CPU_ON` are set.
-        name: of the dataset.
+    The paper stops early, but not on YBCO-like, whose 5 validation crystals say too little (Section 4.3).
     """
     changes = dict(CPU_ON.get(name, {})) if config.preset == "cpu" else {}
     if name == "ybco":
@@ -258,7 +262,7 @@ def for_dataset(config: Config, name: str) -> Config:
 
 
 def preset(name: str) -> Config:
-    """A preset by name.
+    """Return a preset by name.
 
     Raises:
         ConfigError: there is no such preset.
@@ -268,22 +272,18 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
-def reconstruction_config(assignments: Mapping[str, Any]) -> ReconstructionConfig:
-    """The decoding parameters of the paper with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
-    return with_fields(ReconstructionConfig(), assignments)
+def reconstruction_config(assignments: Mapping[str, Any], base: ReconstructionConfig | None = None) -> ReconstructionConfig:
+    """Return decoding parameters, by default the paper's, with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
+    return with_fields(base or ReconstructionConfig(), assignments)
 
 
 def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
-    """A frozen dataclass of choices with some changed; text is read as JSON where it is JSON.
-
-    Raises:
-        ConfigError: an unknown key or a value of the wrong type.
-    """
-    return _build(type(section), dataclasses.asdict(typing.cast(Any, section)) | {k: _parsed(v) for k, v in assignments.items()}, "")
+    """Return a copy of a frozen dataclass with some fields changed, checked by `build`; text is parsed as JSON where it is JSON."""
+    return build(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
 
 
 def _parsed(value: Any) -> Any:
-    """Text as JSON where it is JSON, else as it is (as in training.schedule=cosine)."""
+    """Return text as JSON where it is JSON, anything else as it is (`training.schedule=cosine`)."""
     if not isinstance(value, str):
         return value
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import config as nesf_config
-from nesf.config import Config, reconstruction_config
+from nesf.config import Config, ReconstructionConfig, reconstruction_config
 from nesf.errors import ConfigError
 from nesf.files import read_json
 from nesf.icsg3d import config as icsg3d_config
@@ -103,7 +103,7 @@ def _nesf_config(asked: Asked) -> Config:
 
 def _nesf_comparable(config: Config) -> Config:
     model, training = dataclasses.replace(config.model, n_species=0), dataclasses.replace(config.training, precision="auto", compile=False)
-    return dataclasses.replace(config, model=model, training=training)
+    return dataclasses.replace(config, model=model, training=training, decoding=ReconstructionConfig())  # which is compared by itself
 
 
 def _nesf_load(folder: Path, device: str) -> Any:
@@ -139,7 +139,7 @@ NESF = Trained(
     config=_nesf_config,
     read_config=Config.from_dict,
     comparable=_nesf_comparable,
-    decoding=lambda config, assignments: reconstruction_config(assignments),
+    decoding=lambda config, assignments: reconstruction_config(assignments, config.decoding if config else None),
     module="nesf.training",
     load=_nesf_load,
     reconstruct=_nesf_reconstruct,
