@@ -21,9 +21,10 @@ from nesf.config import Choices, Config, for_dataset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
-from nesf.decode import Reconstruction, write_reconstruction
+from nesf.decode import Reconstruction
 from nesf.distributed import n_processes, rank
 from nesf.errors import ConfigError, DataError
+from nesf.export import write_reconstruction
 from nesf.files import read_json
 from nesf.methods import Asked
 from nesf.metrics import HEADLINE, Metrics, evaluate
