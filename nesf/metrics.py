@@ -190,7 +190,7 @@ def _materials_table(
 def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None, materials: pd.DataFrame) -> dict[str, Any]:
     """Return the metrics of a split, see `evaluate`; None where a number is not defined (no atom detected at all, nothing matched), for JSON has no NaN."""
     lengths, angles = lattice_errors
-    usable = np.isfinite(lengths).all(1)
+    usable = ~np.isnan(lengths).any(1)
     matched = np.zeros(0, bool) if rmse is None else np.isfinite(rmse)
     defined = {key: materials[key].dropna().to_numpy(float) for key in ERRORS}  # per material
     nothing_detected = materials["id"][materials["n_atoms_detected"] == 0].tolist()
@@ -307,8 +307,7 @@ def _check(actual: Crystals, detected: Crystals) -> None:
             raise DataError(f"actual and detected crystals differ: entry {i} is {a} (actual) and {d} (detected); {order}")
     if not np.isfinite(detected.positions).all():
         atom = int(np.argmin(np.isfinite(detected.positions).all(1)))
-        owner = detected.ids[int(np.searchsorted(detected.offsets, atom, side="right")) - 1]
-        raise DataError(f"{owner}: a detected position is not finite; leave that atom out, or give the material no atoms")
+        raise DataError(f"{detected.id_of_atom(atom)}: a detected position is not finite; leave that atom out, or give the material no atoms")
     if not actual.n_atoms.all():
         raise DataError(f"{actual.ids[int(np.argmin(actual.n_atoms))]}: the actual crystal has no atoms; leave it out")
 
