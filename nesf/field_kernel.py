@@ -54,7 +54,7 @@ def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[T
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]
 
 
-class FieldFunction(torch.autograd.Function):
+class FieldKernel(torch.autograd.Function):
     """A field with batch statistics; see the module's text."""
 
     @staticmethod
