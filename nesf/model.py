@@ -112,7 +112,7 @@ class Field(nn.Module):
             values = self._train(query, per_crystal, crystal, query_weight, precision)
         else:
             if crystal is None:
-                crystal = torch.arange(len(z), device=z.device).repeat_interleave(queries.shape[1])
+                crystal = torch.arange(len(z), device=z.device)[:, None].expand(queries.shape[:-1]).reshape(-1)
             values = self._evaluate(query, per_crystal, crystal, query_weight)
         return values.view(*queries.shape[:-1], self.last.out_features)
 

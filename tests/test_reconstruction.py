@@ -30,7 +30,6 @@ from nesf.decode import (
     oracle,
     reconstruct,
     score_particles,
-    write_reconstruction,
 )
 from nesf.errors import DataError
 from nesf.fields import box_grid
