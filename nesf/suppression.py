@@ -41,7 +41,7 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
     m = len(positions)
     order = torch.argsort(scores, stable=True)
     place = positions.double()[order]  # from here on a particle's number is its rank by score
-    cells = _Cells(place, crystal[order], max(radius, 1e-3))
+    cells = Cells(place, crystal[order], max(radius, 1e-3))
     owner = torch.full_like(order, m)  # the best centre near a particle; m: none yet
     left = torch.arange(m, device=positions.device)
     centres = []
@@ -64,7 +64,7 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
     return Clusters(order[all_centres], member_of)
 
 
-def _centres(place: Tensor, cells: _Cells, best: Tensor, around: Tensor, radius: float) -> Tensor:
+def _centres(place: Tensor, cells: Cells, best: Tensor, around: Tensor, radius: float) -> Tensor:
     """Return which of the best particles [K], ascending, are centres by the sequential rule: mask [K]; `around`: the cells near each [K, 27]."""
     none = len(place)
     is_centre = torch.zeros(len(best), dtype=torch.bool, device=best.device)
@@ -87,7 +87,7 @@ def _centres(place: Tensor, cells: _Cells, best: Tensor, around: Tensor, radius:
     return is_centre
 
 
-class _Cells:
+class Cells:
     """Particles sorted into cubic cells.
 
     A cell is identified by one number. If two cells far apart share it, some distances are computed in vain, but no pair is missed.
