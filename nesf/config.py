@@ -194,7 +194,7 @@ def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, f"{key}.")
+        return build(typing.cast(type, hint), value, f"{key}.")
     if origin is Literal:
         fits, expected = value in options, f"one of {', '.join(map(str, options))}"
     elif origin is tuple:

@@ -156,8 +156,9 @@ class Field(nn.Module):
 
 def folded(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return scale and shift of a batch normalisation with running statistics: its output is scale * x + shift."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-    return scale, norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class Autoencoder(nn.Module):
