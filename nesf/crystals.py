@@ -32,14 +32,7 @@ MIN_VOLUME = 1.0  # Å³
 
 
 def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute lengths and angles of lattice matrices.
-
-    Args:
-        lattice: [B, 3, 3], rows are the vectors a, b, c in Å.
-
-    Returns:
-        Lengths (a, b, c) [B, 3] in Å and angles (α, β, γ) [B, 3] in radians.
-    """
+    """Compute lengths [B, 3] in Å and angles (α, β, γ) [B, 3] in radians of lattice matrices [B, 3, 3], rows a, b, c in Å."""
     lengths = np.linalg.norm(lattice, axis=-1)
     unit = lattice / lengths[..., None]
     cosines = np.stack([(unit[:, 1] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 1]).sum(-1)], -1)
@@ -49,15 +42,13 @@ def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
     """Compute lattice matrices in the setting of pymatgen's conventional standard structure, from lengths and angles alone.
 
-    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as
-    pymatgen sets hexagonal and rhombohedral cells. Needed where no matrix is known: the official release stores cartesian positions
-    in this setting, and the decoder predicts lengths and angles.
+    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
+    and rhombohedral cells. The official release stores positions in this setting without a matrix, and the decoder predicts none.
 
     Args:
         lengths: [B, 3] in Å.
         angles: [B, 3] in radians.
-        hexagonal_tolerance: largest difference (radians) of each angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a
-            predicted cell.
+        hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a predicted one.
 
     Returns:
         [B, 3, 3], rows a, b, c in Å.
@@ -146,7 +137,7 @@ class Crystals:
     def select(self, indices: Sequence[int] | np.ndarray) -> Crystals:
         """Return the crystals at the given indices, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
-        atoms = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]) if len(indices) else np.zeros(0, np.int64)
+        atoms = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices)])
         return Crystals(
             ids=tuple(self.ids[i] for i in indices),
             positions=self.positions[atoms],
@@ -169,8 +160,8 @@ class Crystals:
         counts = [len(p) for p in positions]
         return cls(
             ids=tuple(ids),
-            positions=np.concatenate([np.asarray(p, np.float64).reshape(-1, 3) for p in positions]) if counts else np.zeros((0, 3)),
-            species=np.concatenate([np.asarray(s, np.int64).reshape(-1) for s in species]) if counts else np.zeros(0, np.int64),
+            positions=np.concatenate([np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]),
+            species=np.concatenate([np.zeros(0, np.int64), *(np.asarray(s, np.int64).reshape(-1) for s in species)]),
             lattice=np.asarray(lattice, np.float64).reshape(-1, 3, 3),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             properties=dict(properties or {}),
@@ -344,19 +335,13 @@ def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
 
 
 def pad(
-    crystals: Crystals,
-    vocabulary: Sequence[int],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    width: int | None = None,
+    crystals: Crystals, vocabulary: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, width: int | None = None
 ) -> PaddedCrystals:
     """Return crystals as padded tensors.
 
     Args:
         crystals: B crystals.
         vocabulary: atomic numbers, ascending; their order is the species axis.
-        device: of the tensors.
-        dtype: of positions, lengths, angles and lattices.
         width: N, the number of atoms to pad to; None: that of the largest crystal.
 
     Raises:

@@ -278,16 +278,9 @@ def build_crystals(
 
 
 def allowed_lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Repair predicted lattices that are no cells.
+    """Repair predicted lengths [B, 3] in Å and angles [B, 3] in radians that form no cell; the third result [B] tells which were changed.
 
     A badly trained model may predict a length near zero or below, or angles that close no cell; they become the nearest allowed length and 90°.
-
-    Args:
-        lengths: [B, 3], Å.
-        angles: [B, 3], radians.
-
-    Returns:
-        Lengths [B, 3], angles [B, 3], and [B] whether the lattice was changed.
     """
     good_lengths = np.clip(lengths, 0.5, None)
     good_angles = angles.copy()
@@ -362,8 +355,7 @@ def oracle(
         box: bounding box of the dataset's training split, Å.
         vocabulary: atomic numbers along the species axis.
         config: parameters of the five steps; by default the paper's.
-        periodic: the fields of the crystal with all its periodic images.
-        progress: show a progress bar.
+        periodic: decode the fields of the crystals with their periodic images.
     """
     padded = pad(crystals, vocabulary)
 

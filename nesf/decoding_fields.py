@@ -7,7 +7,7 @@ Queries pass all layers in parts that stay in a processor's cache.
 
 from __future__ import annotations
 
-import copy
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,7 +115,7 @@ class NeuralFields:
 
     def of(self, start: int, stop: int) -> NeuralFields:
         """Return the fields of the crystals start:stop."""
-        part = copy.copy(self)
+        part = copy(self)
         part.z, part._z_position, part._z_species = self.z[start:stop], self._z_position[start:stop], self._z_species[start:stop]
         return part
 

@@ -61,12 +61,7 @@ def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None)
 
 
 def nearest_atom(
-    queries: Queries,
-    crystals: PaddedCrystals,
-    *,
-    periodic: bool = False,
-    max_distances: int = 1 << 24,
-    search: Callable[..., Tensor] | None = None,
+    queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24, search: Callable[..., Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the true fields: the vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
 
@@ -113,8 +108,6 @@ def local_grid(
         interval: Å.
         extent: edge of the cube, Å.
         half_open: exclude the upper end, as the official code does; the grid is then not centred.
-        device: of the grid.
-        dtype: of the grid.
     """
     steps = extent / interval
     n = math.ceil(steps - 1e-6) if half_open else math.floor(steps + 1e-6) + 1

@@ -1,4 +1,4 @@
-"""Reconstruction errors as in Table 1 (Section 2.3), and the match rate that other work on crystal structures reports.
+"""Reconstruction errors as in Table 1 (Section 2.3), with the match rate (`nesf.matching`) beside them.
 
 Distances are between the atoms of one cell, without periodic images. The headline numbers are pooled over all atoms of a
 split, as in the official code (paper: mean over materials or atoms not stated); the `per_material_*` numbers are means
@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
-from tqdm import tqdm
 
-from nesf.crystals import MAX_LENGTH, MIN_VOLUME, Crystals
+from nesf.crystals import Crystals
 from nesf.errors import DataError
+from nesf.matching import match_rmse
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-MATCHER = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10}  # StructureMatcher's tolerances in CDVAE and those that followed it
-FLATTEST_CELL = 0.02  # smallest V / (a b c) of a cell that the matcher is given (angles of about 1 degree)
 BODY_DIAGONALS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])  # of a cell, in lattice vectors
 
 HEADLINE = (
@@ -248,51 +246,6 @@ def evaluate_structures(actual: Sequence[Structure], detected: Sequence[Structur
         np.array([s.lattice.matrix for s in given.values()]),
     )
     return evaluate(reference, align(reference, found), match=match, progress=progress)
-
-
-def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) -> np.ndarray:
-    """Compute the RMS displacement of matched crystals, normalised by (V/N)^(1/3); NaN where they do not match.
-
-    As in CDVAE and later work, a pair matches when StructureMatcher's `get_rms_dist` (with `MATCHER`) finds a mapping. An absurd cell,
-    or one on which the matcher fails, does not match.
-
-    Args:
-        actual: B crystals.
-        detected: B crystals in the same order.
-
-    Returns:
-        [B], no unit.
-    """
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    matcher = StructureMatcher(**MATCHER)
-    rmse = np.full(len(actual), np.nan)
-    for i in tqdm(range(len(actual)), desc="matching", unit="crystal", disable=not progress):
-        if not _may_match(actual, detected, i):
-            continue
-        try:
-            result = matcher.get_rms_dist(*detected.select([i]).to_structures(), *actual.select([i]).to_structures())
-        except (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError):  # Niggli reduction or the assignment fails on a strange cell
-            continue
-        rmse[i] = np.nan if result is None else result[0]
-    return rmse
-
-
-def _may_match(actual: Crystals, detected: Crystals, i: int) -> bool:
-    """Return whether the matcher can be run on pair i; no with another composition, no atoms, or an absurd cell, on which it may not end."""
-    species = detected.species[detected.atoms(i)]
-    if len(species) == 0:
-        return False
-    elements, counts = np.unique(species, return_counts=True)
-    actual_elements, actual_counts = np.unique(actual.species[actual.atoms(i)], return_counts=True)
-    # The matcher compares reduced formulas, so a cell may hold a multiple of the other's atoms.
-    if not np.array_equal(elements, actual_elements) or np.any(counts * actual_counts[0] != actual_counts * counts[0]):
-        return False
-    lattice = detected.lattice[i]
-    if not np.isfinite(lattice).all():
-        return False
-    lengths, volume = np.linalg.norm(lattice, axis=-1), abs(np.linalg.det(lattice))
-    return bool(volume >= MIN_VOLUME and lengths.max() <= MAX_LENGTH and volume >= FLATTEST_CELL * lengths.prod())
 
 
 def _check(actual: Crystals, detected: Crystals) -> None:

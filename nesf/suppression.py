@@ -51,9 +51,12 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
         certain = _centres(place, cells, best, around, radius)
         centre, around = best[certain], around[certain]
         lengths = cells.count[around]  # [k, 27]
-        for part in _parts(lengths.sum(1)):
-            near, which = _ranges(cells.start[around[part]].flatten(), lengths[part].flatten())
-            particle, best_near = cells.members[near], centre[part][which // 27]
+        n_pairs = lengths.sum(1)
+        part_of = (n_pairs.cumsum(0) - n_pairs) // MAX_PAIRS  # consecutive centres with about so many pairs
+        sizes = torch.unique_consecutive(part_of, return_counts=True)[1].tolist()
+        for part, near, length in zip(centre.split(sizes), around.split(sizes), lengths.split(sizes), strict=True):
+            members, which = _ranges(cells.start[near].flatten(), length.flatten())
+            particle, best_near = cells.members[members], part[which // 27]
             hit = ((place[particle] - place[best_near]).square().sum(-1) < radius**2) | (particle == best_near)
             owner.scatter_reduce_(0, particle[hit], best_near[hit], "amin")
         left = left[owner[left] == m]
@@ -115,18 +118,6 @@ class Cells:
         wanted = self.known[self.cell[particles]][:, None] + steps
         where = torch.searchsorted(self.known, wanted).clamp(max=len(self.known) - 1)
         return torch.where(self.known[where] == wanted, where, len(self.known))
-
-
-def _parts(sizes: Tensor) -> list[slice]:
-    """Return slices of consecutive entries whose sizes sum to at most `MAX_PAIRS`, or of one entry."""
-    parts, begin, filled = [], 0, 0
-    for i, size in enumerate(sizes.tolist()):
-        if i > begin and filled + size > MAX_PAIRS:
-            parts.append(slice(begin, i))
-            begin, filled = i, 0
-        filled += size
-    parts.append(slice(begin, len(sizes)))
-    return parts
 
 
 def _ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
