@@ -128,8 +128,8 @@ class Choices:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the config that `to_dict` gave as `values` (checked by `build`)."""
-        return build(cls, values)
+        """Return the config that `to_dict` gave as `values` (checked by `from_values`)."""
+        return from_values(cls, values)
 
     def with_values(self, assignments: Mapping[str, Any]) -> Self:
         """Return a copy with some values changed, given by dotted key, e.g. {"training.learning_rate": 2e-3}; text is parsed as JSON where it is JSON.
@@ -170,7 +170,7 @@ def as_json(section: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
-def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Make a dataclass of plain values, as JSON gives them, each checked against the type of its field; the fields not given keep their defaults.
 
     Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not negative (but of either sign where the field's metadata
@@ -194,7 +194,7 @@ def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
     if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, f"{key}.")
+        return from_values(typing.cast(type, hint), value, f"{key}.")
     if origin is Literal:
         fits, expected = value in options, f"one of {', '.join(map(str, options))}"
     elif origin is tuple:
@@ -251,9 +251,9 @@ CPU_ON: Mapping[str, Mapping[str, Any]] = {
 
 
 def for_dataset(config: Config, name: str) -> Config:
-    """Return an unchanged preset as it is used for a dataset: `cpu` with the values of `CPU_ON`.
+    """Return a preset, given without other changes, as it is used for a dataset: `cpu` with the values of `CPU_ON`.
 
-    The paper stops early, but not on YBCO-like, whose 5 validation crystals say too little (Section 4.3).
+    The paper stops early, but not on YBCO-like, where 5 validation crystals are too few for it (Section 4.3).
     """
     changes = dict(CPU_ON.get(name, {})) if config.preset == "cpu" else {}
     if name == "ybco":
@@ -278,8 +278,8 @@ def reconstruction_config(assignments: Mapping[str, Any], base: ReconstructionCo
 
 
 def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
-    """Return a copy of a frozen dataclass with some fields changed, checked by `build`; text is parsed as JSON where it is JSON."""
-    return build(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
+    """Return a copy of a frozen dataclass with some fields changed, checked by `from_values`; text is parsed as JSON where it is JSON."""
+    return from_values(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
 
 
 def _parsed(value: Any) -> Any:

@@ -19,7 +19,7 @@ from nesf.crystals import PaddedCrystals
 from nesf.field_kernel import columns_of, weight_columns
 from nesf.fields import Queries, nearest_atom
 from nesf.hardware import has_bf16
-from nesf.model import Autoencoder, Field, folded
+from nesf.model import Autoencoder, Field, scale_and_shift
 
 ROWS = {"cpu": 2048, "cuda": 1 << 18}  # queries of a part; on a CPU a layer's input and output then fit in 2 MB
 
@@ -41,7 +41,7 @@ class FixedField:
             self.weights: list[Tensor] = []  # [inputs + columns, outputs]
             kind = torch.bfloat16 if half else self.query_weight.dtype
             for norm, weight, weight_query, bias in field.later_layers():
-                scale, shift = folded(norm)
+                scale, shift = scale_and_shift(norm)
                 columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
                 self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
                 self.widths.append(weight.shape[1])

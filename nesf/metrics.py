@@ -163,7 +163,7 @@ def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, n
 def _materials_table(
     actual: Crystals, detected: Crystals, errors: Sequence[AtomErrors], lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None
 ) -> pd.DataFrame:
-    """Return one row per material; `rmse` [B] is None where nothing was matched."""
+    """Return one row per material; `rmse` [B] is that of `match_rmse`, or None without matching."""
     import pandas as pd
 
     lengths, angles = lattice_errors

@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
-        """Return latent vectors z [B, latent_size], invariant to the order of the atoms; padding does not enter, nor the batch statistics."""
+        """Return latent vectors z [B, latent_size], invariant to the order of the atoms; padding affects neither them nor the batch statistics."""
         atoms = crystals.atoms()
         positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
@@ -135,7 +135,7 @@ class Field(nn.Module):
         """Evaluate the field with running statistics [M, n_out], in fp32; differentiable in all arguments and parameters."""
         y = per_crystal[crystal] + functional.linear(query, query_weight)
         for norm, weight, weight_query, bias in self.later_layers():
-            scale, shift = folded(norm)
+            scale, shift = scale_and_shift(norm)
             y = functional.linear(torch.relu(y), weight * scale, bias + weight @ shift)
             if weight_query is not None:
                 y = y + functional.linear(query, weight_query)
@@ -154,7 +154,7 @@ class Field(nn.Module):
         return y
 
 
-def folded(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return scale and shift of a batch normalisation with running statistics: its output is scale * x + shift."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)

@@ -16,8 +16,8 @@ from nesf.config import (
     ReconstructionConfig,
     SamplingConfig,
     TrainingConfig,
-    build,
     for_dataset,
+    from_values,
     preset,
     reconstruction_config,
 )
@@ -211,7 +211,7 @@ def test_a_checkpoint_without_decoding_resumes(tmp_path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A dataclass with every type that `build` knows."""
+    """A dataclass with every type that `from_values` knows."""
 
     text: str = ""
     flag: bool = False
@@ -225,9 +225,9 @@ class Checked:
 
 def test_plain_values_become_a_dataclass() -> None:
     values = {"text": "a", "flag": True, "count": 3, "shift": -1, "rate": None, "widths": [2, 3], "names": ["AB", "C"], "nested": {"iterations": 5}}
-    made = build(Checked, values)
+    made = from_values(Checked, values)
     assert made == Checked("a", True, 3, -1.0, None, (2, 3), ("AB", "C"), ReconstructionConfig(iterations=5))
-    assert isinstance(made.shift, float) and build(Checked, {}) == Checked()
+    assert isinstance(made.shift, float) and from_values(Checked, {}) == Checked()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_plain_values_become_a_dataclass() -> None:
 )  # fmt: skip
 def test_plain_values_of_another_type_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^rules\.{key}"):
-        build(Checked, {key: value}, "rules.")
+        from_values(Checked, {key: value}, "rules.")
 
 
 class PlainField(nn.Module):
