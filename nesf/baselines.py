@@ -1,10 +1,11 @@
-"""Predictors without a model, to stand beside every table: what a number means is seen against what costs nothing.
+"""Trivial baselines: predictors without a model, which give the scale for the numbers of a trained one.
 
-Both see the training split; `copy_nearest` also sees the composition and the lattice of the crystal that it is asked for, so it is
-told more than a latent vector of 192 numbers needs to hold, and still errs.
+Both know the training split. `copy_nearest` also knows the composition and the lattice of the crystal to predict.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -12,16 +13,16 @@ from scipy.spatial.distance import cdist
 from nesf.crystals import Crystals, standard_lattice
 from nesf.errors import DataError
 
-# Form and weight of the distance were fitted so that the predictor gives reference figures of an earlier copy baseline on the test splits of LCS6Å and
-# YBCO-like, which came without its formula: a baseline defined with sight of those splits, not a model selected on them.
-LENGTH_WEIGHT = 0.4  # 1/Å; a Å in one length weighs as much as a fifth of the atoms being of another species
+# Form and weight of the distance were fitted to reproduce the numbers of an earlier copy baseline on the test splits of LCS6Å and YBCO-like, whose
+# formula is not known. So those splits were used to define this baseline, but not to select a model.
+LENGTH_WEIGHT = 0.4  # 1/Å; 1 Å in one length counts as much as another species for a fifth of the atoms
 
 
 def copy_nearest(train: Crystals, crystals: Crystals) -> Crystals:
-    """The training crystal that is nearest in composition and lattice, as it is.
+    """Predict a copy of the training crystal that is nearest in composition and lattice.
 
     Distance, for a crystal of N atoms: (Σ_species |difference in count| + |difference in number of atoms|) / N
-    + 0.4/Å · Σ_abc |difference in length|. So the composition decides first, unless the cell is far off.
+    + 0.4/Å · Σ_abc |difference in length|. So the composition decides, unless the cells differ much.
 
     Args:
         train: the training split.
@@ -38,22 +39,22 @@ def copy_nearest(train: Crystals, crystals: Crystals) -> Crystals:
     difference = (cdist(_counts(crystals), _counts(train), "cityblock") + np.abs(n - n_train)) / np.maximum(n, 1)
     difference += LENGTH_WEIGHT * cdist(crystals.lengths, train.lengths, "cityblock")
     # Rounded, so that equally near crystals tie on every machine; the first one in the split wins.
-    return _renamed(train.select(np.round(difference, 9).argmin(1)), crystals.ids)
+    return replace(train.select(np.round(difference, 9).argmin(1)), ids=crystals.ids, properties={})
 
 
 def constant(train: Crystals, crystals: Crystals) -> Crystals:
-    """The same crystal for every id: training-median lengths, 90° angles, and the atoms of one typical training crystal.
+    """Predict the same crystal for every id: median lengths of the training split, 90° angles, and the atoms of one training crystal.
 
-    The cell is the trivial predictor of the lattice (per axis the median minimises the mean absolute error). The atoms are those of the
-    training crystal nearest to that cell (lengths in Å, angles in radians) among those with the most common number of atoms, at its
-    fractional coordinates: a floor for the other columns, not the best constant.
+    The median minimises the mean absolute error of each length. The atoms are those of the training crystal nearest to that cell
+    (lengths in Å, angles in radians) among those with the most common number of atoms, at its fractional coordinates; other atoms
+    may give a better constant prediction.
 
     Args:
         train: the training split.
         crystals: B crystals to predict; only their ids are read.
 
     Returns:
-        B times the same crystal.
+        The same crystal B times.
 
     Raises:
         DataError: the training split is empty.
@@ -70,16 +71,13 @@ def constant(train: Crystals, crystals: Crystals) -> Crystals:
 
 
 def _counts(crystals: Crystals) -> np.ndarray:
-    """Number of atoms by atomic number, [B, 119]."""
+    """Count the atoms by atomic number, [B, 119]."""
     counts = np.zeros((len(crystals), 119))
     np.add.at(counts, (np.repeat(np.arange(len(crystals)), crystals.n_atoms), crystals.species), 1)
     return counts
 
 
-def _renamed(crystals: Crystals, ids: tuple[str, ...]) -> Crystals:
-    return Crystals(ids, crystals.positions, crystals.species, crystals.lattice, crystals.offsets)
-
-
 def _check(train: Crystals) -> None:
+    """Raise a `DataError` if the training split is empty."""
     if len(train) == 0:
         raise DataError("the training split is empty; trivial predictors need one")

@@ -234,7 +234,7 @@ def _train(options: argparse.Namespace) -> None:
 def _reconstruct(options: argparse.Namespace) -> None:
     from nesf import runs
     from nesf.data.files import read_structures
-    from nesf.decode import write_reconstruction
+    from nesf.export import write_reconstruction
     from nesf.records import command_line
 
     if options.structures is not None and options.out is None:

@@ -128,8 +128,8 @@ class Choices:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the config that `to_dict` gave as `values` (checked by `build`)."""
-        return build(cls, values)
+        """Return the config that `to_dict` gave as `values` (checked by `from_values`)."""
+        return from_values(cls, values)
 
     def with_values(self, assignments: Mapping[str, Any]) -> Self:
         """Return a copy with some values changed, given by dotted key, e.g. {"training.learning_rate": 2e-3}; text is parsed as JSON where it is JSON.
@@ -161,9 +161,8 @@ class Config(Choices):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """See `Choices.from_dict`; a config that was recorded without the section `decoding` gets its preset's, by default the paper's."""
-        recorded = super().from_dict(values)
-        known = PRESETS.get(recorded.preset, PAPER)
-        return recorded if "decoding" in values else replace(recorded, decoding=known.decoding)
+        config = super().from_dict(values)
+        return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
 
 
 def as_json(section: Any) -> dict[str, Any]:
@@ -171,7 +170,7 @@ def as_json(section: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
-def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Make a dataclass of plain values, as JSON gives them, each checked against the type of its field; the fields not given keep their defaults.
 
     Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not negative (but of either sign where the field's metadata
@@ -195,22 +194,23 @@ def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, f"{key}.")
+        return from_values(typing.cast(type, hint), value, f"{key}.")
     if origin is Literal:
-        fits, expected = value in options, f"choose from {', '.join(map(str, options))}"
+        fits, expected = value in options, f"one of {', '.join(map(str, options))}"
     elif origin is tuple:
-        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is options[0] and (options[0] is str or v > 0) for v in value)
-        expected = f"a list of {'texts' if options[0] is str else 'positive whole numbers'} is expected, for example {['a', 'b'] if options[0] is str else [256, 128]}"
-        hint = tuple
+        item, hint = options[0], tuple
+        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is item and (item is str or v > 0) for v in value)
+        expected = "a list of texts" if item is str else "a list of positive whole numbers, for example [256, 128],"
     elif hint is float:
-        least = "of either sign" if signed else "above 0" if key.endswith("interval") else "not below 0"
-        fits = type(value) in (int, float) and math.isfinite(value) and (signed or value > 0 or (value == 0 and least == "not below 0"))
-        expected = f"a finite number {least} is expected"
+        above_zero = key.endswith("interval")
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = fits and (signed or value > 0 or (value == 0 and not above_zero))
+        expected = "a finite number" + ("" if signed else " above 0" if above_zero else " not below 0")
     else:
         fits = type(value) is hint and (hint is not int or signed or value >= 0)
-        expected = f"a value of type {hint.__name__}{', not negative,' if hint is int and not signed else ''} is expected"
+        expected = f"a value of type {hint.__name__}" + (", not negative," if hint is int and not signed else "")
     if not fits:
-        raise ConfigError(f"{key} = {value!r}: {expected}")
+        raise ConfigError(f"{key} = {value!r}: {expected} is expected")
     return value if origin is Literal else hint(value)
 
 
@@ -251,9 +251,9 @@ CPU_ON: Mapping[str, Mapping[str, Any]] = {
 
 
 def for_dataset(config: Config, name: str) -> Config:
-    """Return an unchanged preset as it is used for a dataset: `cpu` with the values of `CPU_ON`.
+    """Return a preset, given without other changes, as it is used for a dataset: `cpu` with the values of `CPU_ON`.
 
-    The paper stops early, but not on YBCO-like, whose 5 validation crystals say too little (Section 4.3).
+    The paper stops early, but not on YBCO-like, where 5 validation crystals are too few for it (Section 4.3).
     """
     changes = dict(CPU_ON.get(name, {})) if config.preset == "cpu" else {}
     if name == "ybco":
@@ -273,13 +273,13 @@ def preset(name: str) -> Config:
 
 
 def reconstruction_config(assignments: Mapping[str, Any], base: ReconstructionConfig | None = None) -> ReconstructionConfig:
-    """Return decoding parameters, the paper's unless a base is given, with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
+    """Return decoding parameters, by default the paper's, with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
     return with_fields(base or ReconstructionConfig(), assignments)
 
 
 def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
-    """Return a copy of a frozen dataclass with some fields changed, checked by `build`; text is parsed as JSON where it is JSON."""
-    return build(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
+    """Return a copy of a frozen dataclass with some fields changed, checked by `from_values`; text is parsed as JSON where it is JSON."""
+    return from_values(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
 
 
 def _parsed(value: Any) -> Any:

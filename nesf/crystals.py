@@ -1,8 +1,8 @@
-"""Batches of crystals: the only form in which structures travel through the package.
+"""Batches of crystals, the form in which the whole package passes structures on.
 
-`Crystals` is ragged (all atoms of all crystals in one array) and lives in numpy; `PaddedCrystals` is what the
-networks eat and lives in torch. pymatgen is imported only where a `Structure` goes in or comes out, so training runs
-on a machine that has torch, numpy and safetensors alone.
+`Crystals` is ragged (the atoms of all crystals in one array) and made of numpy arrays; `PaddedCrystals`, the input of the
+networks, is made of torch tensors. pymatgen is imported only where structures are converted, so training needs no more
+than torch, numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -24,21 +24,15 @@ from nesf.files import write_atomically
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-MAX_ATOMS_PER_CELL = 1000  # more than this in one cell is taken for a mistake unless the caller says otherwise
-MAX_LENGTH = 100.0  # Å; a longer cell edge is taken for a mistake
-MIN_DISTANCE = 0.3  # Å; two atoms (images included) nearer than this are taken for a mistake
+# Structures beyond these limits are refused as mistakes.
+MAX_ATOMS_PER_CELL = 1000
+MAX_LENGTH = 100.0  # Å, of a cell edge
+MIN_DISTANCE = 0.3  # Å, between two atoms, images included
 MIN_VOLUME = 1.0  # Å³
 
 
 def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths and angles of lattice matrices.
-
-    Args:
-        lattice: [B, 3, 3], rows are the vectors a, b, c in Å.
-
-    Returns:
-        Lengths (a, b, c) [B, 3] in Å and angles (α, β, γ) [B, 3] in radians.
-    """
+    """Compute lengths [B, 3] in Å and angles (α, β, γ) [B, 3] in radians of lattice matrices [B, 3, 3], rows a, b, c in Å."""
     lengths = np.linalg.norm(lattice, axis=-1)
     unit = lattice / lengths[..., None]
     cosines = np.stack([(unit[:, 1] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 1]).sum(-1)], -1)
@@ -46,17 +40,15 @@ def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
-    """Lattice matrices in the setting of pymatgen's conventional standard structure, from lengths and angles alone.
+    """Compute lattice matrices in the setting of pymatgen's conventional standard structure, from lengths and angles alone.
 
-    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as
-    pymatgen sets hexagonal and rhombohedral cells. The official release stores cartesian positions in this setting and no
-    matrix, and the decoder predicts lengths and angles only: this function gives both their matrix.
+    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
+    and rhombohedral cells. The official release stores positions in this setting without a matrix, and the decoder predicts none.
 
     Args:
         lengths: [B, 3] in Å.
         angles: [B, 3] in radians.
-        hexagonal_tolerance: how far (radians) the angles may be from (90°, 90°, 120°) to count as hexagonal; wide enough for a
-            predicted cell.
+        hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a predicted one.
 
     Returns:
         [B, 3, 3], rows a, b, c in Å.
@@ -66,7 +58,7 @@ def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_toleranc
     """
     lengths, angles = np.asarray(lengths, dtype=np.float64), np.asarray(angles, dtype=np.float64)
     cos, sin = np.cos(angles), np.sin(angles)
-    # α = 90° must give an exact 0 and not 6e-17, or orthogonal cells are not orthogonal.
+    # An angle of 90° must give an exact 0, not 6e-17, or orthogonal cells are not orthogonal.
     cos = np.where(np.abs(cos) < 1e-12, 0.0, cos)
     cx = cos[:, 1]
     cy = (cos[:, 0] - cos[:, 1] * cos[:, 2]) / sin[:, 2]
@@ -74,19 +66,15 @@ def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_toleranc
     if not np.all(np.isfinite(cz2)) or np.any(cz2 <= 0):
         worst = int(np.argmin(np.where(np.isfinite(cz2), cz2, -np.inf)))
         raise DataError(f"angles {np.degrees(angles[worst]).round(2).tolist()} degrees (entry {worst}) close no cell")
-    zero, one = np.zeros_like(cx), np.ones_like(cx)
-    rows = np.stack([np.stack([one, zero, zero], -1), np.stack([cos[:, 2], sin[:, 2], zero], -1), np.stack([cx, cy, np.sqrt(cz2)], -1)], 1)
+    rows = np.zeros((len(lengths), 3, 3))
+    rows[:, 0, 0], rows[:, 1, 0], rows[:, 1, 1] = 1.0, cos[:, 2], sin[:, 2]
+    rows[:, 2] = np.stack([cx, cy, np.sqrt(cz2)], -1)
     hexagonal = np.all(np.abs(angles - np.radians([90.0, 90.0, 120.0])) < hexagonal_tolerance, axis=-1)
     half = angles[:, 2] / 2
-    zero_h = np.zeros_like(half)
-    turn = np.stack(
-        [
-            np.stack([np.cos(half), -np.sin(half), zero_h], -1),
-            np.stack([np.sin(half), np.cos(half), zero_h], -1),
-            np.stack([zero_h, zero_h, one], -1),
-        ],
-        1,
-    )
+    turn = np.zeros((len(lengths), 3, 3))  # by half of γ about z
+    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(half)
+    turn[:, 1, 0], turn[:, 2, 2] = np.sin(half), 1.0
+    turn[:, 0, 1] = -turn[:, 1, 0]
     rows = np.where(hexagonal[:, None, None], rows @ turn, rows)
     return rows * lengths[:, :, None]
 
@@ -139,13 +127,17 @@ class Crystals:
         return lattice_parameters(self.lattice)[1]
 
     def atoms(self, i: int) -> slice:
-        """The slice of `positions` and `species` that belongs to crystal i."""
+        """Return the slice of `positions` and `species` that belongs to crystal i."""
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
+    def id_of_atom(self, atom: int) -> str:
+        """Return the id of the crystal that holds an atom, given by its index in `positions`."""
+        return self.ids[int(np.searchsorted(self.offsets, atom, side="right")) - 1]
+
     def select(self, indices: Sequence[int] | np.ndarray) -> Crystals:
-        """The crystals at the given indices, in that order."""
+        """Return the crystals at the given indices, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
-        atoms = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]) if len(indices) else np.zeros(0, np.int64)
+        atoms = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices)])
         return Crystals(
             ids=tuple(self.ids[i] for i in indices),
             positions=self.positions[atoms],
@@ -164,12 +156,12 @@ class Crystals:
         lattice: np.ndarray,
         properties: Mapping[str, np.ndarray] | None = None,
     ) -> Crystals:
-        """Crystals from one array of positions [N_i, 3] (Å) and atomic numbers [N_i] each, and lattices [B, 3, 3]."""
+        """Make crystals of one array of positions [N_i, 3] (Å) and one of atomic numbers [N_i] each, and of lattices [B, 3, 3] (Å)."""
         counts = [len(p) for p in positions]
         return cls(
             ids=tuple(ids),
-            positions=np.concatenate([np.asarray(p, np.float64).reshape(-1, 3) for p in positions]) if counts else np.zeros((0, 3)),
-            species=np.concatenate([np.asarray(s, np.int64).reshape(-1) for s in species]) if counts else np.zeros(0, np.int64),
+            positions=np.concatenate([np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]),
+            species=np.concatenate([np.zeros(0, np.int64), *(np.asarray(s, np.int64).reshape(-1) for s in species)]),
             lattice=np.asarray(lattice, np.float64).reshape(-1, 3, 3),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             properties=dict(properties or {}),
@@ -177,14 +169,13 @@ class Crystals:
 
     @classmethod
     def from_structures(cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None) -> Crystals:
-        """Turn pymatgen structures into a batch: cell, orientation and positions stay as they are.
+        """Make crystals of pymatgen structures, with their cell, orientation and positions unchanged.
 
         Raises:
             DataError: a structure is disordered, empty or absurd (`reason_against`); the message names its id and the reason.
         """
         for identifier, structure in zip(ids, structures, strict=True):
-            reason = reason_against(structure)
-            if reason:
+            if reason := reason_against(structure):
                 raise DataError(f"{identifier}: {reason}")
         return cls.from_arrays(
             ids,
@@ -195,26 +186,25 @@ class Crystals:
         )
 
     def to_structures(self) -> list[Structure]:
-        """Return the batch as pymatgen structures with `properties["id"]`; a crystal without atoms becomes a structure without sites."""
+        """Return pymatgen structures with their ids in `properties["id"]`; a crystal without atoms has no sites."""
         from pymatgen.core import Lattice, Structure
 
         parts = ((name, Lattice(self.lattice[i]), self.atoms(i)) for i, name in enumerate(self.ids))
         return [Structure(cell, self.species[a], self.positions[a], coords_are_cartesian=True, properties={"id": name}) for name, cell, a in parts]
 
     def in_standard_setting(self) -> Crystals:
-        """The same crystals rotated so that each lattice is `standard_lattice` of its lengths and angles.
+        """Return the crystals rotated so that each lattice is `standard_lattice` of its lengths and angles.
 
-        The decoder sees no orientation, so a crystal must have the one that its lengths and angles imply.
+        The model knows a cell by its lengths and angles, so positions must be in the orientation that these imply.
         """
-        lengths, angles = lattice_parameters(self.lattice)
-        lattice = standard_lattice(lengths, angles)
+        lattice = standard_lattice(*lattice_parameters(self.lattice))
         crystal_of_atom = np.repeat(np.arange(len(self)), self.n_atoms)
         fractional = np.einsum("ni,nij->nj", self.positions, np.linalg.inv(self.lattice)[crystal_of_atom])
         positions = np.einsum("ni,nij->nj", fractional, lattice[crystal_of_atom])
         return Crystals(self.ids, positions, self.species, lattice, self.offsets, self.properties)
 
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write the packed form (safetensors; ids, properties and `metadata` as JSON in its header), atomically."""
+        """Write a packed file (safetensors; ids, properties and `metadata` as JSON in its header), atomically."""
         columns = {k: {"text": v.tolist()} for k, v in self.properties.items() if v.dtype.kind not in "fiub"}
         arrays = {"positions": self.positions, "species": self.species.astype(np.uint8), "lattice": self.lattice, "offsets": self.offsets}
         arrays |= {f"property:{k}": v for k, v in self.properties.items() if v.dtype.kind in "fiub"}
@@ -223,7 +213,7 @@ class Crystals:
 
     @classmethod
     def load(cls, path: Path) -> Crystals:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             DataError: the file is missing, truncated or not of this form; the message names it.
@@ -232,7 +222,7 @@ class Crystals:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            ids = arrays.pop("ids", None)  # of a file that was written part by part (nesf.data.stream)
+            ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.stream)
             properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(
@@ -250,7 +240,7 @@ class Crystals:
 
 
 def _in_fixed_order(content: bytes) -> bytes:
-    """A safetensors file whose metadata keys are sorted: the library writes them in an order that changes from run to run."""
+    """Return the content of a safetensors file with its metadata keys sorted; the library writes them in an order that changes from run to run."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -260,7 +250,7 @@ def _in_fixed_order(content: bytes) -> bytes:
 
 
 def concatenate(parts: Sequence[Crystals]) -> Crystals:
-    """Several batches as one, in order; properties that not every part has are dropped."""
+    """Join batches in order; properties that not every part has are dropped."""
     common = set.intersection(*(set(p.properties) for p in parts)) if parts else set()
     starts = np.cumsum([0] + [len(p.positions) for p in parts])
     return Crystals(
@@ -274,7 +264,7 @@ def concatenate(parts: Sequence[Crystals]) -> Crystals:
 
 
 def reason_against(structure: Structure) -> str | None:
-    """Why a pymatgen structure cannot be used (disordered, empty, not finite, absurd cell, atoms on top of each other), or None."""
+    """Return why a pymatgen structure cannot be used (disordered, empty, not finite, absurd cell, atoms on top of each other), or None."""
     if len(structure) == 0:
         return "it has no atoms"
     if len(structure) > MAX_ATOMS_PER_CELL:
@@ -284,7 +274,7 @@ def reason_against(structure: Structure) -> str | None:
         return f"site {site.species_string} at {site.frac_coords.round(4).tolist()} is disordered (order it first, for example with pymatgen's OrderDisorderedStructureTransformation)"
     if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()):
         return "a coordinate or lattice entry is not finite"
-    if any(not 1 <= site.specie.Z <= 118 for site in structure):  # a pymatgen DummySpecies has a hash for its Z
+    if any(not 1 <= site.specie.Z <= 118 for site in structure):  # the Z of a pymatgen DummySpecies is a hash
         return "a site holds a dummy species, no element"
     if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
         return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
@@ -299,13 +289,13 @@ class PaddedCrystals:
     """B crystals padded to N atoms, as tensors on one device.
 
     Attributes:
-        positions: [B, N, 3] float32, cartesian, Å; far away (`FAR`) where there is no atom.
+        positions: [B, N, 3] float32, cartesian, Å; `FAR` where there is no atom.
         species: [B, N] int64, index into the vocabulary; 0 where there is no atom.
         mask: [B, N] bool, True where there is an atom.
         lengths: [B, 3] float32, Å.
         angles: [B, 3] float32, radians.
         lattice: [B, 3, 3] float32, Å.
-        n_atoms: number of atoms of all crystals, where it is known; asking a GPU for it would make the program wait.
+        n_atoms: number of atoms of all crystals, if known; counting them on a GPU would make the program wait for it.
     """
 
     FAR = 1e4  # Å; padding is never the nearest atom
@@ -322,39 +312,35 @@ class PaddedCrystals:
         return len(self.positions)
 
     def select(self, indices: torch.Tensor, n_atoms: int | None = None) -> PaddedCrystals:
-        """The crystals at the given indices [b]; trailing padding that none of them needs stays."""
-        chosen = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
-        return PaddedCrystals(**chosen, n_atoms=n_atoms)
+        """Return the crystals at the given indices [b], padded as before."""
+        selected = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
+        return PaddedCrystals(**selected, n_atoms=n_atoms)
 
     def atoms(self) -> torch.Tensor:
-        """Where the atoms are [n_atoms] in the flattened [B · N] positions and species, crystal by crystal."""
+        """Return the indices [n_atoms] of the atoms in the flattened [B · N] positions and species, crystal by crystal."""
         n = self.n_atoms if self.n_atoms is not None else int(self.mask.sum())
         return torch.nonzero_static(self.mask.flatten(), size=n)[:, 0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedCrystals:
-        """The batch on another device, or in another floating-point type."""
+        """Return the batch on another device, or in another floating-point type."""
         moved = {f: getattr(self, f).to(device, dtype) for f in ("positions", "lengths", "angles", "lattice")}
         return PaddedCrystals(species=self.species.to(device), mask=self.mask.to(device), n_atoms=self.n_atoms, **moved)
 
 
 def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
-    """Atomic numbers that occur, ascending: the species axis of a model."""
+    """Return the atomic numbers that occur, ascending: the species axis of a model."""
     return tuple(int(z) for z in np.unique(np.concatenate([p.species for p in parts])))
 
 
 def pad(
-    crystals: Crystals,
-    vocabulary: Sequence[int],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    width: int | None = None,
+    crystals: Crystals, vocabulary: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, width: int | None = None
 ) -> PaddedCrystals:
-    """A batch as padded tensors.
+    """Return crystals as padded tensors.
 
     Args:
         crystals: B crystals.
         vocabulary: atomic numbers, ascending; their order is the species axis.
-        width: number of atoms to pad to; None: that of the largest crystal.
+        width: N, the number of atoms to pad to; None: that of the largest crystal.
 
     Raises:
         DataError: an element is outside the vocabulary; the message names the crystal and the element.
@@ -364,9 +350,8 @@ def pad(
     index = table[crystals.species]
     if np.any(index < 0):
         atom = int(np.argmin(index))
-        owner = int(np.searchsorted(crystals.offsets, atom, side="right")) - 1
         raise DataError(
-            f"{crystals.ids[owner]}: element with atomic number {int(crystals.species[atom])} is outside the vocabulary of {len(vocabulary)} species; "
+            f"{crystals.id_of_atom(atom)}: element with atomic number {int(crystals.species[atom])} is outside the vocabulary of {len(vocabulary)} species; "
             "train a model whose training set contains it, or leave the entry out (--skip-bad)"
         )
     b, n = len(crystals), width or int(crystals.n_atoms.max(initial=1))

@@ -1,13 +1,13 @@
-"""The fields that decoding asks, of a network or of a known crystal.
+"""Fields evaluated during decoding: the trained network's, or the true fields of a known crystal.
 
-A neural field here has its weights fixed: every batch normalisation is folded, every latent vector projected, once. A layer
-is one matrix product whose input has the query position and a 1 as further columns (as in `nesf.field_kernel`), and a ReLU in place.
-Queries go through all layers in parts that stay in a processor's cache.
+The weights of a trained network are fixed, so every batch normalisation is folded and every latent vector projected once. A layer
+is one matrix product whose input has the query position and a 1 as additional columns (as in `nesf.field_kernel`), and a ReLU in place.
+Queries pass all layers in parts that stay in a processor's cache.
 """
 
 from __future__ import annotations
 
-import copy
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,53 +19,41 @@ from nesf.crystals import PaddedCrystals
 from nesf.field_kernel import columns_of, weight_columns
 from nesf.fields import Queries, nearest_atom
 from nesf.hardware import has_bf16
-from nesf.model import Autoencoder, Field
+from nesf.model import Autoencoder, Field, scale_and_shift
 
-ROWS = {"cpu": 2048, "cuda": 1 << 18}  # queries that go through the layers together: a layer's input and output then fit in 2 MB
+ROWS = {"cpu": 2048, "cuda": 1 << 18}  # queries of a part; on a CPU a layer's input and output then fit in 2 MB
 
 
 class FixedField:
     """A field in evaluation, without gradients.
 
     Args:
-        field: its weights and running statistics are read now; later changes are not seen.
-        half: bf16 for the matrix products (coordinates as pairs): values are then off by up to some 0.1 Å.
+        field: its weights and running statistics are read once; after a training step a new `FixedField` is needed.
+        half: bf16 for the matrix products (coordinates as pairs); the errors of the values are then up to some 0.1 Å.
     """
 
     def __init__(self, field: Field, half: bool = False) -> None:
         with torch.no_grad():
             self.field, self.half = field, half
-            first = field.layers[0]
-            split = first.in_features - field.n_query  # type: ignore[operator]
-            self.latent_weight, self.latent_bias = first.weight[:, :split], first.bias  # type: ignore[index]
-            self.query_weight = first.weight[:, split:].T.contiguous()  # type: ignore[index, union-attr]
+            self.latent_weight, self.latent_bias, query_weight = field.first_layer()
+            self.query_weight = query_weight.T.contiguous()
             self.widths: list[int] = []
             self.weights: list[Tensor] = []  # [inputs + columns, outputs]
             kind = torch.bfloat16 if half else self.query_weight.dtype
             for norm, weight, weight_query, bias in field.later_layers():
-                scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
-                shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
-                further = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
-                self.weights.append(torch.cat([(weight * scale).to(kind), further], dim=-1).T.contiguous())
+                scale, shift = scale_and_shift(norm)
+                columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
+                self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
                 self.widths.append(weight.shape[1])
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:
-        """The latent's part of the first layer [B, width], once per crystal; what a call takes."""
-        return functional.linear(z, self.latent_weight, self.latent_bias)  # type: ignore[arg-type]
+        """Return the latent's part of the first layer [B, width], which a call needs; once per crystal."""
+        return functional.linear(z, self.latent_weight, self.latent_bias)
 
     @torch.no_grad()
     def __call__(self, queries: Tensor, projected: Tensor, crystal: Tensor) -> Tensor:
-        """Field values.
-
-        Args:
-            queries: [M, 3], Å.
-            projected: [B, width], of `project`.
-            crystal: [M].
-
-        Returns:
-            [M, n_out].
-        """
+        """Return field values [M, n_out] at queries [M, 3] (Å) of the crystals [M], whose latent vectors `project` projected [B, width]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
         buffers: dict[tuple[int, int], Tensor] = {}
@@ -75,11 +63,12 @@ class FixedField:
         return out
 
     def _layers(self, query: Tensor, projected: Tensor, crystal: Tensor, buffers: dict[tuple[int, int], Tensor]) -> Tensor:
+        """Return the values [n, n_out] of one part of the queries; `buffers` are used again by parts of the same size."""
         n, columns = len(query), columns_of(query, self.half)
         ready: dict[tuple[int, int], Tensor] = {}
 
         def buffer(layer: int) -> Tensor:
-            """[n, width + columns], the columns filled; layers take turns with two of each width."""
+            """Return the input of a layer [n, width + columns] with its columns filled; layers alternate between two buffers of each width."""
             key = (layer % 2, self.widths[layer])
             if key not in ready:
                 if key not in buffers or len(buffers[key]) != n:
@@ -100,23 +89,23 @@ class FixedField:
 
 
 class StructureFields(Protocol):
-    """The fields and lattices of B crystals, whatever they come from."""
+    """Fields and lattices of B crystals."""
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
-        """Vectors to the nearest atom [M, 3], Å, at queries [M, 3] of the crystals [M]; `rough`: errors of some 0.1 Å do no harm."""
+        """Return vectors to the nearest atom [M, 3], Å, at queries [M, 3] of the crystals [M]; `rough` allows errors of some 0.1 Å."""
         ...
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Index of the most probable species [M] at queries [M, 3] of the crystals [M]."""
+        """Return the index of the most probable species [M] at queries [M, 3] of the crystals [M]."""
         ...
 
     def lattice(self) -> tuple[Tensor, Tensor]:
-        """Lengths [B, 3] in Å and angles [B, 3] in radians."""
+        """Return lengths [B, 3] in Å and angles [B, 3] in radians."""
         ...
 
 
 class NeuralFields:
-    """The decoder's fields for latent vectors z [B, latent_size], in evaluation; the weights are read once."""
+    """The trained decoder's fields for latent vectors z [B, latent_size]; the weights are read once."""
 
     def __init__(self, autoencoder: Autoencoder, z: Tensor) -> None:
         self.autoencoder, self.z = autoencoder, z
@@ -125,8 +114,8 @@ class NeuralFields:
         self._z_position, self._z_species = self._position.project(z), self._species.project(z)
 
     def of(self, start: int, stop: int) -> NeuralFields:
-        """The fields of some of the crystals."""
-        part = copy.copy(self)
+        """Return the fields of the crystals start:stop."""
+        part = copy(self)
         part.z, part._z_position, part._z_species = self.z[start:stop], self._z_position[start:stop], self._z_species[start:stop]
         return part
 
@@ -145,15 +134,16 @@ class NeuralFields:
 
 @dataclass(frozen=True)
 class GroundTruthFields:
-    """The structure fields of known crystals."""
+    """The true fields of known crystals."""
 
     crystals: PaddedCrystals
     periodic: bool = False
 
     def _nearest(self, queries: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors to the nearest atoms [M, 3] and their species [M]."""
         if len(self.crystals) > 1:
             return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)
-        vectors, species = nearest_atom(Queries(queries[None], None), self.crystals, periodic=self.periodic)  # its atoms need not be copied per query
+        vectors, species = nearest_atom(Queries(queries[None], None), self.crystals, periodic=self.periodic)  # copies no atoms per query
         return vectors[0], species[0]
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:

@@ -1,12 +1,12 @@
-"""Forward and backward pass of a neural field in training, written out.
+"""Forward and backward pass of a neural field in training, written out for speed.
 
-The same function as Linear -> ReLU -> BatchNorm, layer after layer, with the statistics of the batch. Automatic differentiation of
-that reads and writes every activation many times; here each layer is one matrix product and one pass over its result forward, two
+The function is Linear -> ReLU -> BatchNorm, layer after layer, with the statistics of the batch. Automatic differentiation of
+it reads and writes every activation many times; here each layer takes one matrix product and one pass over its result forward, two
 products and one pass backward:
 
 - A batch normalisation is affine once its statistics are known, so it scales the weights of the next layer: W' = W s, b' = b + W t
   with s = γ / sqrt(v + ε), t = β - m s.
-- Query position and bias enter through further columns of the same product: [a | p | 1] [W' | W_p | b']ᵀ.
+- Query position and bias enter through additional columns of the same product: [a | p | 1] [W' | W_p | b']ᵀ.
 - Backward through mean and variance adds c₀ + c₁ (a - m) to the gradient of a, in the pass that applies the ReLU's mask.
 """
 
@@ -21,10 +21,10 @@ from nesf.distributed import n_processes, total
 
 
 def columns_of(query: Tensor, half: bool) -> Tensor:
-    """The further columns of a layer's input [M, c]: query position and 1.
+    """Return the additional columns of a layer's input [M, c]: query position and 1.
 
-    In bf16 a coordinate enters as a pair of numbers, high and low part, and so do its weights and the bias: one bf16 number is
-    0.06 Å coarse at 12 Å. Padded to a multiple of 32, where matrix units are fastest.
+    In bf16 a coordinate, its weights and the bias each enter as a pair of numbers, high and low part, because the spacing of
+    bf16 numbers is 0.06 Å at 12 Å. Padded to a multiple of 32, where matrix units are fastest.
     """
     one = torch.ones_like(query[:, :1])
     if not half:
@@ -37,47 +37,45 @@ def columns_of(query: Tensor, half: bool) -> Tensor:
 
 
 def weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half: bool) -> Tensor:
-    """The weights [n_out, c] of `columns_of`."""
-    w = bias.new_zeros(len(bias), n_query) if weight_query is None else weight_query
+    """Return the weights [n_out, c] of `columns_of`."""
+    w, b = bias.new_zeros(len(bias), n_query) if weight_query is None else weight_query, bias[:, None]
     if not half:
-        return torch.cat([w, bias[:, None]], dim=-1)
-    b = bias[:, None]
+        return torch.cat([w, b], dim=-1)
     w_high, b_high = w.bfloat16(), b.bfloat16()
     w_low, b_low = (w - w_high.float()).bfloat16(), (b - b_high.float()).bfloat16()
     return torch.cat([w_high, w_high, w_low, b_high, b_low, w_high.new_zeros(len(bias), -(3 * n_query + 2) % 32)], dim=-1)
 
 
 def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `weight_columns`."""
+    """Return the gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `weight_columns`."""
     if not half:
         return gradient[:, :n_query], gradient[:, n_query]
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]
 
 
-class FieldFunction(torch.autograd.Function):
-    """A field with batch statistics; see the module's text."""
+class FieldKernel(torch.autograd.Function):
+    """A field with the statistics of the batch, see the docstring of the module."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, half: bool, eps: float, first_query: Tensor, *layers: Any
     ) -> tuple[Tensor, ...]:
-        """Field values and the statistics that running averages need.
+        """Return field values, and the statistics for the running averages.
 
         Args:
             query: [M, n_query].
             per_crystal: the latent's part of the first layer [B, width], bias included.
-            crystal: [M], the crystal of each query; None: every crystal has M / B of them, in order.
+            crystal: [M], the crystal of each query; None: every crystal has M / B queries, in order.
             half: bf16 for activations and matrix products; sums and statistics stay fp32.
             eps: of the batch normalisation.
             first_query: the query's weights in the first layer [width, n_query].
-            layers: five tensors for each layer after the first: γ and β of the norm before it, W, W_p (None: not read), b.
+            layers: five tensors for each layer after the first: γ and β of the norm before it, W, W_p (None: no query is read), b.
 
         Returns:
             [M, n_out], then for each norm its mean and its unbiased variance [width].
         """
         m, n_query = query.shape
-        together = n_processes() > 1
-        count = total(query.new_full((), m)) if together else None  # queries in all processes
+        count = total(query.new_full((), m)) if n_processes() > 1 else None  # queries in all processes
         share = m / count if count is not None else 1.0
         columns = columns_of(query, half)
         y = query @ first_query.T
@@ -89,7 +87,7 @@ class FieldFunction(torch.autograd.Function):
             a = torch.relu(y).to(kind)
             wide = a.float() if half else a
             mean, square = wide.sum(0) / m, (wide * wide).sum(0) / m
-            if together:
+            if count is not None:
                 mean, square = total(torch.stack([mean, square]) * share)
             variance = (square - mean * mean).clamp(min=0)
             scale = gamma * torch.rsqrt(variance + eps)
@@ -108,7 +106,7 @@ class FieldFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in the order of `forward`'s arguments."""
+        """Return gradients in the order of `forward`'s arguments."""
         n, half, n_query = ctx.n, ctx.half, ctx.n_query
         columns, crystal, count, first_query, *rest = ctx.saved_tensors
         layers, inputs, weights, saved = rest[: 5 * n], rest[5 * n : 6 * n], rest[6 * n : 7 * n], rest[7 * n :]
@@ -129,7 +127,7 @@ class FieldFunction(torch.autograd.Function):
             d_weight = d_folded * scale + d_bias[:, None] * shift
             centred = weight * (d_folded - d_bias[:, None] * mean)  # summed over the outputs: the gradient of s
             d_gamma, d_beta = (centred * inverse).sum(0), (weight * d_bias[:, None]).sum(0)
-            # The factors stand inside of the sums: a compiler would else compute them again for every query.
+            # The factors stand inside the sums: otherwise a compiler would compute them again for every query.
             c1 = (centred * (-gamma * inverse * inverse * inverse / n_all)).sum(0)
             c0 = (weight * d_bias[:, None] * (-scale / n_all)).sum(0)
             if count is not None:

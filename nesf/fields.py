@@ -1,4 +1,4 @@
-"""Structure fields of a known crystal, and where training asks for their values (Sections 1 and 2.2, Supplementary Note 6)."""
+"""True structure fields of crystals, and the sampling of query positions in training (Sections 1 and 2.2, Supplementary Note 6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Queries(NamedTuple):
 
 
 def images(crystals: PaddedCrystals) -> PaddedCrystals:
-    """The crystals, their atoms in the cell, with those of the 26 neighbouring cells added: [B, 27 N] atoms.
+    """Return the crystals with their atoms moved into the cell and repeated in the 26 neighbouring cells: [B, 27 N] atoms.
 
     The nearest of them is the minimum image of a query in the cell, unless the cell is very oblique.
     """
@@ -40,17 +40,17 @@ def images(crystals: PaddedCrystals) -> PaddedCrystals:
 
 
 def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
-    """Positions [B, n, 3] moved by lattice vectors into their unit cells, lattice [B, 3, 3]; Å."""
+    """Move positions [B, n, 3] by lattice vectors into their unit cells, lattice [B, 3, 3]; Å."""
     return positions - (positions @ torch.linalg.inv(lattice)).floor() @ lattice
 
 
 def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None) -> Tensor:
-    """Which atom is nearest; by differences, because |p|² - 2pa + |a|² cancels in fp32.
+    """Find the nearest atom; by differences, because |p|² - 2pa + |a|² cancels in fp32.
 
     Args:
         queries: [B, Q, 3], or [M, 3] with `crystal`.
         atoms: [B, N, 3], padded with positions far away.
-        crystal: [M].
+        crystal: [M], the crystal each query belongs to.
 
     Returns:
         Index along N, [B, Q] or [M].
@@ -61,48 +61,39 @@ def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None)
 
 
 def nearest_atom(
-    queries: Queries,
-    crystals: PaddedCrystals,
-    *,
-    periodic: bool = False,
-    max_distances: int = 1 << 24,
-    search: Callable[..., Tensor] | None = None,
+    queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24, search: Callable[..., Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The ground-truth fields: vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
+    """Evaluate the true fields: the vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
 
     Args:
         queries: positions in Å.
         crystals: B crystals.
         periodic: nearest among all periodic images; paper and official: among the atoms of the cell only.
-        max_distances: at most so many query-atom distances at a time (4 bytes each, and thrice that for their differences).
-        search: `nearest_index` in a compiled form, which stores no distances and so needs no limit.
+        max_distances: largest number of query-atom distances at a time (4 bytes each, and thrice that for their differences).
+        search: a compiled `nearest_index`, which stores no distances and so needs no limit.
 
     Returns:
-        Vectors in Å with the shape of the queries, and species indices with that shape less its last axis.
+        Vectors in Å in the shape of the queries, and species indices in that shape without its last axis.
     """
     p, index = queries
     if periodic:
         crystals = images(crystals)
         p = into_cell(p, crystals.lattice) if index is None else into_cell(p[:, None], crystals.lattice[index])[:, 0]
+    find, n_atoms = search or nearest_index, crystals.positions.shape[1]
     if index is None:
-        step = max(1, p.shape[1]) if search else max(1, max_distances // (crystals.positions.shape[1] * len(crystals)))
-        parts = [(search or nearest_index)(part, crystals.positions) for part in p.split(step, dim=1)]
-        nearest = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]  # [B, Q]
+        step = max(1, p.shape[1] if search else max_distances // (n_atoms * len(crystals)))
+        nearest = torch.cat([find(part, crystals.positions) for part in p.split(step, dim=1)], dim=1)  # [B, Q]
         vectors = crystals.positions.gather(1, nearest[..., None].expand(-1, -1, 3)) - p
         return vectors, crystals.species.gather(1, nearest)
-    step = max(1, len(p)) if search else max(1, max_distances // crystals.positions.shape[1])
-    parts = [(search or nearest_index)(q, crystals.positions, i) for q, i in zip(p.split(step), index.split(step), strict=True)]
-    nearest = torch.cat(parts) if len(parts) > 1 else parts[0]  # [M]
+    step = max(1, len(p) if search else max_distances // n_atoms)
+    nearest = torch.cat([find(q, crystals.positions, i) for q, i in zip(p.split(step), index.split(step), strict=True)])  # [M]
     return crystals.positions[index, nearest] - p, crystals.species[index, nearest]
 
 
 def box_grid(box: Box, interval: float, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Regular grid over the bounding box common to a dataset, grown by one interval on each side (Section 2.1, step 1).
+    """Return a regular grid [G, 3] in Å over the bounding box common to a dataset, grown by one interval on each side (Section 2.1, step 1).
 
     paper: a box that «loosely» encompasses the atoms / official and here: grown by one interval, upper end excluded.
-
-    Returns:
-        [G, 3] in Å.
     """
     axes = [torch.arange(low - interval, high + interval, interval, device=device, dtype=dtype) for low, high in zip(*box, strict=True)]
     return torch.cartesian_prod(*axes)
@@ -111,30 +102,27 @@ def box_grid(box: Box, interval: float, device: torch.device | str = "cpu", dtyp
 def local_grid(
     interval: float, extent: float, *, half_open: bool = False, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Regular grid in a cube around the origin, to be put around an atom (Sections 2.1 and 2.2).
+    """Return a regular grid [n³, 3] in Å in a cube around the origin, to be put around an atom (Sections 2.1 and 2.2).
 
     Args:
         interval: Å.
         extent: edge of the cube, Å.
-        half_open: leave the upper end out, as the official code does; the grid is then not centred.
-
-    Returns:
-        [n³, 3] in Å.
+        half_open: exclude the upper end, as the official code does; the grid is then not centred.
     """
     steps = extent / interval
     n = math.ceil(steps - 1e-6) if half_open else math.floor(steps + 1e-6) + 1
-    start = extent / 2 if half_open else (n - 1) * interval / 2  # centred, also where the interval does not divide the extent
+    start = extent / 2 if half_open else (n - 1) * interval / 2  # the latter is centred, whether or not the interval divides the extent
     axis = torch.arange(n, device=device, dtype=dtype) * interval - start
     return torch.cartesian_prod(axis, axis, axis)
 
 
 class Draws(NamedTuple):
-    """Random numbers for a process's crystals of a batch: those that one process would draw for the same crystals of the whole batch.
+    """Random numbers for one process's share of a batch, the same that a single process draws for these crystals.
 
     Attributes:
         generator: in the same state in every process.
-        before: crystals of the batch that come before this process's.
-        of: crystals of the whole batch; None: as many as are asked for.
+        before: number of crystals of the batch before this process's share.
+        of: number of crystals of the whole batch; None: the share is the whole batch.
     """
 
     generator: torch.Generator
@@ -142,16 +130,16 @@ class Draws(NamedTuple):
     of: int | None = None
 
     def rows(self, draw: Callable[..., Tensor], b: int, *shape: int) -> Tensor:
-        """[b, *shape] of what `draw` (torch.rand, torch.randn, ...) gives for the whole batch."""
+        """Return the share's rows [b, *shape] of what `draw` (torch.rand, torch.randn, ...) gives for the whole batch."""
         whole = draw((b if self.of is None else self.of, *shape), generator=self.generator, device=self.generator.device)
         return whole[self.before : self.before + b]
 
 
 class Sampler:
-    """Draws training queries around crystals: global and local grid sampling, each with a Gaussian perturbation (Section 2.2).
+    """Sampler of the training queries: global and local grids, each with a Gaussian perturbation (Section 2.2).
 
-    With `n_position` and `n_species` of the config at 0 every grid point of every atom is used, as in the paper; otherwise so many
-    per crystal are drawn at random from the same distribution, which keeps shapes fixed and steps short.
+    With `n_position` and `n_species` of the config at 0 every grid point of every atom is used, as in the paper. Otherwise that number
+    per crystal is drawn at random from the same distribution, which keeps shapes fixed and steps short.
     """
 
     def __init__(self, config: SamplingConfig, box: Box, device: torch.device | str = "cpu") -> None:
@@ -161,18 +149,18 @@ class Sampler:
         self.species_points = local_grid(config.species_interval, config.species_range, half_open=config.half_open, device=device)
 
     def n_global(self, crystals: PaddedCrystals) -> Tensor:
-        """Number of points [B] that the full global grid has for each crystal."""
+        """Return the number of points [B] of each crystal's full global grid."""
         if self.config.global_region == "cell":
             return self._cell_counts(crystals).prod(-1).long()
         return torch.full((len(crystals),), len(self.box_points), device=crystals.positions.device)
 
     def position_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws, n_global: int | None = None) -> Queries:
-        """Queries for the position field: global and local ones.
+        """Sample queries for the position field: global and local ones.
 
         Args:
             crystals: B crystals.
             generator: of random numbers; `Draws` where several processes share a batch (full sampling: each has a generator of its own).
-            n_global: sum of `n_global` over the crystals, where it is known (asking a GPU for it would make the program wait).
+            n_global: sum of `n_global` over the crystals, if known; computing it on a GPU would make the program wait for it.
         """
         c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
         if not c.n_position:
@@ -182,9 +170,9 @@ class Sampler:
         b, n = len(crystals), c.n_position
         n_global_points = self.n_global(crystals)
         n_local = crystals.mask.sum(1) * len(self.local_points)
-        share = (
-            n_global_points / (n_global_points + n_local) if c.global_share is None else torch.full_like(n_local, c.global_share, dtype=torch.float32)
-        )
+        share = n_global_points / (n_global_points + n_local)
+        if c.global_share is not None:
+            share = torch.full_like(share, c.global_share)
         is_global = draws.rows(torch.rand, b, n) < share[:, None]
         if c.global_region == "cell":
             counts = self._cell_counts(crystals)[:, None].expand(b, n, 3)
@@ -198,7 +186,7 @@ class Sampler:
         return Queries(torch.where(is_global[..., None], everywhere, around) + sigma * noise, None)
 
     def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws) -> Queries:
-        """Queries for the species field: local ones only; arguments as of `position_queries`."""
+        """Sample queries for the species field: local ones only; arguments as of `position_queries`."""
         c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
         if not c.n_species:
             return Queries(*self._all_local(crystals, self.species_points, c.species_sigma, draws.generator))
@@ -207,10 +195,11 @@ class Sampler:
         return Queries(around + c.species_sigma * noise, None)
 
     def _cell_counts(self, crystals: PaddedCrystals) -> Tensor:
-        """Grid points along each lattice vector [B, 3], for a grid no coarser than the interval."""
+        """Return the number of grid points along each lattice vector [B, 3], for a grid no coarser than the interval."""
         return (crystals.lengths / self.config.global_interval - 1e-4).ceil().clamp(min=1)
 
     def _all_global(self, crystals: PaddedCrystals, generator: torch.Generator, n_global: int | None) -> tuple[Tensor, Tensor]:
+        """Return all points of the global grids [G, 3], perturbed, and the crystal of each [G]."""
         b, device = len(crystals), crystals.positions.device
         if self.config.global_region == "box":
             points = self.box_points.expand(b, -1, -1).flatten(0, 1)
@@ -219,15 +208,16 @@ class Sampler:
             counts = self._cell_counts(crystals).long()  # [B, 3]
             each = counts.prod(-1)
             index = torch.arange(b, device=device).repeat_interleave(each, output_size=n_global)  # [G], cell after cell
-            rank = torch.arange(len(index), device=device) - (each.cumsum(0) - each)[index]  # of a point in its cell
+            number = torch.arange(len(index), device=device) - (each.cumsum(0) - each)[index]  # of a point in its cell
             _nx, ny, nz = counts[index].unbind(-1)
-            steps = torch.stack([rank // (ny * nz), rank // nz % ny, rank % nz], dim=-1)
+            steps = torch.stack([number // (ny * nz), number // nz % ny, number % nz], dim=-1)
             fractional = (steps.to(crystals.lattice.dtype) + 0.5) / counts[index]
             points = (fractional[:, None] @ crystals.lattice[index])[:, 0]
         noise = torch.randn(points.shape, generator=generator, device=device)
         return points + self.config.global_sigma * noise, index
 
     def _all_local(self, crystals: PaddedCrystals, grid: Tensor, sigma: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a local grid around every atom [G, 3], perturbed, and the crystal of each point [G]."""
         where = crystals.atoms()
         atoms, owner = crystals.positions.flatten(0, 1)[where], where // crystals.positions.shape[1]
         points = (atoms[:, None] + grid).flatten(0, 1)
@@ -235,6 +225,7 @@ class Sampler:
         return points + sigma * noise, owner[:, None].expand(-1, len(grid)).flatten()
 
     def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: Draws) -> Tensor:
+        """Return n points per crystal [B, n, 3] drawn from the local grids around its atoms, not perturbed."""
         b = len(crystals)
         n_atoms = crystals.mask.sum(1, keepdim=True)
         atom = draws.rows(torch.rand, b, n).mul(n_atoms).long().clamp(max=n_atoms - 1)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Reading and writing of small files; a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nesf.errors import DataError, NesfError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader (or a power cut) sees the old one or the new one, never a part.
+    """Write a file so that readers see the old or the new content, never a part of it, even after a power cut.
 
     Raises:
         NesfError: the folder cannot be written or the disk is full; nothing is left behind.
@@ -30,14 +30,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, leaves no part of a file
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise NesfError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
-    except BaseException:  # Ctrl-C between write and replace: no half file stays, and the interruption goes on
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,9 +58,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What the machine at hand can do, and how to get the most of it."""
+"""Capabilities and settings of the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile can work: on a CPU it needs a C++ compiler, on a GPU Triton."""
+    """Return whether torch.compile can work: on a CPU it needs a C++ compiler, on a GPU Triton."""
     if device.type == "cpu":
         return shutil.which("g++") is not None or shutil.which("clang++") is not None
     try:
@@ -21,24 +21,24 @@ def can_compile(device: torch.device) -> bool:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
+    """Return whether the device multiplies bf16 matrices faster than fp32 ones."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for this process instead of giving it back (Linux with glibc; elsewhere nothing).
+    """Make the C library keep freed memory instead of returning it to the system (Linux with glibc; no effect elsewhere).
 
-    A training step frees and asks for the same large blocks again and again; each time the system would have to clear their pages,
-    which takes as long as the arithmetic. The process then holds its peak memory until it ends.
+    Every training step allocates and frees the same large blocks. The system would have to clear their pages each time,
+    which takes as long as the arithmetic. The process holds its peak memory until it ends.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of malloc.h
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # constants of malloc.h
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, -1)
     mallopt(top_pad, 64 << 20)

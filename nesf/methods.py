@@ -5,9 +5,7 @@ Everything else asks here. Imports neither torch nor pandas (the workflow reads 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,11 +273,6 @@ def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
         ConfigError: it names a method that does not exist.
     """
     return trained(read_json(Path(folder) / file).get("method", NESF.name))
-
-
-def as_json(section: Any) -> dict[str, Any]:
-    """Return a section of a config as it is recorded."""
-    return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
 def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:

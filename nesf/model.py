@@ -1,7 +1,7 @@
 """The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields, all of them plain MLPs.
 
-Every hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout); the last layer of an MLP is bare. paper: «ReLU, batch norm» per
-layer / official: this order / here: as official.
+Every hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout); the last layer of an MLP is Linear only. paper: «ReLU, batch norm»
+per layer / official: this order / here: as official.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from nesf.config import ModelConfig
 from nesf.crystals import PaddedCrystals
 from nesf.distributed import BatchNorm
-from nesf.field_kernel import FieldFunction
+from nesf.field_kernel import FieldKernel
 
 
 class Lattice(NamedTuple):
@@ -27,7 +27,7 @@ class Lattice(NamedTuple):
 
 
 class MLP(nn.Sequential):
-    """Linear -> ReLU -> BatchNorm -> Dropout for every width but the last, which is one bare Linear layer."""
+    """Linear -> ReLU -> BatchNorm -> Dropout for every width but the last, which is a Linear layer only."""
 
     def __init__(self, n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> None:
         layers: list[nn.Module] = []
@@ -44,7 +44,7 @@ class MLP(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Crystal structure to latent vector z: features per atom, max pooling, then the lattice joins (Supplementary Note 5)."""
+    """Encoder of crystals to latent vectors z: features per atom, max pooling, then the lattice is appended (Supplementary Note 5)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
-        """Latent vectors z [B, latent_size]; invariant to the order of the atoms. Padding takes no part, in batch statistics either."""
+        """Return latent vectors z [B, latent_size], invariant to the order of the atoms; padding affects neither them nor the batch statistics."""
         atoms = crystals.atoms()
         positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
@@ -71,16 +71,15 @@ class Encoder(nn.Module):
 class Field(nn.Module):
     """A neural field f(p, z), Eq. 1: an MLP that reads the query position again in every layer (Supplementary Note 5).
 
-    Written for speed, the same function: the latent's part of the first layer is computed once per crystal, and each batch
-    normalisation, being affine once its statistics are known, is folded into the weights of the layer that follows.
+    Written for speed: the latent's part of the first layer is computed once per crystal, and each batch normalisation, which is affine
+    once its statistics are known, is folded into the weights of the next layer.
     """
 
     def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
         super().__init__()
         self.n_frequencies = config.n_frequencies
         self.query_in_last_layer = config.query_in_last_layer
-        n_query = 3 * (1 + 2 * config.n_frequencies)
-        self.n_query = n_query
+        self.n_query = n_query = 3 * (1 + 2 * config.n_frequencies)
         self.layers = nn.ModuleList(
             nn.Linear(n_in + n_query, n_out_) for n_in, n_out_ in zip([config.latent_size, *widths[:-1]], widths, strict=True)
         )
@@ -88,38 +87,43 @@ class Field(nn.Module):
         self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
 
     def encode_query(self, queries: Tensor) -> Tensor:
-        """Query positions [..., 3], with sin and cos of 2^l p for a positional encoding of L > 0 frequencies."""
+        """Return query positions [..., 3] with their positional encoding: sin and cos of 2^l p for L > 0 frequencies."""
         if not self.n_frequencies:
             return queries
         scaled = queries[..., None] * 2.0 ** torch.arange(self.n_frequencies, device=queries.device, dtype=queries.dtype)  # [..., 3, L]
         return torch.cat([queries, scaled.sin().flatten(-2), scaled.cos().flatten(-2)], dim=-1)
 
     def forward(self, queries: Tensor, z: Tensor, crystal: Tensor | None = None, precision: str = "fp32") -> Tensor:
-        """Field values.
+        """Evaluate the field.
 
         Args:
             queries: [B, Q, 3] in Å; or [M, 3] with `crystal`, where crystals have different numbers of queries.
             z: latent vectors [B, latent_size].
             crystal: [M], the crystal each of M queries belongs to.
-            precision: in training, `fp32`, or `bf16` for the matrix products (see `FieldFunction`); evaluation is always fp32.
+            precision: in training, `fp32`, or `bf16` for the matrix products (see `nesf.field_kernel`); evaluation is always fp32.
 
         Returns:
             [B, Q, n_out] or [M, n_out]: vectors to the nearest atom in Å, or logits of the species.
         """
         query = self.encode_query(queries).reshape(-1, self.n_query)  # [M, 3]
+        latent_weight, bias, query_weight = self.first_layer()
+        per_crystal = functional.linear(z, latent_weight, bias)  # [B, 256]: once per crystal, not per query
+        if self.training:
+            values = self._train(query, per_crystal, crystal, query_weight, precision)
+        else:
+            if crystal is None:
+                crystal = torch.arange(len(z), device=z.device)[:, None].expand(queries.shape[:-1]).reshape(-1)
+            values = self._evaluate(query, per_crystal, crystal, query_weight)
+        return values.view(*queries.shape[:-1], self.last.out_features)
+
+    def first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weight for the latent vector, the bias and the weight for the query of the first layer."""
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         split = first.in_features - self.n_query
-        per_crystal = functional.linear(z, first.weight[:, :split], first.bias)  # [B, 256]: once per crystal, not per query
-        if crystal is None:
-            crystal = torch.arange(len(z), device=z.device)[:, None].expand(queries.shape[:-1]).reshape(-1)
-            even = True
-        else:
-            even = False
-        run = self._train if self.training else self._evaluate
-        return run(query, per_crystal, crystal, even, precision).view(*queries.shape[:-1], self.last.out_features)
+        return first.weight[:, :split], first.bias, first.weight[:, split:]
 
     def later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
-        """Per layer after the first: the norm before it, its weight for what that norm gives, its weight for the query, its bias."""
+        """Return, for each layer after the first, the norm before it, its weight for that norm's output, its weight for the query, its bias."""
         layers = []
         for norm, layer in zip(self.norms, [*list(self.layers)[1:], self.last], strict=True):
             n = norm.num_features  # type: ignore[operator, union-attr]
@@ -127,33 +131,34 @@ class Field(nn.Module):
             layers.append((norm, layer.weight[:, :n], layer.weight[:, n:] if reads_query else None, layer.bias))  # type: ignore[index]
         return layers  # type: ignore[return-value]
 
-    def _evaluate(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, even: bool, precision: str) -> Tensor:
-        """The field with running statistics [M, n_out], fp32; differentiable in everything."""
-        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
-        y = per_crystal[crystal] + functional.linear(query, first.weight[:, -self.n_query :])
+    def _evaluate(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, query_weight: Tensor) -> Tensor:
+        """Evaluate the field with running statistics [M, n_out], in fp32; differentiable in all arguments and parameters."""
+        y = per_crystal[crystal] + functional.linear(query, query_weight)
         for norm, weight, weight_query, bias in self.later_layers():
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
-            shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
-            x = torch.relu(y)
-            y = functional.linear(x, weight * scale, bias + weight @ shift)
+            scale, shift = scale_and_shift(norm)
+            y = functional.linear(torch.relu(y), weight * scale, bias + weight @ shift)
             if weight_query is not None:
                 y = y + functional.linear(query, weight_query)
         return y
 
-    def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, even: bool, precision: str) -> Tensor:
-        """The field with the statistics of this batch [M, n_out]; the running statistics move."""
+    def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, query_weight: Tensor, precision: str) -> Tensor:
+        """Evaluate the field with the statistics of this batch [M, n_out], and update the running statistics."""
         layers = self.later_layers()
         flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
-        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
-        y, *statistics = FieldFunction.apply(
-            query, per_crystal, None if even else crystal, precision == "bf16", layers[0][0].eps, first.weight[:, -self.n_query :], *flat
-        )
+        y, *statistics = FieldKernel.apply(query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat)
         with torch.no_grad():
             for (norm, *_), mean, variance in zip(layers, statistics[0::2], statistics[1::2], strict=True):
                 norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
                 norm.running_var.lerp_(variance, norm.momentum)  # type: ignore[union-attr, arg-type]
                 norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return y
+
+
+def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of a batch normalisation with running statistics: its output is scale * x + shift."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class Autoencoder(nn.Module):
@@ -172,11 +177,11 @@ class Autoencoder(nn.Module):
         self.angle_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
 
     def encode(self, crystals: PaddedCrystals) -> Tensor:
-        """Latent vectors z [B, latent_size] of crystals."""
+        """Return latent vectors z [B, latent_size] of crystals."""
         return self.encoder(crystals)
 
     def decode_lattice(self, z: Tensor) -> Lattice:
-        """Lattice lengths (Å) and angles (radians) from latent vectors."""
+        """Return lattice lengths (Å) and angles (radians) for latent vectors."""
         return Lattice(self.length_decoder(z), self.angle_decoder(z))
 
     @property

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nesf import methods
-from nesf.config import Choices
+from nesf.config import Choices, as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 
@@ -91,7 +91,7 @@ class Run:
 
     def decoding(self) -> dict[str, Any]:
         """Return the decoding as recorded; {} for a predictor, whose config says all."""
-        return methods.as_json(self.config().decoding) if self.method in methods.TRAINED else {}
+        return as_json(self.config().decoding) if self.method in methods.TRAINED else {}
 
     def options(self) -> list[str]:
         """Return the options of `nesf train` (of a predictor: `nesf run`) after the dataset's name."""
@@ -231,7 +231,7 @@ def reconstruct(
         ConfigError: an unknown parameter of the decoding.
         DataError: the folder holds no model, or the dataset is another one.
     """
-    from nesf.decode import write_reconstruction
+    from nesf.export import write_reconstruction
     from nesf.records import commit
 
     method = methods.method_of(folder)

@@ -162,13 +162,14 @@ def resumed_config(path: Path, kind: type[Chosen], given: Chosen | None, decided
     saved = read_json(path).get("config")
     if not isinstance(saved, dict):
         raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
-    for section, values in (given.to_dict() if given else {}).items():
-        for key, value in values.items() if isinstance(values, dict) else ():
+    wanted = given.to_dict() if given else {}
+    for section, values in wanted.items():
+        for key, value in values.items() if isinstance(values, dict) and section != "decoding" else ():  # a training does not depend on the decoding
             if f"{section}.{key}" not in decided and saved.get(section, {}).get(key) != value:
                 raise ConfigError(
                     f"{path}: was started with {section}.{key} = {saved.get(section, {}).get(key)!r}, not {value!r}; resume with the same options, or with none"
                 )
-    return kind.from_dict(saved)
+    return kind.from_dict(saved | {key: wanted[key] for key in ("decoding",) if key in wanted})
 
 
 def check_start(out: Path, started: bool, *, resume: bool) -> None:

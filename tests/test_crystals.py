@@ -141,7 +141,7 @@ def test_element_outside_the_vocabulary_is_named() -> None:
     crystals = Crystals.from_arrays(
         ["a", "b"], [np.zeros((2, 3)), np.zeros((1, 3))], [np.array([8, 26]), np.array([79])], np.tile(np.eye(3) * 4, (2, 1, 1))
     )
-    with pytest.raises(DataError, match="b: element with atomic number 79"):
+    with pytest.raises(DataError, match="^b: .*79"):
         pad(crystals, (8, 26))
 
 
@@ -163,5 +163,5 @@ def test_packed_file(tmp_path: Path) -> None:
         (tmp_path / "c.safetensors").write_bytes(damaged)
         with pytest.raises(DataError, match=r"c\.safetensors.*damaged"):
             Crystals.load(tmp_path / "c.safetensors")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"none\.safetensors"):
         Crystals.load(tmp_path / "none.safetensors")

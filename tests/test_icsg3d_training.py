@@ -13,6 +13,7 @@ import torch
 
 from nesf import methods
 from nesf.cli import main
+from nesf.config import as_json
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
@@ -295,7 +296,7 @@ def test_every_method_has_presets_that_exist_and_can_be_read_again() -> None:
     for method in methods.TRAINED.values():
         config = method.config("lcs6")
         assert config.preset == method.default_preset and method.config_class.from_dict(config.to_dict()) == config
-        assert method.with_decoding(config, methods.as_json(config.decoding)) == config
+        assert method.with_decoding(config, as_json(config.decoding)) == config
     assert methods.ICSG3D.config("ybco", "repaired-reduced").voxels.label_frac == 0.7
     with pytest.raises(ConfigError, match="magic.*icsg3d-oracle"):
         methods.method("magic")

@@ -101,6 +101,9 @@ def test_lattice_errors_are_mean_absolute_over_axes_and_angles(salt: Crystals) -
     assert summary["lattice_angle_error_degree"] == pytest.approx(1.0)
     assert summary["match_rate_percent"] is None
     assert summary["n_not_matched"] is None
+    materials = evaluate(salt, salt, match=False).materials
+    assert materials["matched"].tolist() == [None] and materials["match_rmse"].isna().all()
+    assert evaluate(salt, salt).materials[["matched", "match_rmse"]].to_numpy().tolist() == [[True, 0.0]]
 
 
 def test_order_of_atoms_does_not_matter() -> None:
@@ -147,6 +150,15 @@ def test_nothing_detected_is_counted_named_and_charged(salt: Crystals) -> None:
     json.dumps(summary, allow_nan=False)
 
 
+def test_charge_is_half_of_the_longest_body_diagonal_of_the_cell() -> None:
+    cell = Lattice.from_parameters(3, 4, 5, 90, 90, 120).matrix
+    one = (np.zeros((1, 3)), np.array([3]))
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) @ cell
+    longest = np.linalg.norm(corners - corners[::-1], axis=-1).max()  # between opposite corners
+    summary = evaluate(batch(one, one, cells=[cell, cell]), batch(one, NOTHING, cells=[cell, cell]), match=False).summary
+    assert summary["position_error_actual_charged_angstrom"] == pytest.approx((0 + longest / 2) / 2)
+
+
 def test_nothing_detected_at_all_gives_null_and_no_warning(salt: Crystals) -> None:
     summary = evaluate(salt, batch(NOTHING)).summary
     assert summary["position_error_actual_angstrom"] is None
@@ -174,9 +186,9 @@ def test_match_sees_through_the_choice_of_cell(salt: Crystals) -> None:
 
 def test_different_ids_are_refused_with_the_first_difference(salt: Crystals) -> None:
     other = Crystals(("other",), salt.positions, salt.species, salt.lattice, salt.offsets)
-    with pytest.raises(DataError, match=r"entry 0 is m0 .* other"):
+    with pytest.raises(DataError, match=r"m0.*other"):
         evaluate(salt, other)
-    with pytest.raises(DataError, match="1 actual and 0 detected"):
+    with pytest.raises(DataError, match=r"1 .* 0 "):
         evaluate(salt, salt.select([]))
 
 
@@ -189,9 +201,9 @@ def test_align_orders_and_fills_what_is_missing() -> None:
     assert summary["nothing_detected_ids"] == ["m1"]
     assert summary["n_without_lattice"] == 1
     assert summary["lattice_length_error_angstrom"] == 0
-    with pytest.raises(DataError, match="m0: detected twice"):
+    with pytest.raises(DataError, match="^m0: "):
         align(actual, actual.select([0, 1, 0]))
-    with pytest.raises(DataError, match="m2: detected, but not among"):
+    with pytest.raises(DataError, match="^m2: "):
         align(actual.select([0, 1]), actual)
 
 
@@ -199,7 +211,7 @@ def test_position_that_is_no_number_is_refused_by_name() -> None:
     actual = batch((ROCK_SALT, NA_CL), (ROCK_SALT, NA_CL))
     broken = ROCK_SALT.copy()
     broken[3, 1] = np.nan
-    with pytest.raises(DataError, match="m1: a detected position"):
+    with pytest.raises(DataError, match="^m1: "):
         evaluate(actual, batch((ROCK_SALT, NA_CL), (broken, NA_CL)))
 
 
@@ -211,8 +223,8 @@ def test_lists_of_structures_are_scored_like_batches() -> None:
     assert summary["n_nothing_detected"] == 1
     assert summary["position_error_actual_angstrom"] == pytest.approx(0.1 / 16)
     assert summary["match_rate_percent"] == pytest.approx(200 / 3)
-    with pytest.raises(DataError, match="3 actual and 1 detected"):
+    with pytest.raises(DataError, match=r"3 .* 1 "):
         evaluate_structures([structure] * 3, [structure])
     disordered = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
-    with pytest.raises(DataError, match="0: the detected structure is disordered"):
+    with pytest.raises(DataError, match="^0: .*disordered"):
         evaluate_structures([structure], [disordered])

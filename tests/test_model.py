@@ -1,19 +1,34 @@
 """The network of Supplementary Note 5 and the configurations of Supplementary Note 7; the fast field against the plain one."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nesf.config import PRESETS, Config, ModelConfig, SamplingConfig, TrainingConfig, preset, reconstruction_config
+from nesf.config import (
+    PRESETS,
+    Config,
+    ModelConfig,
+    ReconstructionConfig,
+    SamplingConfig,
+    TrainingConfig,
+    for_dataset,
+    from_values,
+    preset,
+    reconstruction_config,
+)
 from nesf.crystals import PaddedCrystals, pad, vocabulary_of
 from nesf.data import load
+from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError
 from nesf.fields import Sampler
+from nesf.methods import NESF
 from nesf.model import Autoencoder, Field
-from nesf.training import losses
+from nesf.training import can_resume, losses, train
 
 BOX = ((0.0, 0.0, 0.0), (6.0, 6.0, 6.0))
 
@@ -98,6 +113,8 @@ def test_presets_are_the_paper_s_and_the_official_code_s() -> None:
     assert (s.global_sigma, s.local_sigma, s.species_sigma) == (0.5, 0.15, 0.05) and s.global_region == "box" and s.half_open
     assert s.species_range == 0.6 and official.training.batch_size == 64
     assert not any(c.sampling.periodic for c in PRESETS.values())  # as published
+    assert paper.decoding == preset("cpu").decoding == ReconstructionConfig()
+    assert (official.decoding.converged, official.decoding.atom_position, official.decoding.iterations) == (0.0, "cluster_mean", 64)
     assert all(name == c.preset for name, c in PRESETS.items())
 
 
@@ -147,10 +164,82 @@ def test_mistakes_elsewhere_name_the_key() -> None:
     assert reconstruction_config({"nms_radius": "0.4", "iterations": 8}).nms_radius == 0.4
 
 
-def test_every_choice_is_frozen_and_explained() -> None:
-    for cls in (ModelConfig, SamplingConfig, TrainingConfig):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            cls().anything = 1  # type: ignore[attr-defined]
+@pytest.mark.parametrize("cls", [ModelConfig, SamplingConfig, TrainingConfig, ReconstructionConfig, Config])
+def test_every_section_is_frozen(cls: type) -> None:
+    section = cls()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(section, dataclasses.fields(section)[0].name, 1)
+
+
+def test_a_config_recorded_without_decoding_has_that_of_its_preset() -> None:
+    for name, expected in (("paper", "paper"), ("official", "official"), ("cpu", "cpu"), ("trial-of-old", "paper")):
+        recorded = dataclasses.replace(preset(expected), preset=name).to_dict()
+        del recorded["decoding"]
+        assert Config.from_dict(recorded).decoding == preset(expected).decoding
+        asked = for_dataset(preset(expected), "lcs6")
+        assert NESF.comparable(Config.from_dict(recorded | {"preset": asked.preset})) == NESF.comparable(asked)
+    changed = preset("official").with_values({"decoding.mode": "fast"})
+    assert Config.from_dict(changed.to_dict()).decoding == dataclasses.replace(preset("official").decoding, mode="fast")
+
+
+def test_the_decoding_of_a_run_is_its_config_s_with_changes() -> None:
+    official = preset("official")
+    assert NESF.decoding(official, {}) == official.decoding
+    assert NESF.decoding(official, {"nms_radius": "0.4"}) == dataclasses.replace(official.decoding, nms_radius=0.4)
+    assert NESF.decoding(None, {}) == ReconstructionConfig()
+    assert NESF.comparable(official.with_values({"decoding.nms_radius": 0.4})) == NESF.comparable(official)  # it changes no training
+    assert NESF.comparable(official.with_values({"training.epochs": 4})) != NESF.comparable(official)
+
+
+def test_a_checkpoint_without_decoding_resumes(tmp_path: Path) -> None:
+    starter = load("starter")
+    dataset = Dataset("few", {name: starter.splits[name].select(range(4)) for name in ("train", "val", "test")})
+    config = preset("official").with_values(
+        {"training.epochs": 1, "training.batch_size": 4, "sampling.n_position": 4, "sampling.n_species": 4, "model.decoder_position": [8]}
+        | {"model.decoder_species": [8], "model.encoder_mix": [8], "model.encoder_latent": [8], "model.latent_size": 4}
+    )
+    train(dataset, config, tmp_path, device="cpu", progress=False)
+    path = tmp_path / "checkpoint.json"
+    checkpoint = json.loads(path.read_text())
+    assert checkpoint["config"].pop("decoding")["atom_position"] == "cluster_mean"
+    path.write_text(json.dumps(checkpoint))
+    assert can_resume(tmp_path, dataset, config, device="cpu")
+    assert not can_resume(tmp_path, dataset, config.with_values({"training.learning_rate": 0.1}), device="cpu")
+    fast = config.with_values({"decoding.mode": "fast"})  # concerns no training, so it is taken from what is asked for
+    assert train(dataset, fast, tmp_path, device="cpu", progress=False, resume=True).model.config.decoding == fast.decoding
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A dataclass with every type that `from_values` knows."""
+
+    text: str = ""
+    flag: bool = False
+    count: int | None = None
+    shift: float = dataclasses.field(default=0.0, metadata={"signed": True})
+    rate: float | None = 0.5
+    widths: tuple[int, ...] = (1,)
+    names: tuple[str, ...] | None = None
+    nested: ReconstructionConfig = dataclasses.field(default_factory=ReconstructionConfig)
+
+
+def test_plain_values_become_a_dataclass() -> None:
+    values = {"text": "a", "flag": True, "count": 3, "shift": -1, "rate": None, "widths": [2, 3], "names": ["AB", "C"], "nested": {"iterations": 5}}
+    made = from_values(Checked, values)
+    assert made == Checked("a", True, 3, -1.0, None, (2, 3), ("AB", "C"), ReconstructionConfig(iterations=5))
+    assert isinstance(made.shift, float) and from_values(Checked, {}) == Checked()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text", 1), ("text", None), ("flag", 1), ("count", True), ("count", 1.0), ("count", -1), ("shift", float("inf")), ("shift", "1"), ("rate", -0.5),
+        ("rate", True), ("widths", [True]), ("widths", "12"), ("names", "AB"), ("names", [1]), ("names", []), ("nested", 5), ("nested", {"iterations": "x"}),
+    ],
+)  # fmt: skip
+def test_plain_values_of_another_type_are_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^rules\.{key}"):
+        from_values(Checked, {key: value}, "rules.")
 
 
 class PlainField(nn.Module):

@@ -42,13 +42,13 @@ def test_clusters_are_those_of_the_sequential_rule(kind: str, monkeypatch: pytes
 def test_work_grows_in_proportion_even_when_nothing_is_near_anything(smooth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained field leaves as many clusters as particles, with scores that change slowly from place to place."""
     asked: list[int] = []
-    around = suppression._Cells.around
+    around = suppression.Cells.around
 
-    def counting(self: suppression._Cells, particles: torch.Tensor) -> torch.Tensor:
+    def counting(self: suppression.Cells, particles: torch.Tensor) -> torch.Tensor:
         asked.append(len(particles))
         return around(self, particles)
 
-    monkeypatch.setattr(suppression._Cells, "around", counting)
+    monkeypatch.setattr(suppression.Cells, "around", counting)
     axis = torch.arange(24) * 0.52
     positions = torch.cartesian_prod(axis, axis, axis) + 0.1 * torch.rand(24**3, 3, generator=torch.Generator().manual_seed(0))
     scores = positions.sum(1).sin() if smooth else torch.rand(len(positions), generator=torch.Generator().manual_seed(1))
