@@ -26,7 +26,7 @@ from nesf.hardware import can_compile, has_bf16
 from nesf.records import command_line, environment
 from nesf.saved import TrainedModel, choose_device
 from nesf.trainer import derived_seed
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDS = REPOSITORY / "results" / "benchmarks"
@@ -138,31 +138,35 @@ def parse(program: str, description: str, arguments: Sequence[str] | None, more:
 
 
 class PlainRun:
-    """Training steps of the plain reference, and Adam: the crystals, their order, the queries and the first weights are those of a `_Run`."""
+    """Training steps of the plain reference, and Adam: the crystals, their order, the queries and the first weights are those of a `FieldTrainer`."""
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.model: PlainAutoencoder = plain_model(run.config.model, run.model.state_dict()).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=run.config.training.learning_rate)
-        self.generator = torch.Generator(run.device)
+    def __init__(self, trainer: FieldTrainer) -> None:
+        self.trainer = trainer
+        self.model: PlainAutoencoder = plain_model(trainer.config.model, trainer.model.state_dict()).train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=trainer.config.training.learning_rate)
+        self.generator = torch.Generator(trainer.device)
 
     def step(self, epoch: int, step: int) -> Tensor:
-        """One step of the optimiser; returns the losses before it."""
-        crystals, position_queries, species_queries = batch_of(self.run, epoch, step, self.generator)
-        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.run.config)
+        """Take one step of the optimiser; return the losses before it."""
+        crystals, position_queries, species_queries = batch_of(self.trainer, epoch, step, self.generator)
+        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.trainer.config)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
         self.optimizer.step()
         return terms.detach()
 
 
-def batch_of(run: _Run, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
-    """Crystals, position queries and species queries of one step, as `_Run.step` has them."""
-    order = torch.randperm(len(run.train_split), generator=torch.Generator().manual_seed(derived_seed(run.seed, epoch))).to(run.device)
-    size = run.config.training.batch_size
-    crystals = run.train_split.select(order[step * size : (step + 1) * size if step < run.steps - 1 else None])
-    generator.manual_seed(derived_seed(run.seed, epoch, step, 1))
-    return crystals, run.sampler.position_queries(crystals, generator), run.sampler.species_queries(crystals, generator)
+def trainer_of(run: FieldTrainer | PlainRun) -> FieldTrainer:
+    """Return the trainer whose crystals and queries a run takes."""
+    return run.trainer if isinstance(run, PlainRun) else run
+
+
+def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
+    """Return crystals, position queries and species queries of one step, as `FieldTrainer.step` has them."""
+    order = torch.randperm(len(trainer.train_split), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, epoch))).to(trainer.device)
+    crystals = trainer.train_split.select(order[trainer.slice_of(step)])
+    generator.manual_seed(derived_seed(trainer.seed, epoch, step, 1))
+    return crystals, trainer.sampler.position_queries(crystals, generator), trainer.sampler.species_queries(crystals, generator)
 
 
 def step_cases(device: torch.device) -> list[str]:
@@ -172,8 +176,8 @@ def step_cases(device: torch.device) -> list[str]:
     return [PLAIN, *ours]
 
 
-def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> _Run | PlainRun:
-    """Training steps of one case.
+def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> FieldTrainer | PlainRun:
+    """Return what takes the training steps of one case.
 
     Args:
         preset: cpu, paper or official.
@@ -185,8 +189,8 @@ def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> _Run | P
     config: Config = PRESETS[preset].with_values(values)
     size = min(config.training.batch_size, len(setting.dataset.splits["train"]))
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))
-    run = _Run(setting.dataset, config, None, 0, setting.device)
-    return PlainRun(run) if case == PLAIN else run
+    trainer = FieldTrainer(setting.dataset, config, device=setting.device)
+    return PlainRun(trainer) if case == PLAIN else trainer
 
 
 def decode_configs() -> dict[str, ReconstructionConfig]:

@@ -26,7 +26,7 @@ from nesf.data.dataset import load_dataset
 from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_dataset
 from nesf.hardware import keep_freed_memory
 from nesf.records import command_line, environment
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 SIZES = (10_000, 100_000, 1_000_000)
 PART = 10_000  # crystals in memory while the dataset is written
@@ -69,7 +69,7 @@ class Steps:
 
     def __init__(self, folder: Path, streamed: bool) -> None:
         begin = time.perf_counter()
-        self.run = _Run(open_dataset(folder) if streamed else load_dataset(folder), CONFIG, None, 0, torch.device("cpu"))
+        self.trainer = FieldTrainer(open_dataset(folder) if streamed else load_dataset(folder), CONFIG)
         self.seconds_to_open, self.done, self.times = time.perf_counter() - begin, 0, list[float]()
         self.anonymous = memory("RssAnon")
 
@@ -77,7 +77,7 @@ class Steps:
         """So many further steps."""
         for _ in range(n):
             begin = time.perf_counter()
-            self.run.step(epoch, self.done % self.run.steps)
+            self.trainer.step(epoch, self.done % self.trainer.steps)
             if timed:
                 self.times.append(time.perf_counter() - begin)
             self.done += 1
@@ -92,9 +92,9 @@ def stream(folder: Path) -> dict[str, Any]:
     """Steps, a validation and the beginning of the next epoch in a process that does nothing else."""
     steps = Steps(folder, True)
     steps.take(STEPS, False)
-    steps.run.validate()
-    assert isinstance(steps.run.train_split, PaddedStream)
-    steps.run.train_split.expect(())  # as at the end of an epoch: nothing of it is announced any more
+    steps.trainer.validate()
+    assert isinstance(steps.trainer.train_split, PaddedStream)
+    steps.trainer.train_split.expect(())  # as at the end of an epoch: nothing of it is announced any more
     steps.take(STEPS, False, epoch=1)
     return steps.numbers()
 
@@ -103,7 +103,7 @@ def compare(folder: Path) -> dict[str, Any]:
     """The same steps in memory and streamed, in turn; the memory is that before anything is streamed."""
     resident = Steps(folder, False)
     resident.take(STEPS, False)
-    resident.run.validate()
+    resident.trainer.validate()
     resident.take(STEPS, False)
     numbers = resident.numbers()
     streamed = Steps(folder, True)
@@ -111,7 +111,7 @@ def compare(folder: Path) -> dict[str, Any]:
     for _ in range(TURNS):
         resident.take(STEPS, True)
         streamed.take(STEPS, True)
-    assert torch.equal(resident.run.sums, streamed.run.sums), "streamed training differs from that in memory"
+    assert torch.equal(resident.trainer.sums, streamed.trainer.sums), "streamed training differs from that in memory"
     medians = {"resident": statistics.median(resident.times), "streamed": statistics.median(streamed.times)}
     return numbers | {f"{k}_step_seconds": v for k, v in medians.items()} | {"environment": environment()}
 

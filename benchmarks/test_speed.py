@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.plain import plain_decode, plain_model
-from benchmarks.setting import PLAIN, PlainRun, Setting, batch_of, decode_configs, run_of, spread
+from benchmarks.setting import PLAIN, Setting, batch_of, decode_configs, run_of, spread, trainer_of
 from nesf.crystals import Crystals, pad
 from nesf.decode import decode_latent
 from nesf.metrics import evaluate
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 Cache = dict[Any, Any]
 
@@ -38,15 +38,15 @@ def measure(
     benchmark.pedantic(work, rounds=rounds, warmup_rounds=warmup, iterations=1)
 
 
-def step_sizes(run: _Run) -> dict[str, int]:
+def step_sizes(trainer: FieldTrainer) -> dict[str, int]:
     """Size of the first step, and steps in an epoch."""
-    crystals, *queries = batch_of(run, 0, 0, torch.Generator(run.device))
+    crystals, *queries = batch_of(trainer, 0, 0, torch.Generator(trainer.device))
     position, species = (q.positions.shape[:-1].numel() for q in queries)
-    return {"batch": len(crystals), "steps": run.steps, "position_queries": position, "species_queries": species}
+    return {"batch": len(crystals), "steps": trainer.steps, "position_queries": position, "species_queries": species}
 
 
-def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Callable[[int], None], _Run]:
-    """Training steps of one case: a function that does step k of an epoch, and the `_Run` with its crystals. Made, and compiled, in the first turn."""
+def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Callable[[int], None], FieldTrainer]:
+    """Return a function that takes step k of an epoch of one case, and the trainer with its crystals; made, and compiled, in the first turn."""
     if (preset, case) not in cache:
         cache[preset, case] = run_of(setting, preset, case)
     run = cache[preset, case]
@@ -55,7 +55,7 @@ def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Cal
         run.step(0, k)
         setting.finish()
 
-    return step, run.run if isinstance(run, PlainRun) else run
+    return step, trainer_of(run)
 
 
 def test_step_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, step_case: str, turn: int) -> None:

@@ -57,8 +57,8 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def decided_by_first(value: float, device: torch.device) -> float:
-    """The first process's value, in all of them."""
+def from_first_rank(value: float, device: torch.device) -> float:
+    """Return the value of rank 0, on every rank."""
     return float(total(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
 
 

@@ -210,7 +210,7 @@ def _oracle_config(asked: Asked, assignments: Mapping[str, Any]) -> Mapping[str,
 
 
 def _icsg3d_oracle(dataset: Dataset, split: str, config: Mapping[str, Any], progress: bool) -> Crystals:
-    from nesf.icsg3d.oracle import oracle
+    from nesf.icsg3d.segmentation import oracle
 
     choices = OracleConfig.from_dict(config)
     return oracle(dataset.split(split), choices.voxels, choices.decoding, progress=progress)

@@ -28,8 +28,7 @@ from nesf.icsg3d.config import (
     preset,
 )
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
-from nesf.icsg3d.oracle import choose_label_frac, oracle
-from nesf.icsg3d.segmentation import find_atoms, read_lengths, segment
+from nesf.icsg3d.segmentation import choose_label_frac, find_atoms, oracle, read_lengths, segment
 from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, ionic_radii, network_input, origin, random_turns, rotate, voxelise
 from nesf.metrics import evaluate
 

@@ -21,10 +21,10 @@ from nesf.errors import ConfigError, DataError, NesfError
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms
-from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, _Run, train
+from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
 from nesf.records import read_run, validate
-from nesf.trainer import TrainingResult
+from nesf.trainer import TrainingResult, clone
 
 NA, CL = 11, 17
 TINY = {
@@ -129,21 +129,21 @@ def test_training_one_step_at_a_time_is_the_uninterrupted_run(whole: TrainingRes
     assert losses(other, "vae") != losses(whole, "vae")
 
 
-def test_the_unet_is_frozen_while_the_vae_learns(dataset: Dataset, tmp_path: Path) -> None:
-    run = _Run(dataset, tiny(), tmp_path, 0, torch.device("cpu"), None, False)
-    run.step(0, 0)
-    run.end_network()
-    run.begin("vae")
-    before = {k: v.clone() for k, v in run.trained.networks.state_dict().items()}
-    run.step(0, 0)
-    changed = {k for k, v in run.trained.networks.state_dict().items() if not torch.equal(v, before[k])}
+def test_the_unet_is_frozen_while_the_vae_learns(dataset: Dataset) -> None:
+    trainer = VoxelTrainer(dataset, tiny())
+    trainer.step(0, 0)
+    trainer.end_network()
+    trainer.begin("vae")
+    before = clone(trainer.model.state_dict())
+    trainer.step(0, 0)
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and all(k.startswith("vae.") for k in changed)  # its running statistics stay too
 
 
-def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset) -> None:
     def epoch(augmentation: str, number: int) -> list[tuple[int, ...]]:
-        run = _Run(dataset, tiny(unet__augmentation=augmentation, unet__batch_size=2), tmp_path, 0, torch.device("cpu"), None, False)
-        batches = [run.batch(number, step) for step in range(run.steps)]
+        trainer = VoxelTrainer(dataset, tiny(unet__augmentation=augmentation, unet__batch_size=2))
+        batches = [trainer.batch(number, step) for step in range(trainer.steps)]
         return [(int(c), *map(int, t)) for crystals, turns in batches for c, t in zip(crystals, turns, strict=True)]
 
     first, second = epoch("all_copies", 0), epoch("all_copies", 1)
@@ -155,8 +155,8 @@ def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset, tmp_pat
     assert all(set(seen) <= set(first) for seen in once) and len({frozenset(seen) for seen in once}) > 1
 
 
-def test_class_weights_are_used_by_the_repaired_preset_alone(dataset: Dataset, tmp_path: Path) -> None:
-    published, repaired = (_Run(dataset, tiny(name), tmp_path, 0, torch.device("cpu"), None, False) for name in ("as-published", "repaired"))
+def test_class_weights_are_used_by_the_repaired_preset_alone(dataset: Dataset) -> None:
+    published, repaired = (VoxelTrainer(dataset, tiny(name)) for name in ("as-published", "repaired"))
     assert set(published.weights.tolist()) == {95.0}
     assert repaired.weights[0] == 0 and (repaired.weights > 0).nonzero().flatten().tolist() == [NA, CL]
     x = torch.rand(1, 4, 16, 16, 16)

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 from skimage import measure, morphology, segmentation
+from tqdm import tqdm
 
-from nesf.crystals import Crystals, standard_lattice
+from nesf.crystals import Crystals, lattice_parameters, standard_lattice
 from nesf.icsg3d.config import DecodingConfig, VoxelConfig
+from nesf.icsg3d.voxels import origin, voxelise
+from nesf.metrics import evaluate
 
 FACES = ndimage.generate_binary_structure(3, 1)  # a voxel and its six neighbours
+LABEL_FRACS = (1.0, 0.85, 0.70, 0.50)
 
 
 def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> np.ndarray:
@@ -143,3 +148,39 @@ def to_crystals(
     lattice = standard_lattice(lengths, angles)
     fractional = [(c + 0.5) * (voxels.extent / voxels.n) - voxels.margin + o for c, o in zip(centroids, origins, strict=True)]
     return Crystals.from_arrays(ids, [f @ cell for f, cell in zip(fractional, lattice, strict=True)], species, lattice)
+
+
+def oracle(crystals: Crystals, voxels: VoxelConfig, decoding: DecodingConfig | None = None, *, progress: bool = False) -> Crystals:
+    """Voxelise crystals and segment the true species map; the true lattice is kept.
+
+    Args:
+        crystals: B crystals.
+        voxels: grid; its `label_frac` decides how much neighbouring atoms overlap.
+        decoding: limits of the segmentation.
+        progress: show a progress bar.
+
+    Returns:
+        B crystals with the same ids, to be scored with `nesf.metrics.evaluate`.
+    """
+    decoding = decoding or DecodingConfig()
+    species = voxelise(crystals, voxels, progress=progress).species.numpy()
+    found = [find_atoms(s, s != 0, decoding) for s in tqdm(species, desc="segmenting", unit="crystal", disable=not progress)]
+    lengths, angles = lattice_parameters(crystals.lattice)
+    return to_crystals(crystals.ids, [c for c, _ in found], [z for _, z in found], lengths, angles, origin(crystals), voxels)
+
+
+def choose_label_frac(crystals: Crystals, voxels: VoxelConfig, candidates: Sequence[float] = LABEL_FRACS, *, progress: bool = False) -> float:
+    """The `label_frac` with which the oracle errs least: in the number of atoms, then in their positions.
+
+    Args:
+        crystals: a validation (or training) split; never the test split.
+        voxels: grid.
+        candidates: values to try; the first of equally good ones is taken.
+        progress: show progress bars.
+    """
+    errors = []
+    for label_frac in candidates:
+        found = oracle(crystals, replace(voxels, label_frac=label_frac), progress=progress)
+        summary = evaluate(crystals, found, match=False).summary
+        errors.append((summary["number_of_atoms_error_percent"], summary["position_error_actual_angstrom"] or float("inf")))
+    return candidates[errors.index(min(errors))]
