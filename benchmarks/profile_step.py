@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, in the plain reference and in the package."""
+"""Time spent in each section of a training step, in the plain reference and in the package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stopwatch:
         self.inside: list[float] = []  # per open section: time of the sections in it
 
     def timed(self, section: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time counted for the section."""
+        """Return the function with its time counted for the section."""
 
         def wrapped(*arguments: Any, **named: Any) -> Any:
             self.finish()
@@ -50,7 +50,7 @@ class Stopwatch:
 
 
 def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]) -> dict[str, Any]:
-    """Sections of the given steps, after as many that warm up and as many that are timed as a whole.
+    """Time the sections of the given steps, after as many that warm up and as many that are timed as a whole.
 
     Returns:
         `seconds`, the median step without stopwatches; `sections`, seconds of each in the mean step with them.
@@ -92,7 +92,7 @@ def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     _, setting = parse("benchmarks.profile_step", "Time the sections of a training step, plain and ours, and record them.", arguments)
     profiles = []
     cases = [c for c in step_cases(setting.device) if c != "fp32, compiled"]

@@ -1,4 +1,4 @@
-"""What every measurement needs: its options, its dataset and model, steps of both kinds, and the record at the end."""
+"""Parts that all measurements share: options, dataset and model, training steps of both kinds, and the record at the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STEP_CASES = {"fp32": ("fp32", False), "fp32, compiled": ("fp32", True), "bf16, 
 
 
 def add_options(add: Callable[..., Any]) -> None:
-    """The options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
+    """Add the options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
     add("--data", default=None, metavar="DIR", help="folder of datasets; the user's default")
     add("--dataset", default="starter", metavar="NAME", help="starter (embedded), lcs6, ...")
     add("--fold", default=None, type=int, metavar="K", help="of ybco")
@@ -54,7 +54,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and with what is measured.
+    """Dataset, model and device of a measurement.
 
     Attributes:
         dataset: crystals.
@@ -74,7 +74,7 @@ class Setting:
 
     @classmethod
     def of(cls, options: Any, program: Sequence[str], arguments: Sequence[str]) -> Setting:
-        """From the parsed options of `add_options`.
+        """Return the setting of the parsed options of `add_options`.
 
         Raises:
             DataError: no such dataset.
@@ -93,31 +93,31 @@ class Setting:
         return TrainedModel.load(folder, str(self.device))
 
     def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
-        """Write the record; returns its file."""
+        """Write the record of a measurement, with the environment of the process that measured (None: this one); return its file."""
         model = command_line([str(self.model_folder)], ()) if uses_model else None
-        about = {"command": self.command, "started": self.started, "device": str(self.device), "model": model, "measured": measured}
+        about = {"command": self.command, "started": self.started, "model": model, "measured": measured or self.environment()}
         write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]
         return self.out / f"{kind}.json"
 
     def environment(self) -> dict[str, Any]:
-        """Versions, threads and peak memory of this process."""
+        """Return versions, threads and peak memory of this process."""
         return environment(str(self.device))
 
     def finish(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def free_folder(device: torch.device, dataset: Dataset) -> Path:
-    """`results/benchmarks/<device>-<dataset>`, with the first number that is free where there is such a record already."""
+    """Return `results/benchmarks/<device>-<dataset>`, with the first free number where there is such a record already."""
     name = f"{device.type}-{dataset.label.replace(' ', '-')}"
     numbered = (RECORDS / (name if k == 1 else f"{name}-{k}") for k in range(1, 10_000))
     return next(folder for folder in numbered if not folder.exists())
 
 
 def parse(program: str, description: str, arguments: Sequence[str] | None, more: Callable[[argparse.ArgumentParser], Any] | None = None) -> Any:
-    """Options and setting of one measurement.
+    """Parse the options of one measurement.
 
     Args:
         program: the module, as in `python -m <program>`.
@@ -138,7 +138,7 @@ def parse(program: str, description: str, arguments: Sequence[str] | None, more:
 
 
 class PlainRun:
-    """Training steps of the plain reference, and Adam: the crystals, their order, the queries and the first weights are those of a `FieldTrainer`."""
+    """Training steps of the plain reference with Adam, on the crystals, their order, the queries and the first weights of a `FieldTrainer`."""
 
     def __init__(self, trainer: FieldTrainer) -> None:
         self.trainer = trainer
@@ -170,14 +170,14 @@ def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Gene
 
 
 def step_cases(device: torch.device) -> list[str]:
-    """The cases that this machine can run: without a compiler or bf16 units there are fewer."""
+    """Return the cases that this machine can run: without a compiler or bf16 units there are fewer."""
     compiles, half = can_compile(device), has_bf16(device)
     ours = [name for name, (precision, compiled) in STEP_CASES.items() if (compiles or not compiled) and (half or precision == "fp32")]
     return [PLAIN, *ours]
 
 
 def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> FieldTrainer | PlainRun:
-    """Return what takes the training steps of one case.
+    """Return the trainer, or the plain reference, of one case.
 
     Args:
         preset: cpu, paper or official.
@@ -194,11 +194,11 @@ def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> FieldTra
 
 
 def decode_configs() -> dict[str, ReconstructionConfig]:
-    """The package's modes of decoding."""
+    """Return the package's modes of decoding."""
     return {"exact": ReconstructionConfig(mode="exact"), "fast": ReconstructionConfig(mode="fast")}
 
 
 def spread(n: int, count: int) -> list[int]:
-    """`count` indices (or n, if less) evenly over 0 ... n - 1."""
+    """Return `count` indices (or n, if less) evenly over 0 ... n - 1."""
     count = min(n, count)
     return [i * n // count for i in range(count)]

@@ -75,36 +75,21 @@ class Trainer(ABC, Generic[Model]):
     Networks are trained one after the other, each with an optimiser and epochs of its own (NeSF: one network). Everything random in a step
     comes from (seed, network, epoch, step) alone, so a checkpoint needs no generator states and a run that was killed continues as if it
     had not been (on a CPU with the same number of threads: bit for bit).
-
-    Attributes:
-        config_class: class of the method's config.
-        machine_keys: dotted keys of the config that data and machine set; a config is compared with a checkpoint's without them.
-        log_columns: of `log.csv`.
-        terms: names of the loss and its terms, by network.
-        trained: the model to save.
-        model: the module whose weights a checkpoint holds.
-        description: JSON metadata saved with the weights.
-        epochs: number of epochs, by network, in the order of training.
-        validate_every: epochs between two validations; 0: there are no validation crystals.
-        keeps_best: whether to keep the weights of the lowest validation loss, else the last ones.
-        current, optimizer, steps: the network in training, its optimiser, and its steps an epoch; `begin` sets them.
-        remedy: what to try where the loss is not finite.
-        average: moving average of the weights, which is then validated and kept; or None.
     """
 
     config_class: ClassVar[type[Choices]]
-    machine_keys: ClassVar[frozenset[str]]
+    machine_keys: ClassVar[frozenset[str]]  # of the config, dotted, set by data and machine: not compared with a checkpoint's
     log_columns: ClassVar[tuple[str, ...]]
-    terms: ClassVar[Mapping[str, tuple[str, ...]]]
-    model: nn.Module
-    description: Mapping[str, Any]
-    validate_every: int = 1
-    keeps_best: bool = True
-    current: nn.Module
+    terms: ClassVar[Mapping[str, tuple[str, ...]]]  # names of the loss and its terms, by network
+    model: nn.Module  # whose weights a checkpoint holds
+    description: Mapping[str, Any]  # JSON metadata saved with the weights
+    validate_every: int = 1  # epochs; 0: there are no validation crystals
+    keeps_best: bool = True  # the weights of the lowest validation loss; else the last ones
+    average: dict[str, Tensor] | None = None  # moving average of the weights, which is then validated and kept
+    current: nn.Module  # the network in training; `begin` sets it and what follows
     optimizer: torch.optim.Optimizer
-    steps: int
-    remedy: str
-    average: dict[str, Tensor] | None = None
+    steps: int  # an epoch
+    remedy: str  # where the loss is not finite
 
     def __init__(self, trained: Model, epochs: Mapping[str, int], seed: int, device: torch.device) -> None:
         self.trained, self.epochs, self.seed, self.device = trained, epochs, seed, device
@@ -218,11 +203,11 @@ class Trainer(ABC, Generic[Model]):
     def finish(self, out: Path) -> TrainingResult[Model]:
         """Write the weights to keep."""
         self.end_network()
-        several = {"best_epochs": self.best_epochs, "best_val_losses": self.best_losses}
+        best: dict[str, Any] = {"best_epochs": self.best_epochs, "best_val_losses": self.best_losses}
         self.trained.info = {
             "epoch": self.best_epochs[self.network],
             "epochs_trained": len(self.log),
-            **(several if len(self.epochs) > 1 else {"best_val_loss": self.best_loss}),
+            **(best if self.recorded_network else {"best_val_loss": self.best_loss}),
             "seed": self.seed,
             "minutes": round(self.minutes, 3),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
@@ -235,11 +220,10 @@ class Trainer(ABC, Generic[Model]):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors, metadata and log."""
-        state = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
+        state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
         state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
-        if len(self.epochs) > 1:
-            state |= {"best_epochs": self.best_epochs, "best_losses": self.best_losses}
-        return self.recorded_network | state | {"threads": torch.get_num_threads()}
+        earlier: dict[str, Any] = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
+        return self.recorded_network | state | earlier | {"threads": torch.get_num_threads()}
 
     def save(self, out: Path) -> None:
         """Write a checkpoint and `log.csv`: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
@@ -291,17 +275,10 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def starting_config(cls, out: Path, given: Any, *, resume: bool, planned: bool = False, device: torch.device) -> Any:
-        """Return the config to train with: the given one, or with `resume` that of the checkpoint in `out`, which must be the same.
-
-        Args:
-            out: folder of the training.
-            given: None, with `resume` only, for whatever the checkpoint has.
-            resume: whether to go on from the checkpoint in `out`.
-            planned: whether the number of epochs follows from a time and is not compared.
-            device: over which several ranks agree.
+        """Return the config to train with: the given one, or with `resume` that of the checkpoint in `out`.
 
         Raises:
-            ConfigError, DataError: no config, another one than the checkpoint's, or a folder that does not go with `resume`.
+            ConfigError, DataError: no config, another one than the checkpoint's (`planned`: but for its epochs), or `out` does not go with `resume`.
         """
         path = out / "checkpoint.json"
         started = bool(from_first_rank(path.exists(), device))  # other ranks may come when the first one has written it
@@ -328,15 +305,7 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
-        """Return whether the folder holds a checkpoint of this very training: same dataset, config and seed, with its tensors undamaged.
-
-        Args:
-            out: folder of the training.
-            dataset: to train on.
-            config: None for whatever config the checkpoint has.
-            seed: of the training.
-            device: over which several ranks take the answer of the first one.
-        """
+        """Return whether `out` holds a checkpoint of this very training: same dataset, config (if given) and seed, its tensors undamaged."""
         path = Path(out) / "checkpoint.json"
         try:
             state = read_json(path)

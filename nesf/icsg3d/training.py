@@ -14,7 +14,7 @@ from nesf.data.dataset import Dataset
 from nesf.distributed import launched
 from nesf.errors import ConfigError
 from nesf.hardware import has_bf16, keep_freed_memory
-from nesf.icsg3d.baseline import VoxelBaseline, condition_of, describe
+from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Latent, Networks
 from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate, voxelise
@@ -53,18 +53,10 @@ def train(
     kept, as in the published code; without validation crystals the last ones.
 
     Args:
-        dataset: crystals in the standard setting.
-        config: a preset, changed or not. None, with `resume` only: the checkpoint's.
-        out: folder for weights (`model.safetensors`, `model.json`), `log.csv` (one row a network and epoch) and checkpoint.
+        dataset, config, device, resume, options: as of `nesf.training.train`, and so are the errors.
+        out: folder for weights, checkpoint and `log.csv`, one row a network and epoch.
         seed: of the weights, the batches, the turned copies and the samples of z.
-        device: `auto`, `cpu`, `cuda`, ...
-        resume: go on from the checkpoint in `out`; exactly as if it had not been interrupted.
         maps: folder in which the voxelised crystals are kept (96 KiB a crystal) for the next training; None: they are not.
-        options: `max_minutes`, stop after so long, with a checkpoint; `progress`, a progress bar on standard error (default: True).
-
-    Raises:
-        ConfigError, DataError: an unusable setting, or a checkpoint that does not belong to this dataset and config.
-        NesfError: the loss became infinite or not a number.
     """
     out, chosen = Path(out), choose_device(device)
     if launched()[1] > 1:
@@ -119,7 +111,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         self.model = Networks(config).to(device)
         trained = VoxelBaseline(self.model, config, {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()})
         super().__init__(trained, {network: self.section(network).epochs for network in NETWORKS}, seed, device)
-        self.description = describe(config, trained.dataset)
+        self.description = trained.description
 
         def made(split: str) -> Maps:
             if maps is not None and len(dataset.splits[split]):
@@ -207,7 +199,8 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         vae, unet, c = self.model.vae, self.model.unet, self.config.vae
         condition = condition_of(len(x), self.config, self.device)
         mean, log_variance = (part.float() for part in vae.encode(x, condition, angles))
-        z = Latent(mean, log_variance).sample(torch.Generator(self.device).manual_seed(seed))
+        noise = torch.randn(mean.shape, generator=torch.Generator(self.device).manual_seed(seed), device=self.device)
+        z = Latent(mean, log_variance).sample(noise)
         predicted, predicted_angles = vae.decode(z, condition)
         loss_maps = functional.mse_loss(predicted, x)
         with torch.no_grad():
