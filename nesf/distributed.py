@@ -1,7 +1,6 @@
 """Training in several processes: `torchrun --nproc-per-node 8 -m nesf train …` (`torch.distributed`, NCCL on GPUs and gloo on CPUs).
 
-Each rank computes a share of every batch. Batch statistics, gradients and losses are summed over all ranks, so that the steps are those of
-one process with the whole batch.
+Each rank computes a share of every batch. Batch statistics, gradients and losses are summed over the ranks: the steps of one process.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ class Trainer(ABC, Generic[Model]):
             ConfigError, DataError: no config, another one than the checkpoint's (`planned`: but for its epochs), or `out` does not go with `resume`.
         """
         path = out / "checkpoint.json"
-        started = bool(from_first_rank(path.exists(), device))  # other ranks may come when the first one has written it
+        started = bool(from_first_rank(path.exists(), device))  # a later rank may see what the first one has already written
         if started and not resume:
             raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
         if resume and not started:

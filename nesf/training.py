@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -90,12 +90,12 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
 
 
 def for_device(config: Config, device: torch.device) -> Config:
-    """Return the config with `auto` replaced by what the device can do; warn where something asked for cannot be had."""
+    """Return the config with `auto` replaced by what the device can do; warn where `compile` is not possible."""
     t = config.training
     compiled = t.compile and can_compile(device)
     if t.compile and not compiled:
         warnings.warn("no C++ compiler found (g++): training runs without torch.compile, which is slower", stacklevel=2)
-    pays = has_bf16(device) and (compiled or device.type == "cuda")  # on a CPU conversions cost more than they save unless they are compiled
+    pays = has_bf16(device) and (compiled or device.type == "cuda")  # uncompiled conversions cost more than they save on a CPU
     precision = ("bf16" if pays else "fp32") if t.precision == "auto" else t.precision
     return dataclasses.replace(config, training=dataclasses.replace(t, compile=compiled, precision=precision))
 
@@ -164,15 +164,14 @@ class FieldTrainer(Trainer[TrainedModel]):
     """Training of the autoencoder.
 
     Attributes:
-        train_split, val_split: crystals, padded.
-        order: epoch, and its random order of the training crystals on the CPU and where the crystals are; or None.
-        steps: of an epoch; every crystal comes once.
+        train_split, val_split: padded crystals.
+        order: an epoch and the order of the crystals in it, in which each occurs once, on the CPU and where the crystals are; or None.
     """
 
     config_class = Config
     machine_keys = frozenset({"model.n_species", "training.precision", "training.compile"})
     log_columns = LOG_COLUMNS
-    terms = {"autoencoder": TERMS}  # noqa: RUF012
+    terms: ClassVar = {"autoencoder": TERMS}
     remedy = "a smaller training.learning_rate or training.gradient_clip=1"
     model: Autoencoder
 
@@ -198,9 +197,9 @@ class FieldTrainer(Trainer[TrainedModel]):
         self.sampler = Sampler(config.sampling, trained.box, device)
         self.generator = torch.Generator(device)
         self.order: tuple[int, Tensor, Tensor] | None = None
-        self.n_atoms: Tensor | None = None  # of each crystal, kept beside the processor that plans the steps; a stream knows a batch's itself
+        self.n_atoms: Tensor | None = None  # of each crystal, on the CPU, so that a step need not wait for the device; a stream counts them itself
         self.n_global: Tensor | None = None
-        self.home = torch.device("cpu")  # where crystals are selected
+        self.home = CPU  # where the crystals are that a step selects from
         if not isinstance(self.train_split, PaddedStream):
             self.home, self.n_atoms = device, torch.as_tensor(dataset.splits["train"].n_atoms)
             self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
@@ -220,14 +219,14 @@ class FieldTrainer(Trainer[TrainedModel]):
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=t.learning_rate, fused=True)
         self.steps = math.ceil(n / t.batch_size)
         if 0 < n % t.batch_size < max(2, n_processes()):
-            self.steps -= 1  # batch statistics of a single crystal do not exist: it joins the last full batch
+            self.steps -= 1  # a single crystal has no batch statistics: it joins the last full batch
 
     def batch(self, epoch: int, step: int) -> slice:
         """Return where the crystals of a step are in `order`, which seed and epoch give."""
         if self.order is None or self.order[0] != epoch:
             self.order = None  # of two orders, 8 bytes a crystal each, only one is ever in memory
             order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(derived_seed(self.seed, epoch)))
-            self.order = (epoch, order, order.to(self.home))  # once an epoch; a step itself moves nothing between processor and device
+            self.order = (epoch, order, order.to(self.home))  # once an epoch, so that a step copies nothing between CPU and device
             if isinstance(self.train_split, PaddedStream):
                 self.train_split.expect(order[self.share(self.slice_of(k))] for k in range(step, self.steps))
         return self.slice_of(step)

@@ -21,7 +21,7 @@ from nesf.errors import ConfigError, DataError, NesfError
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms
-from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, train
+from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, can_resume, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
 from nesf.records import read_run, validate
 from nesf.trainer import TrainingResult, clone
@@ -129,6 +129,15 @@ def test_training_one_step_at_a_time_is_the_uninterrupted_run(whole: TrainingRes
     assert losses(other, "vae") != losses(whole, "vae")
 
 
+def test_a_checkpoint_of_either_network_can_be_resumed(dataset: Dataset, tmp_path: Path) -> None:
+    train(dataset, tiny(), tmp_path, seed=3, device="cpu", max_minutes=0, progress=False)
+    while json.loads((tmp_path / "checkpoint.json").read_text())["network"] == "unet":
+        assert can_resume(tmp_path, dataset, tiny(), seed=3, device="cpu") and not can_resume(tmp_path, dataset, tiny(), seed=4, device="cpu")
+        train(dataset, tiny(), tmp_path, seed=3, device="cpu", resume=True, max_minutes=0, progress=False)
+    assert can_resume(tmp_path, dataset, None, seed=3, device="cpu")
+    assert not can_resume(tmp_path, dataset, tiny(vae__epochs=3), seed=3, device="cpu")
+
+
 def test_the_unet_is_frozen_while_the_vae_learns(dataset: Dataset) -> None:
     trainer = VoxelTrainer(dataset, tiny())
     trainer.step(0, 0)
@@ -178,15 +187,15 @@ def test_unusable_settings_are_refused(whole: TrainingResult, dataset: Dataset, 
 
     with pytest.raises(ConfigError, match=r"unet\.batch_size = 13.*1 to 12"):
         attempt(tiny(unet__batch_size=13))
-    with pytest.raises(ConfigError, match=r"voxels\.n = 16: 32 is expected"):
+    with pytest.raises(ConfigError, match=r"voxels\.n = 16: 32 "):
         attempt(tiny(vae__filters=[4, 4, 4, 4]))
-    with pytest.raises(NesfError, match=r"unet is not finite in epoch 1.*unet\.learning_rate"):
+    with pytest.raises(NesfError, match=r"unet .*epoch 1: .*unet\.learning_rate"):
         attempt(tiny(unet__learning_rate=1e30))
-    with pytest.raises(ConfigError, match="holds a training already"):
+    with pytest.raises(ConfigError, match=str(whole.folder)):
         attempt(tiny(), whole.folder)
-    with pytest.raises(ConfigError, match=r"vae\.epochs = 2, not 3"):
+    with pytest.raises(ConfigError, match=r"vae\.epochs = 2.* 3"):
         attempt(tiny(vae__epochs=3), whole.folder, seed=3, resume=True)
-    with pytest.raises(ConfigError, match="--seed 3, not 5"):
+    with pytest.raises(ConfigError, match="--seed 3.* 5"):
         attempt(None, whole.folder, seed=5, resume=True)
 
 
@@ -202,7 +211,7 @@ def test_what_is_saved_is_what_is_loaded(whole: TrainingResult, dataset: Dataset
     content = bytearray((tmp_path / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match="SHA-256"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         VoxelBaseline.load(tmp_path, "cpu")
 
 

@@ -26,7 +26,7 @@ from nesf.fields import Queries, Sampler, nearest_atom
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, read_tensors
 from nesf.trainer import TrainingResult, clone
-from nesf.training import LOG_COLUMNS, TERMS, FieldTrainer, for_device, learning_rate, losses, train
+from nesf.training import LOG_COLUMNS, TERMS, FieldTrainer, can_resume, for_device, learning_rate, losses, train
 
 SMALL = {
     "model.latent_size": 16, "model.encoder_position": [32], "model.encoder_species": [16], "model.encoder_mix": [64], "model.encoder_latent": [32],
@@ -237,15 +237,30 @@ def stopped(whole: TrainingResult, tmp_path: Path) -> Path:
 
 
 def test_resuming_what_does_not_belong_together(stopped: Path, dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--seed 3, not 5"):
+    with pytest.raises(ConfigError, match="--seed 3.* 5"):
         train(dataset, CONFIG, stopped, seed=5, resume=True, progress=False)
     fewer = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"test": dataset.splits["test"].select([0])})
-    with pytest.raises(DataError, match="was trained on"):
+    with pytest.raises(DataError, match=f"{dataset.hash()}.*{fewer.hash()}"):
         train(fewer, CONFIG, stopped, seed=3, resume=True, progress=False)
-    with pytest.raises(ConfigError, match="holds a training already.*--resume"):
+    with pytest.raises(ConfigError, match=r"run: .*--resume"):
         train(dataset, CONFIG, stopped, seed=3, progress=False)
-    with pytest.raises(DataError, match="no checkpoint to resume from"):
+    with pytest.raises(DataError, match="empty: .*--resume"):
         train(dataset, CONFIG, tmp_path / "empty", seed=3, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_this_very_training_can_be_resumed(stopped: Path, dataset: Dataset, tmp_path: Path) -> None:
+    assert can_resume(stopped, dataset, CONFIG, seed=3) and can_resume(stopped, dataset, None, seed=3)
+    machine = CONFIG.with_values({"training.precision": "bf16", "training.compile": True})  # set by the machine, and not compared
+    assert can_resume(stopped, dataset, machine, seed=3)
+    assert not can_resume(stopped, dataset, CONFIG, seed=4)
+    assert not can_resume(stopped, dataset, CONFIG.with_values({"training.epochs": 5}), seed=3)
+    assert not can_resume(stopped, dataclasses.replace(dataset, splits=dict(dataset.splits) | {"val": dataset.splits["test"]}), CONFIG, seed=3)
+    assert not can_resume(tmp_path / "empty", dataset, CONFIG, seed=3)
+    (path,) = stopped.glob("checkpoint-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not can_resume(stopped, dataset, CONFIG, seed=3)
+    (stopped / "checkpoint.json").write_text("{}")
+    assert not can_resume(stopped, dataset, CONFIG, seed=3)
 
 
 def test_damaged_checkpoints_are_refused(stopped: Path, dataset: Dataset) -> None:
@@ -254,13 +269,13 @@ def test_damaged_checkpoints_are_refused(stopped: Path, dataset: Dataset) -> Non
     content[-3] ^= 1
     for damaged in (bytes(content), bytes(content[:-100]), b""):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"checkpoint-.*safetensors.*damaged"):
+        with pytest.raises(DataError, match=r"checkpoint-.*safetensors"):
             train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
     path.unlink()
-    with pytest.raises(DataError, match=r"checkpoint-.*safetensors: cannot be read"):
+    with pytest.raises(DataError, match=r"checkpoint-.*safetensors"):
         train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
     (stopped / "checkpoint.json").write_text('{"config": {')
-    with pytest.raises(DataError, match=r"checkpoint\.json: is not JSON"):
+    with pytest.raises(DataError, match=r"checkpoint\.json"):
         train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
 
 
@@ -271,7 +286,7 @@ def test_damaged_models_are_refused(stopped: Path) -> None:
     with pytest.raises(DataError, match=r"model\.safetensors.*SHA-256"):
         TrainedModel.load(stopped)
     (stopped / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         TrainedModel.load(stopped)
 
 
@@ -335,16 +350,24 @@ def test_moving_average_is_what_is_kept(dataset: Dataset, tmp_path: Path) -> Non
     assert not torch.equal(last[f"model.{name}"], start[name])
 
 
+def test_training_needs_a_config_or_a_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nesf\.config"):
+        train(dataset, None, tmp_path, progress=False)
+    (tmp_path / "checkpoint.json").write_text('{"epoch": 1}')
+    with pytest.raises(DataError, match=r"checkpoint\.json"):
+        train(dataset, None, tmp_path, resume=True, progress=False)
+
+
 def test_settings_that_cannot_work(dataset: Dataset, tmp_path: Path) -> None:
     for key in ("training.epochs", "training.batch_size"):
         with pytest.raises(ConfigError, match=key):
             train(dataset, CONFIG.with_values({key: 0}), tmp_path / key, progress=False)
     one = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"train": dataset.splits["train"].select([0])})
-    with pytest.raises(DataError, match="1 training crystals"):
+    with pytest.raises(DataError, match="few: 1 .*at least 2"):
         train(one, CONFIG, tmp_path / "one", progress=False)
-    with pytest.raises(ConfigError, match="'tpu'.*choose auto or cpu"):
+    with pytest.raises(ConfigError, match="'tpu'"):
         choose_device("tpu")
-    with pytest.raises(NesfError, match="smaller training.learning_rate"):
+    with pytest.raises(NesfError, match=r"epoch 1: .*training\.learning_rate"):
         train(dataset, CONFIG.with_values({"training.learning_rate": 1e30, "training.warmup_epochs": 0}), tmp_path / "wild", progress=False)
 
 
@@ -377,12 +400,13 @@ def test_progress_bar_shows_losses(dataset: Dataset, tmp_path: Path, capsys: pyt
 
 def test_run_on_bf16_without_compilation(dataset: Dataset, tmp_path: Path, whole: TrainingResult) -> None:
     result = train(dataset, CONFIG.with_values({"training.precision": "bf16", "training.epochs": 1}), tmp_path, seed=3, progress=False)
-    assert result.log[0]["loss"] == pytest.approx(whole.log[0]["loss"], rel=0.2) and result.log[0]["loss"] != whole.log[0]["loss"]
+    for term in ("loss", "loss_position", "loss_species"):  # bf16 has 8 significant bits, of which means over many queries lose few
+        assert result.log[0][term] == pytest.approx(whole.log[0][term], rel=2**-8) and result.log[0][term] != whole.log[0][term]
     assert Config.from_dict(json.loads((tmp_path / "model.json").read_text())["config"]).training.precision == "bf16"
 
 
 def test_resuming_with_other_options_is_refused(stopped: Path, dataset: Dataset, whole: TrainingResult) -> None:
     other = CONFIG.with_values({"training.learning_rate": 0.5})
-    with pytest.raises(ConfigError, match=r"learning_rate = .*, not 0\.5"):
+    with pytest.raises(ConfigError, match=r"training\.learning_rate = .* 0\.5"):
         train(dataset, other, stopped, seed=3, resume=True, progress=False)
     same_end(train(dataset, None, stopped, seed=3, resume=True, progress=False), whole)

@@ -148,7 +148,7 @@ def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
 
 
 PRESETS: Mapping[str, VoxelBaselineConfig] = {c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))}
-# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds' together for YBCO-like); 0.85, LCS6Å's, where nothing is said.
+# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds' together for YBCO-like); other datasets: 0.85, as LCS6Å.
 LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0, "icsg3d-recovered": 1.0}
 
 

@@ -60,7 +60,7 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
 def _hull_voxels(component: np.ndarray) -> int:
     """Return the number of voxels of the convex hull, at least those of the component."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a flat component has no hull in space: the count of its own voxels stands
+        warnings.simplefilter("ignore")  # a flat component has no hull in space: its own voxels are counted
         return max(int(morphology.convex_hull_image(component).sum()), int(component.sum()))
 
 
