@@ -18,7 +18,7 @@ PARTS = ("speed", "scaling", "profile")
 
 
 def timings_of(benchmarks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The turns of each case put together, with its ratio to the plain case of its group.
+    """Put the turns of each case together, with its ratio to the plain case of its group.
 
     Args:
         benchmarks: the list of that name in pytest-benchmark's JSON.
@@ -51,7 +51,7 @@ def timings_of(benchmarks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table_of(timings: Sequence[Mapping[str, Any]]) -> str:
-    """What, seconds and ratio to the plain reference, as text."""
+    """Return group, case, seconds and ratio to the plain reference as text."""
     rows = [("what", "case", "seconds", "per", "times plain's speed")]
     for t in timings:
         rows.append((t["group"], t["case"], f"{t['median']:.3g}", t["unit"], f"{t['ratio']:.1f}" if t["ratio"] else "–"))
@@ -78,11 +78,11 @@ def speed(setting: Setting, options: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
 
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-        parser.add_argument("--turns", type=int, default=3, metavar="N", help="so often the cases of a group take turns")
+        parser.add_argument("--turns", type=int, default=3, metavar="N", help="how often the cases of a group take turns")
         parser.add_argument("--select", default="", metavar="WORDS", help="of the speed measurements, as pytest's -k; for a look, not for a record")
 
     options, setting = parse("benchmarks", "Time training and decoding against the plain reference, and record it.", arguments, more)

@@ -24,7 +24,7 @@ TOLERANCE = 0.05  # Å
 
 
 def compare(ours: Crystals, plain: Crystals) -> tuple[list[str], list[float]]:
-    """Ids of the crystals that disagree; of the others the largest distance between atoms of the same place, Å."""
+    """Return the ids of the crystals that disagree, and for each other one the largest distance between matching atoms, Å."""
     disagree, largest = [], []
     for i, name in enumerate(plain.ids):
         a, b = plain.positions[plain.atoms(i)], ours.positions[ours.atoms(i)]
@@ -42,7 +42,7 @@ def compare(ours: Crystals, plain: Crystals) -> tuple[list[str], list[float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
 
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--split", action="append", help="train, val or test; may be repeated (default: val and test)")

@@ -14,14 +14,14 @@ torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]  # many 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The shared options, and how often the cases of a group take turns."""
+    """Add the shared options, and how often the cases of a group take turns."""
     group = parser.getgroup("nesf")
     add_options(group.addoption)
-    group.addoption("--turns", default=3, type=int, metavar="N", help="so often the cases of a group are measured one after the other")
+    group.addoption("--turns", default=3, type=int, metavar="N", help="how often the cases of a group are measured one after the other")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every case once a turn: slow and fast phases of a busy machine then meet all of them."""
+    """Run every case once a turn, so that slow and fast phases of a busy machine affect all of them."""
     if "turn" in metafunc.fixturenames:
         metafunc.parametrize("turn", range(metafunc.config.getoption("--turns")))
     if "step_case" in metafunc.fixturenames:
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """The record wants the memory and the threads of the process that measured."""
+    """Add memory and threads of the process that measured."""
     output_json["environment"] = config.stash[SETTING].environment()
 
 
@@ -40,12 +40,12 @@ SETTING = pytest.StashKey[Setting]()
 
 @pytest.fixture(scope="session")
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Dataset, model and device of the options."""
+    """Return dataset, model and device of the options."""
     request.config.stash[SETTING] = Setting.of(request.config.option, ("python", "-m", "benchmarks"), ())
     return request.config.stash[SETTING]
 
 
 @pytest.fixture(scope="session")
 def cache() -> dict[Any, Any]:
-    """What one turn leaves for the next: compiled runs, above all."""
+    """Return what one turn keeps for the next: above all compiled functions."""
     return {}

@@ -25,7 +25,7 @@ CELL: Box = ((0.0,) * 3, (25.0,) * 3)
 
 
 def thousand_atoms(edge: float) -> PaddedCrystals:
-    """One crystal with 1,000 atoms, at least 1.5 Å apart, in a cube."""
+    """Return one crystal with 1,000 atoms, at least 1.5 Å apart, in a cube."""
     steps = torch.arange(10) * (edge / 10) + 0.5
     atoms = torch.cartesian_prod(steps, steps, steps) + 0.3 * torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
     lengths, angles = torch.full((1, 3), edge), torch.full((1, 3), torch.pi / 2)
@@ -35,7 +35,7 @@ def thousand_atoms(edge: float) -> PaddedCrystals:
 
 
 def cases(setting: Setting) -> dict[str, Callable[[], dict[str, Any]]]:
-    """What is decoded, by name; each gives the numbers of particles and of detected atoms."""
+    """Return the decodings to measure, by name; each returns the numbers of particles and of detected atoms."""
 
     def neural(box: Box, mode: str, **changes: Any) -> dict[str, Any]:
         model = setting.model
@@ -66,7 +66,7 @@ def cases(setting: Setting) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options, setting = parse(
         "benchmarks.memory",

@@ -49,7 +49,7 @@ class PlainEncoder(nn.Module):
         self.latent = mlp(config.encoder_mix[-1] + 6, widths, batch_norm=True, dropout=dropout, momentum=momentum)
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
-        """Latent vectors z [B, latent_size]."""
+        """Return latent vectors z [B, latent_size]."""
         counts = crystals.mask.sum(1).tolist()
         positions = torch.cat([p[:n] for p, n in zip(crystals.positions, counts, strict=True)])  # [n, 3]
         species = torch.cat([s[:n] for s, n in zip(crystals.species, counts, strict=True)])  # [n]
@@ -71,7 +71,7 @@ class PlainField(nn.Module):
         self.last = nn.Linear(widths[-1] + 3 * config.query_in_last_layer, n_out)
 
     def forward(self, queries: Tensor, z: Tensor) -> Tensor:
-        """Field values [M, n_out] at queries [M, 3] (Å) with a latent vector for each of them [M, latent_size]."""
+        """Return field values [M, n_out] at queries [M, 3] (Å) with a latent vector for each of them [M, latent_size]."""
         x = z
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(torch.relu(layer(torch.cat([x, queries], dim=-1))))
@@ -95,7 +95,7 @@ class PlainAutoencoder(nn.Module):
 
 
 def plain_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> PlainAutoencoder:
-    """The plain network with the weights of an `nesf.model.Autoencoder` (its `state_dict`), on their device and in their type."""
+    """Return the plain network with the weights of an `nesf.model.Autoencoder` (its `state_dict`), on their device and in their type."""
     model = PlainAutoencoder(config)
     some = next(iter(weights.values()))
     model.to(some.device, some.dtype).load_state_dict(weights)
@@ -103,7 +103,7 @@ def plain_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> PlainAuto
 
 
 class Targets(NamedTuple):
-    """Queries of all crystals, one crystal after the other, and the ground-truth fields there.
+    """Return queries of all crystals, one crystal after the other, and the ground-truth fields there.
 
     Attributes:
         queries: [M, 3], Å.
@@ -119,7 +119,7 @@ class Targets(NamedTuple):
 
 
 def ground_truth(queries: Queries, crystals: PaddedCrystals) -> Targets:
-    """The fields of the true crystals (Section 2.2), one crystal after the other; nearest among the atoms of the cell."""
+    """Return the fields of the true crystals (Section 2.2), one crystal after the other; nearest among the atoms of the cell."""
     if queries.crystal is None:
         parts = list(queries.positions)
     else:
@@ -136,7 +136,7 @@ def ground_truth(queries: Queries, crystals: PaddedCrystals) -> Targets:
 
 
 def plain_losses(model: PlainAutoencoder, crystals: PaddedCrystals, position_queries: Queries, species_queries: Queries, config: Config) -> Tensor:
-    """Eq. 2 for one batch.
+    """Return Eq. 2 and its terms for one batch.
 
     Args:
         position_queries, species_queries: as a `Sampler` draws them.
@@ -171,7 +171,7 @@ class PlainAtoms(NamedTuple):
 
 @torch.no_grad()
 def plain_decode(model: PlainAutoencoder, z: Tensor, box: Box, config: ReconstructionConfig) -> PlainAtoms:
-    """The five steps of Section 2.1 for one crystal: every particle moves `iterations` times.
+    """Decode one crystal by the five steps of Section 2.1: every particle moves `iterations` times.
 
     Args:
         model: in evaluation mode.
@@ -197,7 +197,7 @@ def plain_decode(model: PlainAutoencoder, z: Tensor, box: Box, config: Reconstru
 
 
 def suppress(particles: Tensor, scores: Tensor, config: ReconstructionConfig) -> Tensor:
-    """Step 4, non-maximum suppression, a particle at a time: the best that is left is an atom if enough particles are near it.
+    """Suppress non-maxima (step 4), a particle at a time: the best that is left is an atom if enough particles are near it.
 
     Args:
         particles: [M, 3], Å.

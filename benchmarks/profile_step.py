@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, in the plain reference and in the package."""
+"""Time spent in each section of a training step, in the plain reference and in the package."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 import benchmarks.plain
-import nesf.losses
-from benchmarks.setting import PLAIN, PlainRun, Setting, parse, run_of, step_cases
-from nesf.training import _Run
+import nesf.training
+from benchmarks.setting import PLAIN, PlainRun, Setting, parse, run_of, step_cases, trainer_of
+from nesf.training import FieldTrainer
 
 SECTIONS = ("sampling", "nearest atom", "encoder", "position field", "species field", "backward", "optimiser", "other")
 LONG = 5.0  # seconds; a plain step that takes longer is not warmed up first
@@ -31,7 +31,7 @@ class Stopwatch:
         self.inside: list[float] = []  # per open section: time of the sections in it
 
     def timed(self, section: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time counted for the section."""
+        """Return the function with its time counted for the section."""
 
         def wrapped(*arguments: Any, **named: Any) -> Any:
             self.finish()
@@ -49,8 +49,8 @@ class Stopwatch:
         return wrapped
 
 
-def profile(setting: Setting, run: _Run | PlainRun, steps: Sequence[int]) -> dict[str, Any]:
-    """Sections of the given steps, after as many that warm up and as many that are timed as a whole.
+def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]) -> dict[str, Any]:
+    """Time the sections of the given steps, after as many that warm up and as many that are timed as a whole.
 
     Returns:
         `seconds`, the median step without stopwatches; `sections`, seconds of each in the mean step with them.
@@ -64,7 +64,7 @@ def profile(setting: Setting, run: _Run | PlainRun, steps: Sequence[int]) -> dic
         if isinstance(run, PlainRun) and times[0] > LONG:
             break  # nothing is compiled, and what else is done once weighs little in so long a step
     watch = Stopwatch(setting.finish)
-    sampler = (run.run if isinstance(run, PlainRun) else run).sampler
+    sampler = trainer_of(run).sampler
     with ExitStack() as stack:
 
         def replace(owner: Any, name: str, section: str) -> None:
@@ -80,7 +80,7 @@ def profile(setting: Setting, run: _Run | PlainRun, steps: Sequence[int]) -> dic
             replace(run.model.position_field, "forward", "position field")
             replace(run.model.species_field, "forward", "species field")
         else:
-            replace(nesf.losses, "nearest_atom", "nearest atom")
+            replace(nesf.training, "nearest_atom", "nearest atom")
             names = {"position_field": "position field", "species_field": "species field"}
             timed = {name: watch.timed(section, getattr(run.functions, name)) for name, section in names.items()}
             stack.enter_context(patch.object(run, "functions", run.functions._replace(**timed)))
@@ -92,14 +92,14 @@ def profile(setting: Setting, run: _Run | PlainRun, steps: Sequence[int]) -> dic
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     _, setting = parse("benchmarks.profile_step", "Time the sections of a training step, plain and ours, and record them.", arguments)
     profiles = []
     cases = [c for c in step_cases(setting.device) if c != "fp32, compiled"]
     for preset, what in WHAT.items():
         for case in tqdm(cases, desc=what, unit="case"):
             run = run_of(setting, preset, case)
-            about = run.run if isinstance(run, PlainRun) else run
+            about = trainer_of(run)
             many = 1 if preset == "paper" and case == PLAIN else 2 if preset == "paper" else 10
             steps = [k % max(about.steps - 1, 1) for k in range(many)]  # the last batch may be smaller
             profiles.append({"case": case, "what": what} | profile(setting, run, steps))

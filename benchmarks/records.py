@@ -1,4 +1,4 @@
-"""How benchmarks are recorded: results/benchmarks/<name>/<kind>.json (schema/benchmark.json)."""
+"""Records of benchmarks: results/benchmarks/<name>/<kind>.json (schema/benchmark.json)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ def write_benchmark(
     *,
     command: str,
     started: datetime,
-    device: str = "cpu",
     model: str | None = None,
     measured: Mapping[str, Any] | None = None,
     **content: Any,
@@ -32,9 +31,8 @@ def write_benchmark(
         dataset: what was computed with.
         command: what to type to repeat it.
         started: UTC.
-        device: where it computed.
         model: folder of the trained model, as in the command.
-        measured: `environment` of the process that computed, where it is not this one.
+        measured: `environment` of the process that computed; None: of this one, on a CPU.
         content: the measurements.
 
     Returns:
@@ -50,7 +48,7 @@ def write_benchmark(
         "commit": commit(),
         "started": started.isoformat(timespec="seconds"),
         "wall_time_seconds": (datetime.now(UTC) - started).total_seconds(),
-        **(measured or environment(device)),
+        **(measured or environment()),
         "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
         "model": model,
         **content,

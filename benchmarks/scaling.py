@@ -1,4 +1,4 @@
-"""How time grows with queries, atoms and crystals, over a hundredfold range of each."""
+"""Growth of time with queries, atoms and crystals, over a hundredfold range of each."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ EDGE = 20.0  # Å, of the cell that holds them
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The k of seconds ~ size^k, by least squares on logarithms."""
+    """Return the k of seconds ~ size^k, by least squares on logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def series_of(setting: Setting, quantity: str, cases: dict[str, Callable[[int], Callable[[], Any]]], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure all cases at all sizes, which take turns.
+    """Measure all cases at all sizes, in turns.
 
     Args:
         quantity: queries, atoms or crystals.
@@ -69,7 +69,7 @@ def series_of(setting: Setting, quantity: str, cases: dict[str, Callable[[int], 
 
 
 def over_queries(setting: Setting, batch: int = 16) -> list[dict[str, Any]]:
-    """A training step against its queries, position and half as many species queries of `batch` crystals, in fp32, not compiled."""
+    """Measure a training step against its queries, position and half as many species queries of `batch` crystals, in fp32, not compiled."""
 
     def step(total: int) -> Callable[[], Any]:
         per_crystal = 2 * total // (3 * batch)
@@ -81,7 +81,7 @@ def over_queries(setting: Setting, batch: int = 16) -> list[dict[str, Any]]:
 
 
 def many_atoms(n: int) -> Crystals:
-    """One crystal of about n atoms in a cubic cell with edges of `EDGE`, on a regular grid of k³ places."""
+    """Return one crystal of about n atoms in a cubic cell with edges of `EDGE`, on a regular grid of k³ places."""
     side = round(n ** (1 / 3))
     cells = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
     return Crystals.from_arrays(["many"], [(cells + 0.5) * EDGE / side], [1 + cells.sum(-1) % 2], np.eye(3)[None] * EDGE)
@@ -110,7 +110,7 @@ class GridFields:
 
 
 def over_atoms(setting: Setting) -> list[dict[str, Any]]:
-    """Decoding against atoms of the cell, with the same particles in the same box. No trained model has so many atoms.
+    """Measure decoding against atoms of the cell, with the same particles in the same box. No trained model has so many atoms.
 
     Fields that cost the same for any number of atoms, as a network does, show what the five steps cost. The true fields search the
     nearest of all atoms for every query, and the queries of step 5 grow with the atoms: together that grows with their square.
@@ -131,12 +131,12 @@ def over_atoms(setting: Setting) -> list[dict[str, Any]]:
 
 
 def reduced(config: ReconstructionConfig) -> ReconstructionConfig:
-    """With a grid of 0.8 Å, and with fewer particles to a cluster: 1000 atoms share 17,000 particles."""
+    """Return the config with a grid of 0.8 Å and fewer particles to a cluster: 1000 atoms share 17,000 particles."""
     return replace(config, grid_interval=0.8, min_particles=2)
 
 
 def over_crystals(setting: Setting) -> list[dict[str, Any]]:
-    """Decoding against crystals, with the trained model; a crystal comes again where the dataset has fewer."""
+    """Measure decoding against crystals, with the trained model; crystals are repeated where the dataset has fewer."""
     train, model = setting.dataset.splits["train"], setting.model
     largest = max(CRYSTALS)
     chosen = train.select(np.random.default_rng(0).permutation(np.resize(np.arange(len(train)), largest)))
@@ -149,7 +149,7 @@ def over_crystals(setting: Setting) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     _, setting = parse("benchmarks.scaling", "Measure how time grows with queries, atoms and crystals, and record it.", arguments)
     with torch.no_grad():
         decoded = over_atoms(setting) + over_crystals(setting)

@@ -1,4 +1,4 @@
-"""What every measurement needs: its options, its dataset and model, steps of both kinds, and the record at the end."""
+"""Parts that all measurements share: options, dataset and model, training steps of both kinds, and the record at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nesf.hardware import can_compile, has_bf16
 from nesf.records import command_line, environment
 from nesf.saved import TrainedModel, choose_device
 from nesf.trainer import derived_seed
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDS = REPOSITORY / "results" / "benchmarks"
@@ -37,7 +37,7 @@ STEP_CASES = {"fp32": ("fp32", False), "fp32, compiled": ("fp32", True), "bf16, 
 
 
 def add_options(add: Callable[..., Any]) -> None:
-    """The options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
+    """Add the options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
     add("--data", default=None, metavar="DIR", help="folder of datasets; the user's default")
     add("--dataset", default="starter", metavar="NAME", help="starter (embedded), lcs6, ...")
     add("--fold", default=None, type=int, metavar="K", help="of ybco")
@@ -54,7 +54,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and with what is measured.
+    """Dataset, model and device of a measurement.
 
     Attributes:
         dataset: crystals.
@@ -74,7 +74,7 @@ class Setting:
 
     @classmethod
     def of(cls, options: Any, program: Sequence[str], arguments: Sequence[str]) -> Setting:
-        """From the parsed options of `add_options`.
+        """Return the setting of the parsed options of `add_options`.
 
         Raises:
             DataError: no such dataset.
@@ -93,31 +93,31 @@ class Setting:
         return TrainedModel.load(folder, str(self.device))
 
     def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
-        """Write the record; returns its file."""
+        """Write the record of a measurement, with the environment of the process that measured (None: this one); return its file."""
         model = command_line([str(self.model_folder)], ()) if uses_model else None
-        about = {"command": self.command, "started": self.started, "device": str(self.device), "model": model, "measured": measured}
+        about = {"command": self.command, "started": self.started, "model": model, "measured": measured or self.environment()}
         write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]
         return self.out / f"{kind}.json"
 
     def environment(self) -> dict[str, Any]:
-        """Versions, threads and peak memory of this process."""
+        """Return versions, threads and peak memory of this process."""
         return environment(str(self.device))
 
     def finish(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def free_folder(device: torch.device, dataset: Dataset) -> Path:
-    """`results/benchmarks/<device>-<dataset>`, with the first number that is free where there is such a record already."""
+    """Return `results/benchmarks/<device>-<dataset>`, with the first free number where there is such a record already."""
     name = f"{device.type}-{dataset.label.replace(' ', '-')}"
     numbered = (RECORDS / (name if k == 1 else f"{name}-{k}") for k in range(1, 10_000))
     return next(folder for folder in numbered if not folder.exists())
 
 
 def parse(program: str, description: str, arguments: Sequence[str] | None, more: Callable[[argparse.ArgumentParser], Any] | None = None) -> Any:
-    """Options and setting of one measurement.
+    """Parse the options of one measurement.
 
     Args:
         program: the module, as in `python -m <program>`.
@@ -138,42 +138,46 @@ def parse(program: str, description: str, arguments: Sequence[str] | None, more:
 
 
 class PlainRun:
-    """Training steps of the plain reference, and Adam: the crystals, their order, the queries and the first weights are those of a `_Run`."""
+    """Training steps of the plain reference with Adam, on the crystals, their order, the queries and the first weights of a `FieldTrainer`."""
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.model: PlainAutoencoder = plain_model(run.config.model, run.model.state_dict()).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=run.config.training.learning_rate)
-        self.generator = torch.Generator(run.device)
+    def __init__(self, trainer: FieldTrainer) -> None:
+        self.trainer = trainer
+        self.model: PlainAutoencoder = plain_model(trainer.config.model, trainer.model.state_dict()).train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=trainer.config.training.learning_rate)
+        self.generator = torch.Generator(trainer.device)
 
     def step(self, epoch: int, step: int) -> Tensor:
-        """One step of the optimiser; returns the losses before it."""
-        crystals, position_queries, species_queries = batch_of(self.run, epoch, step, self.generator)
-        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.run.config)
+        """Take one step of the optimiser; return the losses before it."""
+        crystals, position_queries, species_queries = batch_of(self.trainer, epoch, step, self.generator)
+        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.trainer.config)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
         self.optimizer.step()
         return terms.detach()
 
 
-def batch_of(run: _Run, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
-    """Crystals, position queries and species queries of one step, as `_Run.step` has them."""
-    order = torch.randperm(len(run.train_split), generator=torch.Generator().manual_seed(derived_seed(run.seed, epoch))).to(run.device)
-    size = run.config.training.batch_size
-    crystals = run.train_split.select(order[step * size : (step + 1) * size if step < run.steps - 1 else None])
-    generator.manual_seed(derived_seed(run.seed, epoch, step, 1))
-    return crystals, run.sampler.position_queries(crystals, generator), run.sampler.species_queries(crystals, generator)
+def trainer_of(run: FieldTrainer | PlainRun) -> FieldTrainer:
+    """Return the trainer whose crystals and queries a run takes."""
+    return run.trainer if isinstance(run, PlainRun) else run
+
+
+def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
+    """Return crystals, position queries and species queries of one step, as `FieldTrainer.step` has them."""
+    order = torch.randperm(len(trainer.train_split), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, epoch))).to(trainer.device)
+    crystals = trainer.train_split.select(order[trainer.slice_of(step)])
+    generator.manual_seed(derived_seed(trainer.seed, epoch, step, 1))
+    return crystals, trainer.sampler.position_queries(crystals, generator), trainer.sampler.species_queries(crystals, generator)
 
 
 def step_cases(device: torch.device) -> list[str]:
-    """The cases that this machine can run: without a compiler or bf16 units there are fewer."""
+    """Return the cases that this machine can run: without a compiler or bf16 units there are fewer."""
     compiles, half = can_compile(device), has_bf16(device)
     ours = [name for name, (precision, compiled) in STEP_CASES.items() if (compiles or not compiled) and (half or precision == "fp32")]
     return [PLAIN, *ours]
 
 
-def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> _Run | PlainRun:
-    """Training steps of one case.
+def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> FieldTrainer | PlainRun:
+    """Return the trainer, or the plain reference, of one case.
 
     Args:
         preset: cpu, paper or official.
@@ -185,16 +189,16 @@ def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> _Run | P
     config: Config = PRESETS[preset].with_values(values)
     size = min(config.training.batch_size, len(setting.dataset.splits["train"]))
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))
-    run = _Run(setting.dataset, config, None, 0, setting.device)
-    return PlainRun(run) if case == PLAIN else run
+    trainer = FieldTrainer(setting.dataset, config, device=setting.device)
+    return PlainRun(trainer) if case == PLAIN else trainer
 
 
 def decode_configs() -> dict[str, ReconstructionConfig]:
-    """The package's modes of decoding."""
+    """Return the package's modes of decoding."""
     return {"exact": ReconstructionConfig(mode="exact"), "fast": ReconstructionConfig(mode="fast")}
 
 
 def spread(n: int, count: int) -> list[int]:
-    """`count` indices (or n, if less) evenly over 0 ... n - 1."""
+    """Return `count` indices (or n, if less) evenly over 0 ... n - 1."""
     count = min(n, count)
     return [i * n // count for i in range(count)]

@@ -26,7 +26,7 @@ from nesf.data.dataset import load_dataset
 from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_dataset
 from nesf.hardware import keep_freed_memory
 from nesf.records import command_line, environment
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 SIZES = (10_000, 100_000, 1_000_000)
 PART = 10_000  # crystals in memory while the dataset is written
@@ -36,7 +36,7 @@ TURNS, STEPS = 4, 4  # streamed and in memory take turns, of so many steps
 
 
 def synthetic(n: int, first: int) -> Crystals:
-    """Random crystals of 1 to 30 atoms: species, positions and lattices mean nothing, their number does."""
+    """Return random crystals of 1 to 30 atoms: species, positions and lattices mean nothing, their number does."""
     random = np.random.default_rng(first)
     counts = random.integers(1, 31, n)
     lattice = standard_lattice(random.uniform(3, 6, (n, 3)), np.radians(random.uniform(80, 100, (n, 3))))
@@ -47,7 +47,7 @@ def synthetic(n: int, first: int) -> Crystals:
 
 
 def memory(kind: str) -> int:
-    """Memory of this process, bytes: `RssAnon`, its own without files that are mapped, or `VmHWM`, the peak of all (Linux)."""
+    """Return the memory of this process, bytes: `RssAnon`, its own without files that are mapped, or `VmHWM`, the peak of all (Linux)."""
     found = re.search(rf"^{kind}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return 1024 * int(found[1]) if found else 0
 
@@ -69,41 +69,41 @@ class Steps:
 
     def __init__(self, folder: Path, streamed: bool) -> None:
         begin = time.perf_counter()
-        self.run = _Run(open_dataset(folder) if streamed else load_dataset(folder), CONFIG, None, 0, torch.device("cpu"))
+        self.trainer = FieldTrainer(open_dataset(folder) if streamed else load_dataset(folder), CONFIG)
         self.seconds_to_open, self.done, self.times = time.perf_counter() - begin, 0, list[float]()
         self.anonymous = memory("RssAnon")
 
     def take(self, n: int, timed: bool, epoch: int = 0) -> None:
-        """So many further steps."""
+        """Take n further steps."""
         for _ in range(n):
             begin = time.perf_counter()
-            self.run.step(epoch, self.done % self.run.steps)
+            self.trainer.step(epoch, self.done % self.trainer.steps)
             if timed:
                 self.times.append(time.perf_counter() - begin)
             self.done += 1
             self.anonymous = max(self.anonymous, memory("RssAnon"))
 
     def numbers(self) -> dict[str, Any]:
-        """Memory, bytes, and seconds, so far."""
+        """Return memory, bytes, and seconds, so far."""
         return {"seconds_to_open": self.seconds_to_open, "peak_anonymous_bytes": self.anonymous, "peak_memory_bytes": memory("VmHWM")}
 
 
 def stream(folder: Path) -> dict[str, Any]:
-    """Steps, a validation and the beginning of the next epoch in a process that does nothing else."""
+    """Take steps, a validation and the beginning of the next epoch in a process that does nothing else."""
     steps = Steps(folder, True)
     steps.take(STEPS, False)
-    steps.run.validate()
-    assert isinstance(steps.run.train_split, PaddedStream)
-    steps.run.train_split.expect(())  # as at the end of an epoch: nothing of it is announced any more
+    steps.trainer.validate()
+    assert isinstance(steps.trainer.train_split, PaddedStream)
+    steps.trainer.train_split.expect(())  # as at the end of an epoch: nothing of it is announced any more
     steps.take(STEPS, False, epoch=1)
     return steps.numbers()
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """The same steps in memory and streamed, in turn; the memory is that before anything is streamed."""
+    """Take the same steps in memory and streamed, in turn; the memory is that before anything is streamed."""
     resident = Steps(folder, False)
     resident.take(STEPS, False)
-    resident.run.validate()
+    resident.trainer.validate()
     resident.take(STEPS, False)
     numbers = resident.numbers()
     streamed = Steps(folder, True)
@@ -111,13 +111,13 @@ def compare(folder: Path) -> dict[str, Any]:
     for _ in range(TURNS):
         resident.take(STEPS, True)
         streamed.take(STEPS, True)
-    assert torch.equal(resident.run.sums, streamed.run.sums), "streamed training differs from that in memory"
+    assert torch.equal(resident.trainer.sums, streamed.trainer.sums), "streamed training differs from that in memory"
     medians = {"resident": statistics.median(resident.times), "streamed": statistics.median(streamed.times)}
     return numbers | {f"{k}_step_seconds": v for k, v in medians.items()} | {"environment": environment()}
 
 
 def child(task: str, folder: Path, n: int) -> dict[str, Any]:
-    """One of the above in a process of its own."""
+    """Run one of the above in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.streaming", "--task", task, "--folder", str(folder), "--crystals", str(n)]
     done = subprocess.run(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -126,7 +126,7 @@ def child(task: str, folder: Path, n: int) -> dict[str, Any]:
 
 
 def measure(n: int, parent: Path | None) -> tuple[list[dict[str, Any]], StreamedDataset, dict[str, Any]]:
-    """Everything at one size; the crystals are deleted at the end."""
+    """Measure everything at one size; the crystals are deleted at the end."""
     with tempfile.TemporaryDirectory(dir=parent, prefix="nesf-streaming-") as temporary:
         folder = Path(temporary) / "data"
         made, streamed, resident = (child(task, folder, n) for task in ("make", "stream", "compare"))
@@ -145,7 +145,7 @@ def measure(n: int, parent: Path | None) -> tuple[list[dict[str, Any]], Streamed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("--crystals", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the training split")

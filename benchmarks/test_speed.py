@@ -1,4 +1,4 @@
-"""What is timed against the plain reference. `python -m benchmarks` runs it and records the result."""
+"""Measurements of speed against the plain reference. `python -m benchmarks` runs them and records the result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.plain import plain_decode, plain_model
-from benchmarks.setting import PLAIN, PlainRun, Setting, batch_of, decode_configs, run_of, spread
+from benchmarks.setting import PLAIN, Setting, batch_of, decode_configs, run_of, spread, trainer_of
 from nesf.crystals import Crystals, pad
 from nesf.decode import decode_latent
 from nesf.metrics import evaluate
-from nesf.training import _Run
+from nesf.training import FieldTrainer
 
 Cache = dict[Any, Any]
 
@@ -31,22 +31,22 @@ def measure(
 
     Args:
         warmup: rounds before, untimed.
-        detail: kept in the record; `per`: so many units are in one round.
+        detail: kept in the record; `per`: units in one round.
     """
     benchmark.group = group
     benchmark.extra_info.update({"case": case, "unit": unit, "per": 1} | detail)
     benchmark.pedantic(work, rounds=rounds, warmup_rounds=warmup, iterations=1)
 
 
-def step_sizes(run: _Run) -> dict[str, int]:
-    """Size of the first step, and steps in an epoch."""
-    crystals, *queries = batch_of(run, 0, 0, torch.Generator(run.device))
+def step_sizes(trainer: FieldTrainer) -> dict[str, int]:
+    """Return the sizes of the first step, and the steps in an epoch."""
+    crystals, *queries = batch_of(trainer, 0, 0, torch.Generator(trainer.device))
     position, species = (q.positions.shape[:-1].numel() for q in queries)
-    return {"batch": len(crystals), "steps": run.steps, "position_queries": position, "species_queries": species}
+    return {"batch": len(crystals), "steps": trainer.steps, "position_queries": position, "species_queries": species}
 
 
-def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Callable[[int], None], _Run]:
-    """Training steps of one case: a function that does step k of an epoch, and the `_Run` with its crystals. Made, and compiled, in the first turn."""
+def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Callable[[int], None], FieldTrainer]:
+    """Return a function that takes step k of an epoch of one case, and the trainer with its crystals; made, and compiled, in the first turn."""
     if (preset, case) not in cache:
         cache[preset, case] = run_of(setting, preset, case)
     run = cache[preset, case]
@@ -55,11 +55,11 @@ def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Cal
         run.step(0, k)
         setting.finish()
 
-    return step, run.run if isinstance(run, PlainRun) else run
+    return step, trainer_of(run)
 
 
 def test_step_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, step_case: str, turn: int) -> None:
-    """One training step with drawn queries."""
+    """Time one training step with drawn queries."""
     step, about = stepper(cache, setting, "cpu", step_case)
     steps = cycle(range(max(about.steps - 1, 1)))  # the last batch may be smaller
     rounds, warmup = (3, 1) if step_case == PLAIN else (10, 4 if turn == 0 else 1)
@@ -68,7 +68,7 @@ def test_step_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cache
 
 
 def test_step_of_preset_paper(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, step_case: str, turn: int) -> None:
-    """One training step with every grid point of every atom; batches in turn, for their numbers of queries differ."""
+    """Time one training step with every grid point of every atom; batches in turn, because their numbers of queries differ."""
     step, about = stepper(cache, setting, "paper", step_case)
     several = min(3, max(about.steps - 1, 1))
     steps = cycle([(turn + k) % several for k in range(several)])
@@ -79,7 +79,7 @@ def test_step_of_preset_paper(benchmark: BenchmarkFixture, setting: Setting, cac
 
 
 def test_epoch_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, step_case: str, turn: int) -> None:
-    """All steps of one epoch, without validation."""
+    """Time all steps of one epoch, without validation."""
     step, about = stepper(cache, setting, "cpu", step_case)
 
     def work() -> None:
@@ -93,7 +93,7 @@ def test_epoch_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cach
 
 @pytest.mark.parametrize("case", [PLAIN, "ours"])
 def test_encode(benchmark: BenchmarkFixture, setting: Setting, case: str, turn: int) -> None:
-    """Latent vectors of the test split: plain, one crystal after the other; ours, in one batch."""
+    """Time the encoding of the test split: plain, one crystal after the other; ours, in one batch."""
     crystals, model = setting.dataset.splits["test"], setting.model
     plain = plain_model(model.config.model, model.autoencoder.state_dict()).eval()
 
@@ -112,7 +112,7 @@ def test_encode(benchmark: BenchmarkFixture, setting: Setting, case: str, turn: 
 
 
 def test_decode(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, decode_case: str, turn: int) -> None:
-    """Crystals from latent vectors: the same ones for every case."""
+    """Time the decoding of latent vectors, the same ones for every case."""
     test, model = setting.dataset.splits["test"], setting.model
     if "z" not in cache:
         chosen = test.select(spread(len(test), 8))
@@ -135,7 +135,7 @@ def test_decode(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, dec
 
 @pytest.mark.parametrize("case", ["errors", "errors and structure matching"])
 def test_metrics(benchmark: BenchmarkFixture, setting: Setting, case: str, turn: int) -> None:
-    """Metrics of Table 1 over the test split, for atoms that are a little off."""
+    """Time the metrics of Table 1 over the test split, for atoms that are a little off."""
     actual = setting.dataset.splits["test"]
     shifted = actual.positions + np.random.default_rng(0).normal(scale=0.05, size=actual.positions.shape)
     detected = Crystals(actual.ids, shifted, actual.species, actual.lattice, actual.offsets)
@@ -145,7 +145,7 @@ def test_metrics(benchmark: BenchmarkFixture, setting: Setting, case: str, turn:
 
 @pytest.mark.parametrize("case", ["write", "read"])
 def test_pack(benchmark: BenchmarkFixture, setting: Setting, tmp_path: Path, case: str, turn: int) -> None:
-    """The packed file of the training split."""
+    """Time writing and reading the packed file of the training split."""
     crystals = setting.dataset.splits["train"]
     file = tmp_path / "train.safetensors"
     crystals.save(file)
@@ -156,7 +156,7 @@ def test_pack(benchmark: BenchmarkFixture, setting: Setting, tmp_path: Path, cas
 
 @pytest.mark.parametrize("case", [PLAIN, "ours"])
 def test_pad(benchmark: BenchmarkFixture, setting: Setting, case: str, turn: int) -> None:
-    """The training split as padded tensors: plain, one crystal after the other; ours, all at once."""
+    """Time padding the training split: plain, one crystal after the other; ours, all at once."""
     crystals, vocabulary = setting.dataset.splits["train"], setting.dataset.vocabulary
 
     def one_by_one() -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Training in several processes: `torchrun --nproc-per-node 8 -m nesf train …` (`torch.distributed`, NCCL on GPUs and gloo on CPUs).
 
-Each process computes a share of every batch. Batch statistics, gradients and losses are summed over all of them, so that the steps are
-those that one process would take with the whole batch.
+Each rank computes a share of every batch. Batch statistics, gradients and losses are summed over the ranks: the steps of one process.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from torch import distributed as dist
 
 
 def n_processes() -> int:
-    """Number of processes that train together; 1 outside of `distributed`."""
+    """Return the number of processes that train together; 1 outside of `processes`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0; the first one writes files."""
+    """Return the rank of this process among them; rank 0 writes files."""
     return dist.get_rank() if n_processes() > 1 else 0
 
 
 def launched() -> tuple[int, int]:
-    """Number of this process and number of processes that a launcher such as torchrun started; (0, 1) without one."""
+    """Return the rank of this process and the number of processes that a launcher such as torchrun started; (0, 1) without one."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[str]:
-    """Join the other processes that a launcher started, if it did; gives the device of this one."""
+    """Join the processes that a launcher started, if it did, and yield the device of this one."""
     if launched()[1] == 1:
         yield device
         return
@@ -49,7 +48,7 @@ def processes(device: str = "auto") -> Iterator[str]:
 
 
 def total(x: Tensor) -> Tensor:
-    """Sum of a tensor over all processes; without gradient."""
+    """Sum a tensor over all ranks; without gradient."""
     if n_processes() == 1:
         return x
     x = x.contiguous().clone()
@@ -57,8 +56,8 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def decided_by_first(value: float, device: torch.device) -> float:
-    """The first process's value, in all of them."""
+def from_first_rank(value: float, device: torch.device) -> float:
+    """Return the value of rank 0, on every rank."""
     return float(total(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
 
 
@@ -73,10 +72,10 @@ class _Total(torch.autograd.Function):
 
 
 class BatchNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation whose statistics are those of all processes' rows together (torch's SyncBatchNorm has no CPU form)."""
+    """Batch normalisation with the statistics of all ranks' rows together (torch's SyncBatchNorm has no CPU form)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised x [M, width]."""
+        """Return x [M, width] normalised."""
         if not self.training or n_processes() == 1:
             return super().forward(x)
         sums = _Total.apply(torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))]))

@@ -224,7 +224,7 @@ def _oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crysta
 
 
 def _voxel_oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-    from nesf.icsg3d.oracle import oracle
+    from nesf.icsg3d.segmentation import oracle
 
     return oracle(dataset.split(split), config.voxels, config.decoding, progress=progress)
 

@@ -1,33 +1,53 @@
-"""What every training has in common, whatever it trains: seeds, interruptions, and checkpoints that are either whole or not there."""
+"""What every training has in common: its loop, checkpoints that are either whole or not there, interruptions, and seeds."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from nesf.config import Choices
-from nesf.errors import ConfigError, DataError
+from nesf.data.dataset import Dataset
+from nesf.data.streaming import StreamedDataset
+from nesf.distributed import from_first_rank, n_processes, rank, total
+from nesf.errors import ConfigError, DataError, NesfError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
-from nesf.saved import read_tensors
+from nesf.saved import choose_device, read_tensors
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
-Model = TypeVar("Model")
-Chosen = TypeVar("Chosen", bound=Choices)
+
+
+class SavableModel(Protocol):
+    """A model with name, fold and hash of its dataset, and with what `model.json` tells of its training."""
+
+    dataset: Mapping[str, Any]
+    info: Mapping[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `model.json`."""
+
+
+Model = TypeVar("Model", bound=SavableModel)
 
 
 @dataclass(frozen=True)
 class TrainingResult(Generic[Model]):
-    """What a training ended with.
+    """The outcome of a training.
 
     Attributes:
         model: the weights that are kept: best validation loss with early stopping, else the last.
@@ -42,46 +62,266 @@ class TrainingResult(Generic[Model]):
     finished: bool
 
 
-def derived_seed(seed: int, *purpose: int) -> int:
-    """One number from a run's seed and a purpose, so that nothing random depends on what came before."""
-    for part in purpose:
-        seed = (seed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
-        seed ^= seed >> 29
-    return seed
+class FitOptions(TypedDict, total=False):
+    """Options of `Trainer.fit`, which `train` of each method takes too."""
+
+    max_minutes: float | None
+    progress: bool
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one interrupts as usual."""
-    asked = False
+class Trainer(ABC, Generic[Model]):
+    """One training in progress. A method's subclass adds the data, a training step and the validation.
 
-    def handle(number: int, _: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
+    Networks are trained one after the other, each with an optimiser and epochs of its own (NeSF: one network). Everything random in a step
+    comes from (seed, network, epoch, step) alone, so a checkpoint needs no generator states and a run that was killed continues as if it
+    had not been (on a CPU with the same number of threads: bit for bit).
+    """
 
-    previous: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread: signals stay as they are
-        pass
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    config_class: ClassVar[type[Choices]]
+    machine_keys: ClassVar[frozenset[str]]  # of the config, dotted, set by data and machine: not compared with a checkpoint's
+    log_columns: ClassVar[tuple[str, ...]]
+    terms: ClassVar[Mapping[str, tuple[str, ...]]]  # names of the loss and its terms, by network
+    model: nn.Module  # whose weights a checkpoint holds
+    description: Mapping[str, Any]  # JSON metadata saved with the weights
+    validate_every: int = 1  # epochs; 0: there are no validation crystals
+    keeps_best: bool = True  # the weights of the lowest validation loss; else the last ones
+    average: dict[str, Tensor] | None = None  # moving average of the weights, which is then validated and kept
+    current: nn.Module  # the network in training; `begin` sets it and what follows
+    optimizer: torch.optim.Optimizer
+    steps: int  # an epoch
+    remedy: str  # where the loss is not finite
 
+    def __init__(self, trained: Model, epochs: Mapping[str, int], seed: int, device: torch.device) -> None:
+        self.trained, self.epochs, self.seed, self.device = trained, epochs, seed, device
+        self.minutes = 0.0
+        self.log: list[dict[str, Any]] = []
+        self.best_epochs: dict[str, int] = {}  # of the networks that have been trained
+        self.best_losses: dict[str, float | None] = {}
 
-def adam_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of Adam by number of the parameter, for a checkpoint."""
-    parameters = optimizer.param_groups[0]["params"]
-    return {f"adam.{i}.{k}": v for i, p in enumerate(parameters) for k, v in optimizer.state.get(p, {}).items()}
+    @abstractmethod
+    def begin(self, network: str) -> None:
+        """Start the training of a network."""
+        self.network, self.epoch, self.next_step = network, 0, 0
+        self.sums = torch.zeros(len(self.terms[network]), dtype=torch.float64, device=self.device)  # of the epoch's losses
+        self.best: dict[str, Tensor] | None = None
+        self.best_loss: float | None = None
+        self.best_epoch = -1
+
+    @abstractmethod
+    def step(self, epoch: int, step: int) -> None:
+        """Take one step of the optimiser and add its losses to `sums`."""
+
+    @abstractmethod
+    def validate(self) -> Tensor:
+        """Return the loss and its terms on the validation crystals."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all networks have had all their epochs."""
+        return len(self.log) >= sum(self.epochs.values())
+
+    @property
+    def recorded_network(self) -> dict[str, Any]:
+        """The current network as log and checkpoint name it; nothing where there is only one."""
+        return {"network": self.network} if len(self.epochs) > 1 else {}
+
+    def fit(self, out: Path, *, max_minutes: float | None = None, progress: bool = True) -> TrainingResult[Model]:
+        """Train until the last epoch, the time budget or Ctrl-C, whichever comes first; write checkpoints and the weights to keep into `out`."""
+        begin, before, last_save = time.monotonic(), self.minutes, time.monotonic()
+        bar = tqdm(
+            total=sum(self.epochs.values()),
+            initial=len(self.log),
+            unit="epoch",
+            desc="training",
+            disable=not progress or rank() > 0,
+            mininterval=1 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+        with interruptible() as interrupted, bar:
+            while not self.finished:
+                self.step(self.epoch, self.next_step)
+                self.next_step += 1
+                self.minutes = before + (time.monotonic() - begin) / 60
+                if self.next_step == self.steps:
+                    self.end_epoch(bar)
+                stop = self.agree_on_stopping(interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes))
+                if stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
+                    self.save(out)
+                    last_save = time.monotonic()
+                if stop:
+                    break
+        self.save(out)
+        return self.finish(out)
+
+    def agree_on_stopping(self, requested: bool) -> bool:
+        """Agree on stopping: every 20 steps, stop if any rank asked to. A single process stops at once."""
+        if n_processes() == 1:
+            return requested
+        return self.next_step % 20 == 0 and bool(total(torch.tensor(float(requested), device=self.device)) > 0)
+
+    def end_epoch(self, bar: Any) -> None:
+        """Log the epoch, validate, remember the best weights, and go on to the next network after the last epoch of one."""
+        names, done = self.terms[self.network], self.epoch + 1
+        row = self.recorded_network | {"epoch": done, "minutes": round(self.minutes, 4), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row |= dict(zip(names, self.finite((self.sums / self.steps).tolist()), strict=True))
+        if self.validate_every and (done % self.validate_every == 0 or done == self.epochs[self.network]):
+            values = self.validate().tolist()
+            row |= {f"val_{name}": value for name, value in zip(names, values, strict=True)}
+            if self.keeps_best and values[0] < (math.inf if self.best_loss is None else self.best_loss):
+                self.best_loss, self.best_epoch, self.best = values[0], done, clone(self.candidate())
+        self.log.append(row)
+        self.sums.zero_()
+        self.epoch, self.next_step = done, 0
+        shown = self.recorded_network | {name.removeprefix("loss_"): f"{row[name]:.4g}" for name in names[:3]}
+        if self.best_loss is not None:
+            shown["best val"] = f"{self.best_loss:.4g}@{self.best_epoch}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update(1)
+        if done == self.epochs[self.network] and not self.finished:
+            self.end_network()
+            networks = list(self.epochs)
+            self.begin(networks[networks.index(self.network) + 1])
+
+    def finite(self, losses: list[float]) -> list[float]:
+        """Return the loss and its terms, or raise NesfError where one became infinite or not a number."""
+        if not all(map(math.isfinite, losses)):
+            of = "".join(f" of {network}" for network in self.recorded_network.values())
+            raise NesfError(f"the loss{of} is not finite ({losses[0]}) in epoch {self.epoch + 1}: try {self.remedy}")
+        return losses
+
+    def candidate(self) -> dict[str, Tensor]:
+        """Return the weights that would be kept now: the moving average where there is one."""
+        return self.average if self.average is not None else self.current.state_dict()
+
+    def end_network(self) -> None:
+        """Give the current network the weights to keep."""
+        self.current.load_state_dict(self.best if self.best is not None else self.candidate())
+        self.current.eval()
+        self.best_epochs[self.network] = self.epoch if self.best is None else self.best_epoch
+        self.best_losses[self.network] = self.best_loss
+
+    def finish(self, out: Path) -> TrainingResult[Model]:
+        """Write the weights to keep."""
+        self.end_network()
+        best: dict[str, Any] = {"best_epochs": self.best_epochs, "best_val_losses": self.best_losses}
+        self.trained.info = {
+            "epoch": self.best_epochs[self.network],
+            "epochs_trained": len(self.log),
+            **(best if self.recorded_network else {"best_val_loss": self.best_loss}),
+            "seed": self.seed,
+            "minutes": round(self.minutes, 3),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
+            "threads": torch.get_num_threads(),
+            "finished": self.finished,
+        }
+        if rank() == 0:
+            self.trained.save(out)
+        return TrainingResult(self.trained, out, self.log, self.finished)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside tensors, metadata and log."""
+        state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
+        state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
+        earlier: dict[str, Any] = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
+        return self.recorded_network | state | earlier | {"threads": torch.get_num_threads()}
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint and `log.csv`: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
+        if rank() > 0:
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | {"sums": self.sums}
+        for prefix, weights in (("average.", self.average), ("best.", self.best)):
+            tensors |= {prefix + k: v for k, v in (weights or {}).items()}
+        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+            tensors |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+        name = "-".join(["checkpoint", *self.recorded_network.values(), f"{self.epoch:05d}", f"{self.next_step:05d}.safetensors"])
+        write_atomically(out / name, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.log_columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.log)
+        write_atomically(out / "log.csv", table.getvalue())
+        about = {"file": name, "sha256": sha256_of(out / name), **self.state(), **self.description, "log": self.log}
+        write_json(out / "checkpoint.json", about)
+        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
+            if old.name != name:
+                old.unlink()
+
+    def restore(self, out: Path) -> None:
+        """Go back to the checkpoint in a folder.
+
+        Raises:
+            DataError: not a whole checkpoint, damaged, or of another dataset.
+            ConfigError: of another seed.
+        """
+        path, threads, dataset = out / "checkpoint.json", torch.get_num_threads(), dict(self.trained.dataset)
+        state = read_json(path)
+        if missing := [key for key in ("file", "sha256", *self.state(), "dataset", "log") if key not in state]:
+            raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
+        if state["dataset"] != dataset:
+            raise DataError(f"{path}: was trained on {state['dataset']}, not on {dataset}; give the dataset it was trained on")
+        if state["seed"] != self.seed:
+            raise ConfigError(f"{path}: was started with --seed {state['seed']}, not {self.seed}; give the same seed")
+        if state["threads"] != threads and self.device.type == "cpu":
+            warnings.warn(f"resumed with {threads} threads instead of {state['threads']}: equal up to rounding, not bit for bit", stacklevel=3)
+        tensors = {k: v.to(self.device) for k, v in read_tensors(out / state["file"], state["sha256"]).items()}
+        self.begin(state.get("network", self.network))
+        self.model.load_state_dict(with_prefix(tensors, "model."))
+        self.average, self.best = with_prefix(tensors, "average.") or None, with_prefix(tensors, "best.") or None
+        restore_adam(self.optimizer, tensors)
+        self.sums, self.log, self.minutes = tensors["sums"], state["log"], state["minutes"]
+        self.epoch, self.next_step, self.best_loss, self.best_epoch = (state[k] for k in ("epoch", "step", "best_loss", "best_epoch"))
+        self.best_epochs, self.best_losses = state.get("best_epochs", {}), state.get("best_losses", {})
+
+    @classmethod
+    def starting_config(cls, out: Path, given: Any, *, resume: bool, planned: bool = False, device: torch.device) -> Any:
+        """Return the config to train with: the given one, or with `resume` that of the checkpoint in `out`.
+
+        Raises:
+            ConfigError, DataError: no config, another one than the checkpoint's (`planned`: but for its epochs), or `out` does not go with `resume`.
+        """
+        path = out / "checkpoint.json"
+        started = bool(from_first_rank(path.exists(), device))  # a later rank may see what the first one has already written
+        if started and not resume:
+            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
+        if resume and not started:
+            raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
+        if resume:
+            return cls._checkpoint_config(path, given, {"training.epochs"} if planned else set())
+        if given is None:
+            raise ConfigError(f"a config is needed to start a training; for example a preset of {cls.config_class.__module__}")
+        return given
+
+    @classmethod
+    def _checkpoint_config(cls, path: Path, given: Any, not_compared: Set[str] = frozenset()) -> Any:
+        saved, skipped = read_json(path).get("config"), cls.machine_keys | not_compared
+        if not isinstance(saved, dict):
+            raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
+        asked = given.to_dict() if given else {}
+        decoding = {key: asked.pop(key) for key in ("decoding",) if key in asked}  # on which a training does not depend
+        for section, values in asked.items():
+            for key, value in values.items() if isinstance(values, dict) else ():
+                if f"{section}.{key}" not in skipped and (held := saved.get(section, {}).get(key)) != value:
+                    raise ConfigError(f"{path}: was started with {section}.{key} = {held!r}, not {value!r}; resume with the same options, or none")
+        return cls.config_class.from_dict(saved | decoding)
+
+    @classmethod
+    def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
+        """Return whether `out` holds a checkpoint of this very training: same dataset, config (if given) and seed, its tensors undamaged."""
+        path = Path(out) / "checkpoint.json"
+        try:
+            state = read_json(path)
+            cls._checkpoint_config(path, config)
+            read_tensors(path.parent / state["file"], state["sha256"])
+            fits = state["seed"] == seed and state["dataset"]["hash"] == dataset.hash()
+        except (NesfError, KeyError):
+            fits = False
+        return bool(from_first_rank(fits, choose_device(device)))
 
 
 @torch.no_grad()
 def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `adam_tensors`.
+    """Give Adam the state that a checkpoint holds, by number of the parameter.
 
     Moments get their parameter's order in memory (channels first or last), which a file does not keep: fused Adam goes through both as they lie.
     """
@@ -93,92 +333,41 @@ def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin so, without it."""
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def write_checkpoint(
-    out: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any], log: Sequence[Mapping[str, Any]], columns: Sequence[str]
-) -> None:
-    """Write a checkpoint and `log.csv`: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair.
-
-    Args:
-        out: folder of the training.
-        name: of the tensors' file, `checkpoint-….safetensors`; another one each time.
-        tensors: any.
-        state: everything else; `file`, `sha256` and `log` are added.
-        log: one row an epoch.
-        columns: of `log.csv`.
-    """
-    write_atomically(out / name, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(log)
-    write_atomically(out / "log.csv", buffer.getvalue())
-    write_json(out / "checkpoint.json", {"file": name, "sha256": sha256_of(out / name), **state, "log": list(log)})
-    for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
-        if old.name != name:
-            old.unlink()
+def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of weights that training does not change."""
+    return {k: v.detach().clone() for k, v in weights.items()}
 
 
-def read_checkpoint(out: Path, needed: Sequence[str], *, seed: int, dataset: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """State and tensors of the checkpoint in a folder, after comparing what it belongs to.
-
-    Args:
-        out: folder of the training.
-        needed: keys of the state, beside those that every checkpoint has.
-        seed: of the training.
-        dataset: name, fold and hash.
-
-    Raises:
-        DataError: not a whole checkpoint, damaged, or of another dataset.
-        ConfigError: of another seed.
-    """
-    path = out / "checkpoint.json"
-    state = read_json(path)
-    if missing := [key for key in ("file", "sha256", "seed", "dataset", "log", *needed) if key not in state]:
-        raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
-    if state["dataset"] != dict(dataset):
-        raise DataError(f"{path}: was trained on {state['dataset']}, not on {dict(dataset)}; give the dataset it was trained on")
-    if state["seed"] != seed:
-        raise ConfigError(f"{path}: was started with --seed {state['seed']}, not {seed}; give the same seed")
-    return state, read_tensors(out / state["file"], state["sha256"])
+def derived_seed(seed: int, *purpose: int) -> int:
+    """Return one number from a run's seed and a purpose, so that nothing random depends on what came before."""
+    for part in purpose:
+        seed = (seed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+        seed ^= seed >> 29
+    return seed
 
 
-def resumed_config(path: Path, kind: type[Chosen], given: Chosen | None, decided: set[str]) -> Chosen:
-    """The checkpoint's config, after comparing it with the one that is given, if one is.
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one interrupts as usual."""
+    requested = False
 
-    Args:
-        path: of `checkpoint.json`.
-        kind: the class of the config.
-        given: what is asked for; None for whatever the checkpoint has.
-        decided: dotted keys that data and machine decide, which are not compared.
+    def handle(number: int, _: Any) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(number, previous[number])
 
-    Raises:
-        DataError: not a checkpoint.
-        ConfigError: another config.
-    """
-    saved = read_json(path).get("config")
-    if not isinstance(saved, dict):
-        raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
-    wanted = given.to_dict() if given else {}
-    for section, values in wanted.items():
-        for key, value in values.items() if isinstance(values, dict) and section != "decoding" else ():  # a training does not depend on the decoding
-            if f"{section}.{key}" not in decided and saved.get(section, {}).get(key) != value:
-                raise ConfigError(
-                    f"{path}: was started with {section}.{key} = {saved.get(section, {}).get(key)!r}, not {value!r}; resume with the same options, or with none"
-                )
-    return kind.from_dict(saved | {key: wanted[key] for key in ("decoding",) if key in wanted})
-
-
-def check_start(out: Path, started: bool, *, resume: bool) -> None:
-    """Refuse to start where a training is, and to resume where none is.
-
-    Raises:
-        ConfigError, DataError: the folder does not go with `resume`.
-    """
-    if started and not resume:
-        raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
-    if resume and not started:
-        raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
+    previous: dict[int, Any] = {}
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: signals stay as they are
+        pass
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -29,9 +29,8 @@ from nesf.decode import decode, decode_latent, reconstruct
 from nesf.decoding_fields import GroundTruthFields
 from nesf.errors import DataError
 from nesf.fields import Sampler
-from nesf.losses import losses
 from nesf.saved import TrainedModel, model_for
-from nesf.training import _Run, learning_rate
+from nesf.training import FieldTrainer, learning_rate, losses
 from nesf_studies import figures
 from nesf_studies.pages import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, speed_table
 from nesf_studies.pages.benchmarks import read_benchmark
@@ -186,19 +185,19 @@ def test_plain_steps_take_the_same_way(preset: str, starter: Dataset) -> None:
         "training.precision": "fp32",
         "model.dropout": 0,
     }
-    run = _Run(small, PRESETS[preset].with_values(changes | (FULL if preset == "paper" else {})), None, 0, torch.device("cpu"))
-    run.model.double()  # Adam would else magnify rounding
-    run.train_split = run.train_split.to("cpu", torch.float64)
-    plain = PlainRun(run)
-    assert run.steps == 2  # the ninth crystal joins the second batch
+    trainer = FieldTrainer(small, PRESETS[preset].with_values(changes | (FULL if preset == "paper" else {})))
+    trainer.model.double()  # Adam would else magnify rounding
+    trainer.train_split = trainer.train_split.to("cpu", torch.float64)
+    plain = PlainRun(trainer)
+    assert trainer.steps == 2  # the ninth crystal joins the second batch
     for epoch in range(2):
-        for step in range(run.steps):
-            run.sums.zero_()
-            run.step(epoch, step)
+        for step in range(trainer.steps):
+            trainer.sums.zero_()
+            trainer.step(epoch, step)
             for group in plain.optimizer.param_groups:
-                group["lr"] = learning_rate(run.config.training, epoch + step / run.steps)
+                group["lr"] = learning_rate(trainer.config.training, epoch + step / trainer.steps)
             # After the first step the losses tell of the updates too.
-            torch.testing.assert_close(run.sums, plain.step(epoch, step), rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(trainer.sums, plain.step(epoch, step), rtol=1e-6, atol=1e-8)
 
 
 RECORDED = sorted(p for kind in BENCHMARKS for p in (REPOSITORY / "results" / "benchmarks").glob(f"*/{kind}.json"))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import nesf.training
 from nesf.config import preset
 from nesf.data import load
+from nesf.training import FieldTrainer, train
 
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SMALL = {
@@ -41,14 +41,14 @@ with processes("cpu") as device:
 def steps(full: bool) -> list[dict[str, torch.Tensor]]:
     """Three steps in float64: gradients, running statistics and losses after each. Noise is off where processes draw their own."""
     changes = {f"sampling.{k}": 0 for k in ("n_position", "n_species", "global_sigma", "local_sigma", "species_sigma")} if full else {}
-    run = nesf.training._Run(load("starter"), preset("cpu").with_values(SMALL | changes), None, 0, torch.device("cpu"))
-    run.model.double()
-    run.train_split = run.train_split.to("cpu", torch.float64)
+    trainer = FieldTrainer(load("starter"), preset("cpu").with_values(SMALL | changes))
+    trainer.model.double()
+    trainer.train_split = trainer.train_split.to("cpu", torch.float64)
     made = []
     for step in range(1 if full else 3):
-        run.step(0, step)
-        gradients = {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
-        made.append(gradients | {name: b.clone() for name, b in run.model.named_buffers()} | {"losses": run.sums.clone()})
+        trainer.step(0, step)
+        gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+        made.append(gradients | {name: b.clone() for name, b in trainer.model.named_buffers()} | {"losses": trainer.sums.clone()})
     return made
 
 
@@ -71,19 +71,19 @@ def test_gradients_statistics_and_losses_are_those_of_one_process(sampling: str,
 def test_loss_curve_stop_and_resume_through_torchrun(tmp_path: Path) -> None:
     words = [w for key, value in SMALL.items() for w in ("--set", f"{key}={json.dumps(value) if isinstance(value, bool | list) else value}")]
 
-    def train(out: str, *more: str) -> list[dict[str, str]]:
+    def launched(out: str, *more: str) -> list[dict[str, str]]:
         launch("-m", "nesf", "train", "starter", "--out", str(tmp_path / out), *words, *more)
         with (tmp_path / out / "log.csv").open() as file:
             return list(csv.DictReader(file))
 
-    curve = train("whole")
-    alone = nesf.training.train(load("starter"), preset("cpu").with_values(SMALL), tmp_path / "alone", progress=False).log
+    curve = launched("whole")
+    alone = train(load("starter"), preset("cpu").with_values(SMALL), tmp_path / "alone", progress=False).log
     for a, b in zip(alone, curve, strict=True):  # Adam amplifies rounding from step to step: fp32 curves agree, not to the last digit
         for term in ("loss", "loss_position", "loss_species", "loss_length"):
             assert float(b[term]) == pytest.approx(a[term], rel=0.03)
-    train("parts", "--max-minutes", "0")
+    launched("parts", "--max-minutes", "0")
     assert not json.loads((tmp_path / "parts" / "run.json").read_text())["finished"]
-    train("parts", "--resume", "--stream")  # what is read from disk while it trains is shared in the same way
+    launched("parts", "--resume", "--stream")  # what is read from disk while it trains is shared in the same way
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     run = json.loads((tmp_path / "parts" / "run.json").read_text())
     assert run["finished"] and run["processes"] == 2 and run["command"].startswith("torchrun --nproc-per-node 2 -m nesf train starter")

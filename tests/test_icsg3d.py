@@ -28,8 +28,7 @@ from nesf.icsg3d.config import (
     preset,
 )
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
-from nesf.icsg3d.oracle import choose_label_frac, oracle
-from nesf.icsg3d.segmentation import find_atoms, read_lengths, segment
+from nesf.icsg3d.segmentation import choose_label_frac, find_atoms, oracle, read_lengths, segment
 from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, ionic_radii, network_input, origin, random_turns, rotate, voxelise
 from nesf.metrics import evaluate
 
@@ -103,7 +102,8 @@ def test_the_vae_reads_its_condition_and_angles_and_keeps_90_degrees_without_an_
     assert maps.shape == (2, 4, 32, 32, 32) and (maps >= 0).all()
     assert torch.equal(right, torch.full((2, 3), torch.pi / 2))
     assert not torch.allclose(published.encode(x, condition.flip(0)).mean, latent.mean)
-    assert not torch.equal(latent.sample(), latent.sample())
+    standard = torch.randn(2, 256)
+    torch.testing.assert_close((latent.sample(standard) - latent.mean) / (0.5 * latent.log_variance).exp(), standard, rtol=1e-3, atol=1e-3)
     same = x[:1].expand(2, -1, -1, -1, -1), condition[:1].expand(2, -1)
     mean = repaired.encode(*same, angles).mean
     assert not torch.allclose(mean[0], mean[1])  # the angles alone tell the two crystals apart
@@ -192,7 +192,7 @@ def test_rotation_moves_density_and_labels_together(starter: Dataset) -> None:
 def test_what_cannot_be_voxelised_is_named() -> None:
     with pytest.raises(DataError, match="made: atomic number 95"):
         voxelise(crystal([[0, 0, 0]], [95], (4.0, 4.0, 4.0)), VOXELS)
-    with pytest.raises(DataError, match="made: has no atoms"):
+    with pytest.raises(DataError, match="made: .*no atoms"):
         voxelise(Crystals.from_arrays(["made"], [np.zeros((0, 3))], [np.zeros(0, int)], np.eye(3)[None] * 4), VOXELS)
 
 
@@ -224,7 +224,7 @@ def test_maps_are_cached_for_this_content_and_config_only(starter: Dataset, tmp_
     assert torch.equal(cached_maps(few, "val", VOXELS, tmp_path).species, made.species)
     assert file.read_bytes() == content
     (tmp_path / "file").write_text("")
-    with pytest.raises(NesfError, match="cannot be written"):
+    with pytest.raises(NesfError, match="below"):
         cached_maps(few, "val", VOXELS, tmp_path / "file" / "below")
 
 
@@ -323,11 +323,11 @@ def test_presets_go_to_dictionaries_and_back_and_know_their_keys() -> None:
     assert isinstance(changed, VoxelBaselineConfig) and changed.voxels.label_frac == 0.7 and changed.unet.width == 8
     with pytest.raises(ConfigError, match=r"unet\.widht"):
         AS_PUBLISHED.with_values({"unet.widht": 8})
-    with pytest.raises(ConfigError, match="multiple of 8"):
+    with pytest.raises(ConfigError, match=r"voxels\.n = 20"):
         AS_PUBLISHED.with_values({"voxels.n": 20})
     assert isinstance(Config().with_values({}), Config)
     assert for_dataset(REPAIRED, "ybco").voxels.label_frac == 0.7
     assert for_dataset(preset("repaired-reduced"), "ybco").voxels.label_frac == 0.7
     assert for_dataset(AS_PUBLISHED, "ybco") == AS_PUBLISHED
-    with pytest.raises(ConfigError, match="choose from as-published, repaired, as-published-reduced"):
+    with pytest.raises(ConfigError, match="'mended'.*as-published, repaired, as-published-reduced"):
         preset("mended")

@@ -22,10 +22,10 @@ from nesf.errors import ConfigError, DataError, NesfError
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms
-from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, _Run, train
+from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, can_resume, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
 from nesf.records import read_run
-from nesf.trainer import TrainingResult
+from nesf.trainer import TrainingResult, clone
 from scripts.validate_results import validate
 
 NA, CL = 11, 17
@@ -131,21 +131,30 @@ def test_training_one_step_at_a_time_is_the_uninterrupted_run(whole: TrainingRes
     assert losses(other, "vae") != losses(whole, "vae")
 
 
-def test_the_unet_is_frozen_while_the_vae_learns(dataset: Dataset, tmp_path: Path) -> None:
-    run = _Run(dataset, tiny(), tmp_path, 0, torch.device("cpu"), None, False)
-    run.step(0, 0)
-    run.end_network()
-    run.begin("vae")
-    before = {k: v.clone() for k, v in run.trained.networks.state_dict().items()}
-    run.step(0, 0)
-    changed = {k for k, v in run.trained.networks.state_dict().items() if not torch.equal(v, before[k])}
+def test_a_checkpoint_of_either_network_can_be_resumed(dataset: Dataset, tmp_path: Path) -> None:
+    train(dataset, tiny(), tmp_path, seed=3, device="cpu", max_minutes=0, progress=False)
+    while json.loads((tmp_path / "checkpoint.json").read_text())["network"] == "unet":
+        assert can_resume(tmp_path, dataset, tiny(), seed=3, device="cpu") and not can_resume(tmp_path, dataset, tiny(), seed=4, device="cpu")
+        train(dataset, tiny(), tmp_path, seed=3, device="cpu", resume=True, max_minutes=0, progress=False)
+    assert can_resume(tmp_path, dataset, None, seed=3, device="cpu")
+    assert not can_resume(tmp_path, dataset, tiny(vae__epochs=3), seed=3, device="cpu")
+
+
+def test_the_unet_is_frozen_while_the_vae_learns(dataset: Dataset) -> None:
+    trainer = VoxelTrainer(dataset, tiny())
+    trainer.step(0, 0)
+    trainer.end_network()
+    trainer.begin("vae")
+    before = clone(trainer.model.state_dict())
+    trainer.step(0, 0)
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and all(k.startswith("vae.") for k in changed)  # its running statistics stay too
 
 
-def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset) -> None:
     def epoch(augmentation: str, number: int) -> list[tuple[int, ...]]:
-        run = _Run(dataset, tiny(unet__augmentation=augmentation, unet__batch_size=2), tmp_path, 0, torch.device("cpu"), None, False)
-        batches = [run.batch(number, step) for step in range(run.steps)]
+        trainer = VoxelTrainer(dataset, tiny(unet__augmentation=augmentation, unet__batch_size=2))
+        batches = [trainer.batch(number, step) for step in range(trainer.steps)]
         return [(int(c), *map(int, t)) for crystals, turns in batches for c, t in zip(crystals, turns, strict=True)]
 
     first, second = epoch("all_copies", 0), epoch("all_copies", 1)
@@ -157,8 +166,8 @@ def test_an_epoch_sees_all_copies_or_each_crystal_once(dataset: Dataset, tmp_pat
     assert all(set(seen) <= set(first) for seen in once) and len({frozenset(seen) for seen in once}) > 1
 
 
-def test_class_weights_are_used_by_the_repaired_preset_alone(dataset: Dataset, tmp_path: Path) -> None:
-    published, repaired = (_Run(dataset, tiny(name), tmp_path, 0, torch.device("cpu"), None, False) for name in ("as-published", "repaired"))
+def test_class_weights_are_used_by_the_repaired_preset_alone(dataset: Dataset) -> None:
+    published, repaired = (VoxelTrainer(dataset, tiny(name)) for name in ("as-published", "repaired"))
     assert set(published.weights.tolist()) == {95.0}
     assert repaired.weights[0] == 0 and (repaired.weights > 0).nonzero().flatten().tolist() == [NA, CL]
     x = torch.rand(1, 4, 16, 16, 16)
@@ -180,15 +189,15 @@ def test_unusable_settings_are_refused(whole: TrainingResult, dataset: Dataset, 
 
     with pytest.raises(ConfigError, match=r"unet\.batch_size = 13.*1 to 12"):
         attempt(tiny(unet__batch_size=13))
-    with pytest.raises(ConfigError, match=r"voxels\.n = 16: 32 is expected"):
+    with pytest.raises(ConfigError, match=r"voxels\.n = 16: 32 "):
         attempt(tiny(vae__filters=[4, 4, 4, 4]))
-    with pytest.raises(NesfError, match=r"unet is not finite in epoch 1.*unet\.learning_rate"):
+    with pytest.raises(NesfError, match=r"unet .*epoch 1: .*unet\.learning_rate"):
         attempt(tiny(unet__learning_rate=1e30))
-    with pytest.raises(ConfigError, match="holds a training already"):
+    with pytest.raises(ConfigError, match=str(whole.folder)):
         attempt(tiny(), whole.folder)
-    with pytest.raises(ConfigError, match=r"vae\.epochs = 2, not 3"):
+    with pytest.raises(ConfigError, match=r"vae\.epochs = 2.* 3"):
         attempt(tiny(vae__epochs=3), whole.folder, seed=3, resume=True)
-    with pytest.raises(ConfigError, match="--seed 3, not 5"):
+    with pytest.raises(ConfigError, match="--seed 3.* 5"):
         attempt(None, whole.folder, seed=5, resume=True)
 
 
@@ -204,7 +213,7 @@ def test_what_is_saved_is_what_is_loaded(whole: TrainingResult, dataset: Dataset
     content = bytearray((tmp_path / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match="SHA-256"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         VoxelBaseline.load(tmp_path, "cpu")
 
 

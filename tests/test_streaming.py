@@ -22,7 +22,7 @@ from nesf.data import STARTER_FOLDER, load, stream
 from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_dataset, save_dataset
 from nesf.data.streaming import PREFETCH, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.training import TrainingResult, _Run, train
+from nesf.training import FieldTrainer, TrainingResult, train
 
 CONFIG = preset("cpu").with_values(
     {
@@ -179,7 +179,7 @@ def test_streamed_training_resumes_in_the_middle_of_an_epoch(dataset: Dataset, f
 
 
 def test_one_order_of_the_crystals_is_in_memory_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _Run(open_dataset(folder), CONFIG, None, 3, torch.device("cpu"))
+    run = FieldTrainer(open_dataset(folder), CONFIG, seed=3)
     draw, orders, alive = torch.randperm, list[weakref.ref[torch.Tensor]](), list[bool]()
 
     def randperm(*arguments: Any, **options: Any) -> torch.Tensor:

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import nesf.hardware
-import nesf.training
 from nesf.config import Config, preset
 from nesf.crystals import pad
 from nesf.data import load
@@ -26,7 +25,8 @@ from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Queries, Sampler, nearest_atom
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, read_tensors
-from nesf.training import LOG_COLUMNS, TERMS, TrainingResult, learning_rate, losses, train
+from nesf.trainer import TrainingResult, clone
+from nesf.training import LOG_COLUMNS, TERMS, FieldTrainer, can_resume, for_device, learning_rate, losses, train
 
 SMALL = {
     "model.latent_size": 16, "model.encoder_position": [32], "model.encoder_species": [16], "model.encoder_mix": [64], "model.encoder_latent": [32],
@@ -182,20 +182,21 @@ def test_training_one_step_at_a_time_is_the_uninterrupted_run(whole: TrainingRes
 
 CHILD = """
 import json, sys, time, torch
-import nesf.training as training
+import nesf.trainer
+from nesf.training import FieldTrainer, train
 from nesf.config import Config
 from nesf.data.dataset import load_dataset
 from pathlib import Path
 
 data, config, out, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
-training.CHECKPOINT_SECONDS = 0.0
-step = training._Run.step
+nesf.trainer.CHECKPOINT_SECONDS = 0.0
+step = FieldTrainer.step
 def slow(self, *where):
     step(self, *where)
     time.sleep(0.1)
-training._Run.step = slow
-result = training.train(load_dataset(Path(data)), Config.from_dict(json.loads(config)), Path(out), seed=3, device="cpu", progress=False)
+FieldTrainer.step = slow
+result = train(load_dataset(Path(data)), Config.from_dict(json.loads(config)), Path(out), seed=3, device="cpu", progress=False)
 print("finished" if result.finished else "stopped")
 """
 
@@ -236,15 +237,30 @@ def stopped(whole: TrainingResult, tmp_path: Path) -> Path:
 
 
 def test_resuming_what_does_not_belong_together(stopped: Path, dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--seed 3, not 5"):
+    with pytest.raises(ConfigError, match="--seed 3.* 5"):
         train(dataset, CONFIG, stopped, seed=5, resume=True, progress=False)
     fewer = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"test": dataset.splits["test"].select([0])})
-    with pytest.raises(DataError, match="was trained on"):
+    with pytest.raises(DataError, match=f"{dataset.hash()}.*{fewer.hash()}"):
         train(fewer, CONFIG, stopped, seed=3, resume=True, progress=False)
-    with pytest.raises(ConfigError, match="holds a training already.*--resume"):
+    with pytest.raises(ConfigError, match=r"run: .*--resume"):
         train(dataset, CONFIG, stopped, seed=3, progress=False)
-    with pytest.raises(DataError, match="no checkpoint to resume from"):
+    with pytest.raises(DataError, match="empty: .*--resume"):
         train(dataset, CONFIG, tmp_path / "empty", seed=3, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_this_very_training_can_be_resumed(stopped: Path, dataset: Dataset, tmp_path: Path) -> None:
+    assert can_resume(stopped, dataset, CONFIG, seed=3) and can_resume(stopped, dataset, None, seed=3)
+    machine = CONFIG.with_values({"training.precision": "bf16", "training.compile": True})  # set by the machine, and not compared
+    assert can_resume(stopped, dataset, machine, seed=3)
+    assert not can_resume(stopped, dataset, CONFIG, seed=4)
+    assert not can_resume(stopped, dataset, CONFIG.with_values({"training.epochs": 5}), seed=3)
+    assert not can_resume(stopped, dataclasses.replace(dataset, splits=dict(dataset.splits) | {"val": dataset.splits["test"]}), CONFIG, seed=3)
+    assert not can_resume(tmp_path / "empty", dataset, CONFIG, seed=3)
+    (path,) = stopped.glob("checkpoint-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not can_resume(stopped, dataset, CONFIG, seed=3)
+    (stopped / "checkpoint.json").write_text("{}")
+    assert not can_resume(stopped, dataset, CONFIG, seed=3)
 
 
 def test_damaged_checkpoints_are_refused(stopped: Path, dataset: Dataset) -> None:
@@ -253,13 +269,13 @@ def test_damaged_checkpoints_are_refused(stopped: Path, dataset: Dataset) -> Non
     content[-3] ^= 1
     for damaged in (bytes(content), bytes(content[:-100]), b""):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"checkpoint-.*safetensors.*damaged"):
+        with pytest.raises(DataError, match=r"checkpoint-.*safetensors"):
             train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
     path.unlink()
-    with pytest.raises(DataError, match=r"checkpoint-.*safetensors: cannot be read"):
+    with pytest.raises(DataError, match=r"checkpoint-.*safetensors"):
         train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
     (stopped / "checkpoint.json").write_text('{"config": {')
-    with pytest.raises(DataError, match=r"checkpoint\.json: is not JSON"):
+    with pytest.raises(DataError, match=r"checkpoint\.json"):
         train(dataset, CONFIG, stopped, seed=3, resume=True, progress=False)
 
 
@@ -270,7 +286,7 @@ def test_damaged_models_are_refused(stopped: Path) -> None:
     with pytest.raises(DataError, match=r"model\.safetensors.*SHA-256"):
         TrainedModel.load(stopped)
     (stopped / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         TrainedModel.load(stopped)
 
 
@@ -289,7 +305,7 @@ def test_early_stopping_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path, m
     config = CONFIG.with_values({"training.schedule": "step", "training.epochs": 2, "training.average": 0, "training.early_stopping": False})
     second = train(dataset, config, tmp_path / "second", seed=3, progress=False)
     validation = iter([3.0, 1.0, 2.0, 1.5])
-    monkeypatch.setattr(nesf.training._Run, "validate", lambda _: torch.full((5,), next(validation)))
+    monkeypatch.setattr(FieldTrainer, "validate", lambda _: torch.full((5,), next(validation)))
     stopping = config.with_values({"training.epochs": 4, "training.early_stopping": True})
     best = train(dataset, stopping, tmp_path / "best", seed=3, progress=False)
     assert best.model.info["epoch"] == 2 and best.model.info["best_val_loss"] == 1.0 and best.model.info["epochs_trained"] == 4
@@ -298,15 +314,14 @@ def test_early_stopping_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path, m
 
 
 def test_every_crystal_once_an_epoch_and_no_batch_of_one(dataset: Dataset) -> None:
-    device = torch.device("cpu")
     for n, size, expected in ((10, 3, [3, 3, 4]), (9, 3, [3, 3, 3]), (8, 3, [3, 3, 2]), (5, 4, [5]), (3, 2, [3]), (10, 128, [10])):
         part = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"train": dataset.splits["train"].select(range(n))})
-        run = nesf.training._Run(part, CONFIG.with_values({"training.batch_size": size}), None, 0, device)
+        trainer = FieldTrainer(part, CONFIG.with_values({"training.batch_size": size}))
 
-        def batches(epoch: int, run: nesf.training._Run = run) -> list[list[int]]:
-            slices = [run.batch(epoch, step) for step in range(run.steps)]
-            assert run.order is not None
-            return [run.order[1][s].tolist() for s in slices]
+        def batches(epoch: int, trainer: FieldTrainer = trainer) -> list[list[int]]:
+            slices = [trainer.batch(epoch, step) for step in range(trainer.steps)]
+            assert trainer.order is not None
+            return [trainer.order[1][s].tolist() for s in slices]
 
         assert [len(b) for b in batches(2)] == expected
         assert sorted(i for b in batches(2) for i in b) == list(range(n))
@@ -314,20 +329,19 @@ def test_every_crystal_once_an_epoch_and_no_batch_of_one(dataset: Dataset) -> No
 
 
 def test_validation_asks_the_same_queries_every_time_and_changes_nothing(dataset: Dataset) -> None:
-    run = nesf.training._Run(dataset, CONFIG, None, 0, torch.device("cpu"))
-    run.step(0, 0)
-    before = {k: v.clone() for k, v in run.model.state_dict().items()}
-    first = run.validate()
-    assert torch.equal(first, run.validate())
-    assert all(torch.equal(v, before[k]) for k, v in run.model.state_dict().items())
-    run.step(0, 1)
-    assert not torch.equal(first, run.validate())
+    trainer = FieldTrainer(dataset, CONFIG)
+    trainer.step(0, 0)
+    before = clone(trainer.model.state_dict())
+    first = trainer.validate()
+    assert torch.equal(first, trainer.validate())
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    trainer.step(0, 1)
+    assert not torch.equal(first, trainer.validate())
 
 
 def test_moving_average_is_what_is_kept(dataset: Dataset, tmp_path: Path) -> None:
     config = CONFIG.with_values({"training.epochs": 1, "training.batch_size": 10, "training.early_stopping": False, "training.average": 0.75})
-    run = nesf.training._Run(dataset, config, None, 3, torch.device("cpu"))
-    start = {k: v.detach().clone() for k, v in run.model.state_dict().items()}
+    start = clone(FieldTrainer(dataset, config, seed=3).model.state_dict())
     result = train(dataset, config, tmp_path, seed=3, progress=False)
     (path,) = tmp_path.glob("checkpoint-*.safetensors")
     last, name = read_tensors(path), "position_field.last.weight"
@@ -336,16 +350,24 @@ def test_moving_average_is_what_is_kept(dataset: Dataset, tmp_path: Path) -> Non
     assert not torch.equal(last[f"model.{name}"], start[name])
 
 
+def test_training_needs_a_config_or_a_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nesf\.config"):
+        train(dataset, None, tmp_path, progress=False)
+    (tmp_path / "checkpoint.json").write_text('{"epoch": 1}')
+    with pytest.raises(DataError, match=r"checkpoint\.json"):
+        train(dataset, None, tmp_path, resume=True, progress=False)
+
+
 def test_settings_that_cannot_work(dataset: Dataset, tmp_path: Path) -> None:
     for key in ("training.epochs", "training.batch_size"):
         with pytest.raises(ConfigError, match=key):
             train(dataset, CONFIG.with_values({key: 0}), tmp_path / key, progress=False)
     one = dataclasses.replace(dataset, splits=dict(dataset.splits) | {"train": dataset.splits["train"].select([0])})
-    with pytest.raises(DataError, match="1 training crystals"):
+    with pytest.raises(DataError, match="few: 1 .*at least 2"):
         train(one, CONFIG, tmp_path / "one", progress=False)
-    with pytest.raises(ConfigError, match="'tpu'.*choose auto or cpu"):
+    with pytest.raises(ConfigError, match="'tpu'"):
         choose_device("tpu")
-    with pytest.raises(NesfError, match="smaller training.learning_rate"):
+    with pytest.raises(NesfError, match=r"epoch 1: .*training\.learning_rate"):
         train(dataset, CONFIG.with_values({"training.learning_rate": 1e30, "training.warmup_epochs": 0}), tmp_path / "wild", progress=False)
 
 
@@ -366,7 +388,7 @@ def test_without_a_compiler_training_says_so_and_goes_on(monkeypatch: pytest.Mon
     monkeypatch.setattr(nesf.hardware.shutil, "which", lambda _: None)
     asked = CONFIG.with_values({"training.compile": True, "training.precision": "auto"})
     with pytest.warns(UserWarning, match="compiler"):
-        resolved = nesf.training.resolve(asked, torch.device("cpu"))
+        resolved = for_device(asked, torch.device("cpu"))
     assert not resolved.training.compile and resolved.training.precision == "fp32"
 
 
@@ -378,12 +400,13 @@ def test_progress_bar_shows_losses(dataset: Dataset, tmp_path: Path, capsys: pyt
 
 def test_run_on_bf16_without_compilation(dataset: Dataset, tmp_path: Path, whole: TrainingResult) -> None:
     result = train(dataset, CONFIG.with_values({"training.precision": "bf16", "training.epochs": 1}), tmp_path, seed=3, progress=False)
-    assert result.log[0]["loss"] == pytest.approx(whole.log[0]["loss"], rel=0.2) and result.log[0]["loss"] != whole.log[0]["loss"]
+    for term in ("loss", "loss_position", "loss_species"):  # bf16 has 8 significant bits, of which means over many queries lose few
+        assert result.log[0][term] == pytest.approx(whole.log[0][term], rel=2**-8) and result.log[0][term] != whole.log[0][term]
     assert Config.from_dict(json.loads((tmp_path / "model.json").read_text())["config"]).training.precision == "bf16"
 
 
 def test_resuming_with_other_options_is_refused(stopped: Path, dataset: Dataset, whole: TrainingResult) -> None:
     other = CONFIG.with_values({"training.learning_rate": 0.5})
-    with pytest.raises(ConfigError, match=r"learning_rate = .*, not 0\.5"):
+    with pytest.raises(ConfigError, match=r"training\.learning_rate = .* 0\.5"):
         train(dataset, other, stopped, seed=3, resume=True, progress=False)
     same_end(train(dataset, None, stopped, seed=3, resume=True, progress=False), whole)

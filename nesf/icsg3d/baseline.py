@@ -1,4 +1,4 @@
-"""The trained voxel baseline: both networks with all that decoding needs, and crystals to maps to crystals."""
+"""The trained voxel baseline: both networks on disk, and crystals to maps to crystals."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ METHOD = "icsg3d"
 
 @dataclass(frozen=True)
 class DecodedMaps:
-    """What both networks make of B crystals, on the CPU.
+    """Output of both networks for B crystals, on the CPU.
 
     Attributes:
         channels: [B, 4, n, n, n], the VAE's output: density in e/Å³, three coordinates in Å.
         species: [B, n, n, n] uint8, the U-Net's most probable atomic number, 0 for none.
-        binary: [B, n, n, n], its probability that a voxel belongs to an atom.
+        binary: [B, n, n, n], the U-Net's probability that a voxel belongs to an atom.
         angles: [B, 3], radians; 90° without the angle head.
     """
 
@@ -45,10 +45,10 @@ class DecodedMaps:
 
 
 def condition_of(n: int, config: VoxelBaselineConfig, device: torch.device | str = "cpu") -> Tensor:
-    """The condition of n crystals, one-hot [n, n_conditions]: class 0 for all.
+    """Return the condition of n crystals, one-hot [n, n_conditions]: class 0 for all.
 
-    Published code: the decile of the formation energy. The datasets of the paper (NeSF) hold no energies, and its authors do not say what they
-    conditioned on; so the condition is the same for every crystal and tells nothing.
+    published code: the decile of the formation energy / here: the same for every crystal, hence uninformative, because the datasets of the
+    paper (NeSF) hold no energies and its authors do not say what they conditioned on.
     """
     condition = torch.zeros(n, config.vae.n_conditions, device=device)
     condition[:, 0] = 1
@@ -78,16 +78,19 @@ class VoxelBaseline:
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Atomic numbers that the species map has classes for."""
+        """Atomic numbers that are classes of the species map."""
         return tuple(range(1, self.config.voxels.n_classes))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """JSON metadata saved with the weights."""
+        return {"method": METHOD, "config": self.config.to_dict(), "dataset": dict(self.dataset), "versions": versions()}
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` (names begin with `unet.` or `vae.`) and `model.json`."""
-        folder = Path(folder)
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.networks.state_dict().items()}
-        write_atomically(folder / "model.safetensors", to_safetensors(weights))
-        about = describe(self.config, self.dataset) | {"info": dict(self.info), "sha256": sha256_of(folder / "model.safetensors")}
-        write_json(folder / "model.json", about)
+        path = Path(folder) / "model.safetensors"
+        write_atomically(path, to_safetensors({k: v.detach().cpu().contiguous() for k, v in self.networks.state_dict().items()}))
+        write_json(path.with_suffix(".json"), self.description | {"info": dict(self.info), "sha256": sha256_of(path)})
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> VoxelBaseline:
@@ -96,38 +99,39 @@ class VoxelBaseline:
         Raises:
             DataError: a file is missing, damaged, or the two do not belong together.
         """
-        folder = Path(folder)
-        about = read_json(folder / "model.json")
+        path = Path(folder) / "model.safetensors"
+        about = read_json(path.with_suffix(".json"))
         if missing := [key for key in ("config", "dataset", "info", "sha256") if key not in about]:
             raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
         if about.get("method") != METHOD:
             raise DataError(f"{folder}/model.json: describes a model of another method than {METHOD}; load it with that method")
         config = VoxelBaselineConfig.from_dict(about["config"])
-        built, path = Networks(config), folder / "model.safetensors"
+        networks = Networks(config)
         try:
-            built.load_state_dict(read_tensors(path, about["sha256"]))
+            networks.load_state_dict(read_tensors(path, about["sha256"]))
         except RuntimeError as error:
             raise DataError(f"{path}: does not fit the networks in model.json ({str(error).splitlines()[0]})") from None
-        return cls(built.to(choose_device(device)).eval(), config, about["dataset"], about["info"])
+        return cls(networks.to(choose_device(device)).eval(), config, about["dataset"], about["info"])
 
     @torch.no_grad()
     def maps(self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0) -> DecodedMaps:
-        """Crystals → maps → VAE → U-Net: what `reconstruct` segments, for a look at it.
+        """Return the maps that `reconstruct` segments: crystals → maps → VAE → U-Net.
 
         Args:
             crystals: B crystals; all at once, some 20 MB each.
-            decoding: None: the config's; `sample_latent` alone counts here.
+            decoding: None: the config's; only `sample_latent` matters here.
             seed: of the samples of z, drawn for each id on its own, so they do not depend on the other crystals.
         """
         self.networks.eval()
         decoding, device, n_z = decoding or self.config.decoding, self.device, self.config.vae.latent_size
-        made = voxelise(crystals, self.config.voxels).to(device)
+        maps = voxelise(crystals, self.config.voxels).to(device)
         condition = condition_of(len(crystals), self.config, device)
-        latent = self.networks.vae.encode(network_input(made.density, made.lengths, self.config.voxels), condition, made.angles)
+        latent = self.networks.vae.encode(network_input(maps.density, maps.lengths, self.config.voxels), condition, maps.angles)
         z = latent.mean
         if decoding.sample_latent:
-            noise = torch.stack([torch.randn(n_z, generator=torch.Generator().manual_seed(_seed(seed, name))) for name in crystals.ids])
-            z = z + torch.exp(0.5 * latent.log_variance) * noise.to(device)
+            seeds = [derived_seed(seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")) for name in crystals.ids]
+            noise = torch.stack([torch.randn(n_z, generator=torch.Generator().manual_seed(one)) for one in seeds])
+            z = latent.sample(noise.to(device))
         channels, angles = self.networks.vae.decode(z, condition)
         species, binary = self.networks.unet(channels)
         return DecodedMaps(channels.cpu(), species.argmax(1).to("cpu", torch.uint8), torch.sigmoid(binary).cpu(), angles.cpu())
@@ -135,9 +139,7 @@ class VoxelBaseline:
     def reconstruct(
         self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0, batch_size: int = 8, progress: bool = False
     ) -> Reconstruction:
-        """Crystals → maps → VAE → U-Net → segmentation → crystals: the baseline's whole way.
-
-        The positions are given the origin that voxelisation took away (`nesf.icsg3d.segmentation.to_crystals`).
+        """Reconstruct crystals: maps → VAE → U-Net → segmentation, with the origin that voxelisation took away (`segmentation.to_crystals`).
 
         Args:
             crystals: B crystals in the standard setting.
@@ -161,17 +163,15 @@ class VoxelBaseline:
         lengths, angles = np.zeros((len(crystals), 3)), np.zeros((len(crystals), 3))
         with tqdm(total=len(crystals), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
             for start in range(0, len(crystals), batch_size):
-                some = slice(start, min(start + batch_size, len(crystals)))
-                maps = self.maps(crystals.select(range(some.start, some.stop)), decoding, seed=seed)
+                batch = range(start, min(start + batch_size, len(crystals)))
+                maps = self.maps(crystals.select(batch), decoding, seed=seed)
                 binary = maps.binary.numpy() >= decoding.binary_threshold
                 found += [find_atoms(s, b, decoding) for s, b in zip(maps.species.numpy(), binary, strict=True)]
-                lengths[some] = read_lengths(maps.channels[:, 1:].double().numpy(), self.config.voxels, slip=decoding.length_slip)
-                angles[some] = maps.angles.numpy()
-                bar.update(some.stop - some.start)
+                lengths[batch] = read_lengths(maps.channels[:, 1:].double().numpy(), self.config.voxels, slip=decoding.length_slip)
+                angles[batch] = maps.angles.numpy()
+                bar.update(len(batch))
         good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
-        decoded = to_crystals(
-            crystals.ids, [c for c, _ in found], [z for _, z in found], good_lengths, good_angles, origin(crystals), self.config.voxels
-        )
+        decoded = to_crystals(crystals.ids, found, good_lengths, good_angles, origin(crystals), self.config.voxels)
         reports = [
             {
                 "id": name,
@@ -187,12 +187,3 @@ class VoxelBaseline:
             for i, name in enumerate(decoded.ids)
         ]
         return Reconstruction(decoded, reports)
-
-
-def describe(config: VoxelBaselineConfig, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside any weights of this method."""
-    return {"method": METHOD, "config": config.to_dict(), "dataset": dict(dataset), "versions": versions()}
-
-
-def _seed(seed: int, name: str) -> int:
-    return derived_seed(seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))

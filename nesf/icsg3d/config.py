@@ -1,4 +1,4 @@
-"""Every choice of the voxel baseline, as frozen dataclasses, and its presets.
+"""The config of the voxel baseline, as frozen dataclasses, and its presets.
 
 `as-published` does what the public code (`by256/icsg3d`) does, faults included; `repaired` corrects five of them. Values are those of
 the public code's defaults; where the article of 2020 is silent they are the only source. Both need a GPU for a dataset of some
@@ -77,7 +77,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What both trainings share."""
+    """Options of both trainings."""
 
     # of the convolutions; losses, coordinates that are read and predicted, and the optimiser stay fp32. auto: bf16 on a GPU that has it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -99,7 +99,7 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class VoxelBaselineConfig(Choices):
-    """All choices of one training and of its decoding."""
+    """Config of one training and of its decoding."""
 
     preset: str = "as-published"
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
@@ -109,13 +109,13 @@ class VoxelBaselineConfig(Choices):
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def oracle(self) -> OracleConfig:
-        """Those choices that the oracle has."""
+        """Return the part of the config that the oracle has."""
         return OracleConfig(self.preset, self.voxels, self.decoding)
 
 
 @dataclass(frozen=True)
 class OracleConfig(Choices):
-    """The choices that are left when both networks are perfect (`nesf.icsg3d.oracle`); lattice and species come from the crystal."""
+    """Config of the oracle (`nesf.icsg3d.segmentation.oracle`), which needs no networks; lattice and species come from the crystal."""
 
     preset: str = "as-published"
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
@@ -134,9 +134,9 @@ REPAIRED = replace(
 
 
 def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
-    """The same choices with narrow networks, few epochs and large steps: some minutes of one core for the 90 training crystals of a fold of YBCO-like.
+    """Return a preset with narrow networks, few epochs and large steps: minutes on one core for the 90 training crystals of a fold of YBCO-like.
 
-    In so few steps neither network learns a crystal together with its turns, so there are none; `unet.rotations` and `vae.rotations` bring them back.
+    In so few steps neither network learns a crystal together with its turned copies, so there are none; `unet.rotations` and `vae.rotations` add them.
     """
     few: dict[str, Any] = {"augmentation": "one_copy", "rotations": 0, "batch_norm_momentum": 0.1, "batch_size": 3}
     return replace(
@@ -148,24 +148,19 @@ def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
 
 
 PRESETS: Mapping[str, VoxelBaselineConfig] = {c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))}
-# Chosen by `nesf.icsg3d.oracle.choose_label_frac` on the validation splits (all folds' together for YBCO-like); 0.85, LCS6Å's, where nothing is said.
+# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds' together for YBCO-like); other datasets: 0.85, as LCS6Å.
 LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0, "icsg3d-recovered": 1.0}
 
 
 def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
-    """The config that is used for a dataset: `repaired`, reduced or not, gets the dataset's `label_frac`.
-
-    Args:
-        config: a preset, not changed yet.
-        name: of the dataset.
-    """
+    """Return a preset, not changed yet, as it is used for a dataset: `repaired`, reduced or not, with the dataset's `label_frac`."""
     if config.preset.startswith("repaired") and name in LABEL_FRAC_ON:
         return config.with_values({"voxels.label_frac": LABEL_FRAC_ON[name]})
     return config
 
 
 def preset(name: str) -> VoxelBaselineConfig:
-    """A preset by name.
+    """Return a preset by name.
 
     Raises:
         ConfigError: there is no such preset.
@@ -176,7 +171,7 @@ def preset(name: str) -> VoxelBaselineConfig:
 
 
 def decoding_config(assignments: Mapping[str, Any], base: DecodingConfig | None = None) -> DecodingConfig:
-    """The decoding of a training with some values changed, e.g. {"binary_threshold": 0.5}; text is read as JSON where it is JSON.
+    """Return the decoding of a training with some values changed, e.g. {"binary_threshold": 0.5}; text is read as JSON where it is JSON.
 
     Raises:
         ConfigError: an unknown key or a value of the wrong type.

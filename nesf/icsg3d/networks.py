@@ -22,9 +22,9 @@ RIGHT_ANGLE = torch.pi / 2
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Number of parameters as Keras counts them in total: weights, biases, and running means and variances."""
-    running = sum(b.numel() for name, b in module.named_buffers() if "running" in name)
-    return sum(p.numel() for p in module.parameters()) + running
+    """Return the number of parameters as Keras counts them in total: weights, biases, and running means and variances."""
+    running = [b for name, b in module.named_buffers() if "running" in name]
+    return sum(x.numel() for x in (*module.parameters(), *running))
 
 
 def _convolution(n_in: int, n_out: int, edge: int = 3) -> nn.Conv3d:
@@ -36,7 +36,7 @@ def _batch_norm(n: int, momentum: float) -> nn.BatchNorm3d:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Keras's defaults: Glorot's uniform weights, biases of 0."""
+    """Initialise a layer as Keras does: Glorot's uniform weights, biases of 0."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -44,7 +44,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Block(nn.Module):
-    """Twice convolution 3³ → ReLU → BatchNorm. The second ReLU is what the perceptual loss compares."""
+    """Twice convolution 3³ → ReLU → BatchNorm. The perceptual loss compares the output of the second ReLU."""
 
     def __init__(self, n_in: int, n_middle: int, n_out: int, momentum: float) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out, momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and activation of the second ReLU, each [B, n_out, ...]."""
+        """Return the output and the activation of the second ReLU, each [B, n_out, ...]."""
         activation = functional.relu(self.second(self.first_norm(functional.relu(self.first(x)))))
         return self.second_norm(activation), activation
 
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         self.apply(_initialise)
 
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Bottom map, the maps of the skip connections, the perceptual activations."""
+        """Return the bottom map, the maps of the skip connections, and the perceptual activations."""
         skips, activations = [], []
         for block in self.down:
             x, activation = block(x)
@@ -82,14 +82,14 @@ class UNet(nn.Module):
         return x, skips, [*activations, activation]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the softmax over the species [B, n_classes, n, n, n] and of the sigmoid [B, n, n, n], from channels [B, 4, n, n, n]."""
+        """Return logits of the species (softmax) [B, n_classes, n, n, n] and of an atom (sigmoid) [B, n, n, n] from channels [B, 4, n, n, n]."""
         x, skips, _ = self._encode(x)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x, _ = block(torch.cat([skip, functional.interpolate(x, scale_factor=2)], 1))
         return self.species(x), self.binary(x)[:, 0]
 
     def perceptual(self, x: Tensor) -> list[Tensor]:
-        """Activations of the 2nd, 4th, 6th and 8th ReLU, before their batch normalisation."""
+        """Return the activations of the 2nd, 4th, 6th and 8th ReLU, before their batch normalisation."""
         return self._encode(x)[2]
 
 
@@ -99,9 +99,8 @@ class Latent(NamedTuple):
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One z a crystal, [B, latent_size]."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return one z a crystal from standard normal noise, [B, latent_size]."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
@@ -130,10 +129,10 @@ class CondDFCVAE(nn.Module):
         self.apply(_initialise)
 
     def _first(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The encoder's first layer, over the channels and the condition that is repeated to 40 more, [B, filters, n/2, n/2, n/2].
+        """Return the encoder's first layer, over the channels and the condition repeated to 40 more channels, [B, filters, n/2, n/2, n/2].
 
-        The 40 are constant in space. So their convolution is one number a filter and a position of the kernel, summed over those positions
-        that are inside the grid: the same result as of 44 channels with an eighth of the work. In fp32: lengths travel in the coordinates.
+        The 40 are constant in space, so their convolution is one number for each filter and kernel position, summed over the positions inside
+        the grid: the result of 44 channels with an eighth of the work. In fp32, because the coordinates carry the lengths.
         """
         first = cast(nn.Sequential, self.encoder[0])
         convolution, norm = cast(nn.Conv3d, first[0]), first[1]
@@ -141,13 +140,13 @@ class CondDFCVAE(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             kernels = torch.einsum("bc,fcxyz->bfxyz", condition.repeat(1, 4), weight[:, CHANNELS:])
             inside = x.new_ones(n, 3)
-            inside[0, 0] = inside[-1, -1] = 0  # what the kernel's three positions along an axis see of the zeros around the grid
+            inside[0, 0] = inside[-1, -1] = 0  # the kernel's outer positions lie in the zeros around the grid
             constant = torch.einsum("bfxyz,ix,jy,kz->bfijk", kernels, inside, inside, inside)
             y = functional.conv3d(x, weight[:, :CHANNELS], convolution.bias, padding=1) + constant
             return functional.max_pool3d(functional.leaky_relu(norm(y), 0.3), 2)
 
     def encode(self, x: Tensor, condition: Tensor, angles: Tensor | None = None) -> Latent:
-        """Distribution of z.
+        """Return the distribution of z.
 
         Args:
             x: channels [B, 4, 32, 32, 32].
@@ -166,7 +165,7 @@ class CondDFCVAE(nn.Module):
         return Latent(self.mean(hidden), self.log_variance(hidden))
 
     def decode(self, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Channels [B, 4, 32, 32, 32] and angles [B, 3] in radians (90° without the angle head) of latent vectors [B, latent_size]."""
+        """Return channels [B, 4, 32, 32, 32] and angles [B, 3] in radians (90° without the angle head) of latent vectors [B, latent_size]."""
         z = torch.cat([z, condition], 1)
         x = self.to_grid(z).view(-1, *DECODER_GRID)
         for i, layer in enumerate(self.decoder):

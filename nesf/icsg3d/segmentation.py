@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 from skimage import measure, morphology, segmentation
+from tqdm import tqdm
 
-from nesf.crystals import Crystals, standard_lattice
+from nesf.crystals import Crystals, lattice_parameters, standard_lattice
 from nesf.icsg3d.config import DecodingConfig, VoxelConfig
+from nesf.icsg3d.voxels import origin, voxelise
+from nesf.metrics import evaluate
 
 FACES = ndimage.generate_binary_structure(3, 1)  # a voxel and its six neighbours
+LABEL_FRACS = (1.0, 0.85, 0.70, 0.50)
 
 
 def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> np.ndarray:
     """Divide a map into atoms.
 
-    Face-connected components of at least `min_voxels` voxels; one of convexity (voxels over convex hull) ≥ `min_convexity` is an
-    atom, another is eroded, labelled and regrown by a watershed, and its parts are divided again while they are few for their size.
+    A face-connected component of at least `min_voxels` voxels is an atom if its convexity (voxels over convex hull) is ≥ `min_convexity`.
+    Otherwise it is eroded, labelled and regrown by a watershed, and its parts are divided again while they are few for their size.
 
     Args:
         binary: [n, n, n], bool, or labels of parts that do not belong together.
@@ -53,14 +58,14 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
 
 
 def _hull_voxels(component: np.ndarray) -> int:
-    """Voxels of the convex hull; at least those of the component."""
+    """Return the number of voxels of the convex hull, at least those of the component."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a flat component has no hull in space: the count of its own voxels stands
+        warnings.simplefilter("ignore")  # a flat component has no hull in space: its own voxels are counted
         return max(int(morphology.convex_hull_image(component).sum()), int(component.sum()))
 
 
 def _divided(component: np.ndarray, *, regrow: bool) -> np.ndarray:
-    """Parts of a component that erosion separates, labels of [n, n, n].
+    """Return the parts of a component that erosion separates, labels of [n, n, n].
 
     Args:
         component: bool, within its bounding box.
@@ -79,7 +84,7 @@ def _divided(component: np.ndarray, *, regrow: bool) -> np.ndarray:
 
 
 def find_atoms(species: np.ndarray, binary: np.ndarray, config: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms of one crystal.
+    """Find the atoms of one crystal.
 
     Args:
         species: [n, n, n], most probable atomic number of each voxel, 0 for none.
@@ -105,7 +110,7 @@ def find_atoms(species: np.ndarray, binary: np.ndarray, config: DecodingConfig) 
 
 
 def read_lengths(coordinates: np.ndarray, voxels: VoxelConfig, *, slip: bool) -> np.ndarray:
-    """Lengths of the cell from the range of each coordinate channel.
+    """Read the lengths of the cell from the range of each coordinate channel.
 
     Args:
         coordinates: [B, 3, n, n, n], Å.
@@ -122,24 +127,58 @@ def read_lengths(coordinates: np.ndarray, voxels: VoxelConfig, *, slip: bool) ->
 
 def to_crystals(
     ids: Iterable[str],
-    centroids: Sequence[np.ndarray],
-    species: Sequence[np.ndarray],
+    atoms: Sequence[tuple[np.ndarray, np.ndarray]],
     lengths: np.ndarray,
     angles: np.ndarray,
     origins: np.ndarray,
     voxels: VoxelConfig,
 ) -> Crystals:
-    """Atoms in voxels to crystals in the standard setting, undoing what voxelisation did: the box, the orthogonal cell, the origin.
+    """Turn atoms in voxels into crystals in the standard setting: undo the box, the orthogonal cell and the origin of voxelisation.
 
     Args:
         ids: B names.
-        centroids: B times [N_i, 3] in voxels (`find_atoms`).
-        species: B times [N_i], atomic numbers.
+        atoms: B times centroids [N_i, 3] in voxels and atomic numbers [N_i] (`find_atoms`).
         lengths: [B, 3], Å.
         angles: [B, 3], radians; the published variant has 90°.
         origins: [B, 3], the fractional coordinates that voxelisation took away (`nesf.icsg3d.voxels.origin`). The maps do not hold them;
             the published code compares without them, which is the same where the lengths are right.
     """
     lattice = standard_lattice(lengths, angles)
-    fractional = [(c + 0.5) * (voxels.extent / voxels.n) - voxels.margin + o for c, o in zip(centroids, origins, strict=True)]
-    return Crystals.from_arrays(ids, [f @ cell for f, cell in zip(fractional, lattice, strict=True)], species, lattice)
+    fractional = [(c + 0.5) * (voxels.extent / voxels.n) - voxels.margin + o for (c, _), o in zip(atoms, origins, strict=True)]
+    return Crystals.from_arrays(ids, [f @ cell for f, cell in zip(fractional, lattice, strict=True)], [z for _, z in atoms], lattice)
+
+
+def oracle(crystals: Crystals, voxels: VoxelConfig, decoding: DecodingConfig | None = None, *, progress: bool = False) -> Crystals:
+    """Voxelise crystals and segment the true species map: what both networks could reach if they were perfect; the true lattice is kept.
+
+    Args:
+        crystals: B crystals.
+        voxels: grid; its `label_frac` decides how much neighbouring atoms overlap.
+        decoding: limits of the segmentation.
+        progress: show a progress bar.
+
+    Returns:
+        B crystals with the same ids, to be scored with `nesf.metrics.evaluate`.
+    """
+    decoding = decoding or DecodingConfig()
+    species = voxelise(crystals, voxels, progress=progress).species.numpy()
+    found = [find_atoms(s, s != 0, decoding) for s in tqdm(species, desc="segmenting", unit="crystal", disable=not progress)]
+    lengths, angles = lattice_parameters(crystals.lattice)
+    return to_crystals(crystals.ids, found, lengths, angles, origin(crystals), voxels)
+
+
+def choose_label_frac(crystals: Crystals, voxels: VoxelConfig, candidates: Sequence[float] = LABEL_FRACS, *, progress: bool = False) -> float:
+    """Choose the `label_frac` with which the oracle errs least: in the number of atoms, then in their positions.
+
+    Args:
+        crystals: a validation (or training) split; never the test split.
+        voxels: grid.
+        candidates: values to try; the first of equally good ones is taken.
+        progress: show progress bars.
+    """
+    errors = []
+    for label_frac in candidates:
+        found = oracle(crystals, replace(voxels, label_frac=label_frac), progress=progress)
+        summary = evaluate(crystals, found, match=False).summary
+        errors.append((summary["number_of_atoms_error_percent"], summary["position_error_actual_angstrom"] or float("inf")))
+    return candidates[errors.index(min(errors))]

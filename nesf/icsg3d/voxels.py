@@ -1,7 +1,7 @@
 """Crystals to 32³ maps: electron-density-like map, coordinate channels, species map; their rotations and their cache on disk.
 
-A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum per axis, times (a, b, c). Angles
-never enter. Each atom stands once, without periodic images.
+A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum per axis, times (a, b, c). The angles
+are not used. Each atom occurs once, without periodic images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nesf.errors import DataError, NesfError
 from nesf.icsg3d.config import VoxelConfig
 
 FORMAT = 1  # of the cache
-FAR = 1e4  # Å; where padding stands: never nearest, never in the density
+FAR = 1e4  # Å; position of padding: never nearest, never in the density
 PLANES = ((-3, -2), (-3, -1), (-2, -1))  # of the quarter turns
 
 
@@ -61,18 +61,18 @@ class Maps:
 
 @functools.cache
 def ionic_radii() -> dict[int, float]:
-    """Mean of pymatgen's ionic radii over oxidation states by atomic number, Å; elements without one are left out (scripts/build_ionic_radii.py)."""
+    """Return the mean of pymatgen's ionic radii over oxidation states, Å, by atomic number; some elements have none (scripts/build_ionic_radii.py)."""
     text = resources.files("nesf.icsg3d").joinpath("ionic_radii.json").read_text(encoding="utf-8")
     return {int(z): radius for z, radius in json.loads(text).items()}
 
 
 def origin(crystals: Crystals) -> np.ndarray:
-    """The smallest fractional coordinate per axis, [B, 3]: what voxelisation takes away and a reconstruction is given back."""
+    """Return the smallest fractional coordinate per axis, [B, 3], which voxelisation subtracts and a reconstruction adds again."""
     return np.array([_fractional(crystals, i).min(0) for i in range(len(crystals))]).reshape(-1, 3)
 
 
 def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = False) -> Maps:
-    """Density and species maps of crystals.
+    """Compute density and species maps of crystals.
 
     Density: Σ_j Z_j (2π)^(-3/2) σ_j^(-3) exp(-d²/2σ_j²), computed as a product of three vectors an atom. Species: a voxel takes the atom
     within whose σ_j · label_frac its centre lies; where several reach it, the nearest atom of all.
@@ -80,7 +80,7 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
     Args:
         crystals: B crystals.
         config: grid and radii.
-        device: where it is computed; the maps stay on the CPU.
+        device: to compute on; the maps are returned on the CPU.
         batch_size: crystals at a time, bounds the memory.
         progress: show a progress bar.
 
@@ -116,7 +116,7 @@ def _fractional(crystals: Crystals, i: int) -> np.ndarray:
 
 
 def _padded(crystals: Crystals, some: np.ndarray, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions [b, N, 3] in the orthogonal frame (Å), atomic numbers [b, N] and σ [b, N] (Å); padding is far away with Z = 0."""
+    """Return positions [b, N, 3] in the orthogonal frame (Å), atomic numbers [b, N] and σ [b, N] (Å); padding is far away with Z = 0."""
     n = int(crystals.n_atoms[some].max())
     positions, z = np.full((len(some), n, 3), FAR, np.float32), np.zeros((len(some), n), np.int64)
     for row, i in enumerate(some):
@@ -127,7 +127,7 @@ def _padded(crystals: Crystals, some: np.ndarray, lengths: np.ndarray, radii: np
 
 
 def _maps(config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Density [b, n, n, n] float32 and species [b, n, n, n] uint8 of padded crystals."""
+    """Return density [b, n, n, n] float32 and species [b, n, n, n] uint8 of padded crystals."""
     (b, n_atoms), n = z.shape, config.n
     centres = (torch.arange(n, device=z.device) + 0.5) * (config.extent / n) - config.margin  # in units of the length
     squares = (centres[:, None] * lengths[:, None, None] - positions[:, :, None]) ** 2  # [b, N, n, 3]
@@ -155,9 +155,9 @@ def _maps(config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, leng
 
 
 def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tensor:
-    """The four channels that both networks read.
+    """Return the four channels that both networks read.
 
-    The grid's coordinates start at 0 and are those of the voxels' lower corners, as in the published code. So the lengths travel in them.
+    The grid's coordinates start at 0 and are those of the voxels' lower corners, as in the published code. They carry the lengths.
 
     Args:
         density: [B, n, n, n], e/Å³.
@@ -177,7 +177,7 @@ NO_TURN = -1
 
 
 def random_turns(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Three quarter turns a crystal, each in a random plane, [n, 3] indices into `PLANES`: the augmentation of the published code.
+    """Draw three quarter turns a crystal, each in a random plane, [n, 3] indices into `PLANES`: the augmentation of the published code.
 
     It makes ten such copies beside the original once. Three quarter turns are an odd number, so they reach 12 of the 24 rotations.
     """
@@ -185,7 +185,7 @@ def random_turns(n: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
-    """Turn volumes by quarter turns; give all maps of a crystal the same. Coordinate channels turn with the array and stay those of their axis.
+    """Turn volumes by quarter turns, the same for all maps of a crystal. Coordinate channels turn with the array and stay those of their axis.
 
     Args:
         volumes: [B, ..., n, n, n].
@@ -202,7 +202,7 @@ def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
 
 
 def class_weights(species: Tensor, n_classes: int) -> Tensor:
-    """Inverse-frequency weights of the classes, [n_classes] float32, for the cross-entropy of the repaired variant.
+    """Return inverse-frequency weights of the classes, [n_classes] float32, for the cross-entropy of the repaired variant.
 
     As the published code computes them before it drops them: background 0 (the binary map learns it), classes that do not occur 0.
     Here: scaled so that the mean weight of a voxel is 1 over all voxels, background included, as it is without weights.
@@ -219,9 +219,9 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
 def cached_maps(
     dataset: Dataset, split: str, config: VoxelConfig, folder: Path, *, device: torch.device | str = "cpu", progress: bool = False
 ) -> Maps:
-    """Maps of a split, read from `folder` or made and kept there (96 KiB a crystal).
+    """Return the maps of a split, read from `folder` or computed and kept there (96 KiB a crystal).
 
-    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never stands for other maps.
+    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps.
 
     Raises:
         NesfError: the file cannot be written.
@@ -233,7 +233,7 @@ def cached_maps(
         with safe_open(str(path), framework="pt") as file:
             return Maps(*(file.get_tensor(name) for name in names))
     except (FileNotFoundError, SafetensorError):
-        pass  # not there, or cut short: made again
+        pass  # not there, or cut short: computed again
     maps = voxelise(dataset.split(split), config, device=device, progress=progress)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
