@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nesf import methods
-from nesf.config import Choices, as_json
+from nesf.config import as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 
@@ -81,7 +81,7 @@ class Run:
         """The folder of its dataset below the data folder."""
         return self.dataset if self.fold is None else f"{self.dataset}/fold-{self.fold}"
 
-    def config(self) -> Choices:
+    def config(self) -> Any:
         """Return its config.
 
         Raises:
@@ -146,7 +146,7 @@ def train(
     dataset: Dataset | StreamedDataset,
     folder: Path,
     *,
-    config: Choices | None = None,
+    config: Any = None,
     resume: bool | Literal["if-possible"] = False,
     command: str = "unknown",
     **options: Any,

@@ -53,7 +53,7 @@ from nesf.icsg3d.config import (
     VoxelConfig,
 )
 from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
-from nesf.icsg3d.oracle import LABEL_FRACS, oracle
+from nesf.icsg3d.segmentation import LABEL_FRACS, oracle
 from nesf.metrics import evaluate
 from nesf.model import Autoencoder
 from nesf.records import all_runs, read_run

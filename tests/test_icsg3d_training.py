@@ -17,8 +17,8 @@ from nesf.config import as_json
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.decode import write_reconstruction
 from nesf.errors import ConfigError, DataError, NesfError
+from nesf.export import write_reconstruction
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import VoxelBaselineConfig, preset
 from nesf.icsg3d.segmentation import find_atoms

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-    Structures = Crystals | Structure | Atoms | Sequence[Structure | Atoms]
+    Structures: TypeAlias = Crystals | Structure | Atoms | Sequence[Structure | Atoms]
 
 T = TypeVar("T")
 Cell = Literal["as-given", "conventional", "primitive"]
@@ -327,7 +327,7 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     """
     if isinstance(structures, Crystals):
         return structures
-    items = [_structure(s) for s in (structures if isinstance(structures, Sequence) and not hasattr(structures, "lattice") else [structures])]
+    items = [_as_structure(s) for s in (structures if isinstance(structures, Sequence) and not hasattr(structures, "lattice") else [structures])]
     ids = [str(s.properties.get("id", i)) for i, s in enumerate(items)]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
@@ -335,7 +335,7 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     return Crystals.from_arrays(ids, [s.cart_coords for s in items], species, np.array([s.lattice.matrix for s in items])).in_standard_setting()
 
 
-def _structure(item: Any) -> Structure:
+def _as_structure(item: Any) -> Structure:
     """Return a pymatgen structure as it is, ASE atoms as one."""
     if hasattr(item, "cart_coords"):
         return item
