@@ -22,8 +22,8 @@ from benchmarks.records import write_benchmark
 from benchmarks.setting import RECORDS, REPOSITORY
 from nesf.config import PRESETS
 from nesf.crystals import Crystals, standard_lattice
-from nesf.data.dataset import load_dataset
-from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_dataset
+from nesf.data.dataset import load_packed
+from nesf.data.streaming import PackedWriter, PaddedStream, StreamedDataset, open_streamed
 from nesf.hardware import keep_freed_memory
 from nesf.records import command_line, environment
 from nesf.training import FieldTrainer
@@ -69,7 +69,7 @@ class Steps:
 
     def __init__(self, folder: Path, streamed: bool) -> None:
         begin = time.perf_counter()
-        self.trainer = FieldTrainer(open_dataset(folder) if streamed else load_dataset(folder), CONFIG)
+        self.trainer = FieldTrainer(open_streamed(folder) if streamed else load_packed(folder), CONFIG)
         self.seconds_to_open, self.done, self.times = time.perf_counter() - begin, 0, list[float]()
         self.anonymous = memory("RssAnon")
 
@@ -130,7 +130,7 @@ def measure(n: int, parent: Path | None) -> tuple[list[dict[str, Any]], Streamed
     with tempfile.TemporaryDirectory(dir=parent, prefix="nesf-streaming-") as temporary:
         folder = Path(temporary) / "data"
         made, streamed, resident = (child(task, folder, n) for task in ("make", "stream", "compare"))
-        dataset, around = open_dataset(folder, check=False), resident.pop("environment")
+        dataset, around = open_streamed(folder, check=False), resident.pop("environment")
     seconds: dict[str, float] = {kind: resident.pop(f"{kind}_step_seconds") for kind in ("resident", "streamed")}
     rows: list[dict[str, Any]] = [
         {"case": "written part by part", "crystals": n} | made,

@@ -119,7 +119,7 @@ class ReconstructionConfig:
             raise ConfigError(f"max_queries = {self.max_queries}: at least 1 is expected")
 
 
-class Choices:
+class ConfigBase:
     """Base of a method's configuration: conversion to and from plain dictionaries, and copies with changed values."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Config(Choices):
+class Config(ConfigBase):
     """Configuration of NeSF: of one training, and of the decoding that follows it."""
 
     preset: str = "paper"
@@ -160,7 +160,7 @@ class Config(Choices):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `Choices.from_dict`; a config that was recorded without the section `decoding` gets its preset's, by default the paper's."""
+        """See `ConfigBase.from_dict`; a config that was recorded without the section `decoding` gets its preset's, by default the paper's."""
         config = super().from_dict(values)
         return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
 

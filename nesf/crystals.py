@@ -222,7 +222,7 @@ class Crystals:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.stream)
+            ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.streaming)
             properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(

@@ -116,7 +116,7 @@ def local_grid(
     return torch.cartesian_prod(axis, axis, axis)
 
 
-class Draws(NamedTuple):
+class BatchRandom(NamedTuple):
     """Random numbers for one process's share of a batch, the same that a single process draws for these crystals.
 
     Attributes:
@@ -154,15 +154,15 @@ class Sampler:
             return self._cell_counts(crystals).prod(-1).long()
         return torch.full((len(crystals),), len(self.box_points), device=crystals.positions.device)
 
-    def position_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws, n_global: int | None = None) -> Queries:
+    def position_queries(self, crystals: PaddedCrystals, generator: torch.Generator | BatchRandom, n_global: int | None = None) -> Queries:
         """Sample queries for the position field: global and local ones.
 
         Args:
             crystals: B crystals.
-            generator: of random numbers; `Draws` where several processes share a batch (full sampling: each has a generator of its own).
+            generator: of random numbers; `BatchRandom` where several processes share a batch (full sampling: each has a generator of its own).
             n_global: sum of `n_global` over the crystals, if known; computing it on a GPU would make the program wait for it.
         """
-        c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
+        c, draws = self.config, generator if isinstance(generator, BatchRandom) else BatchRandom(generator)
         if not c.n_position:
             around, around_index = self._all_local(crystals, self.local_points, c.local_sigma, draws.generator)
             everywhere, everywhere_index = self._all_global(crystals, draws.generator, n_global)
@@ -185,9 +185,9 @@ class Sampler:
         noise = draws.rows(torch.randn, b, n, 3)
         return Queries(torch.where(is_global[..., None], everywhere, around) + sigma * noise, None)
 
-    def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator | Draws) -> Queries:
+    def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator | BatchRandom) -> Queries:
         """Sample queries for the species field: local ones only; arguments as of `position_queries`."""
-        c, draws = self.config, generator if isinstance(generator, Draws) else Draws(generator)
+        c, draws = self.config, generator if isinstance(generator, BatchRandom) else BatchRandom(generator)
         if not c.n_species:
             return Queries(*self._all_local(crystals, self.species_points, c.species_sigma, draws.generator))
         around = self._some_local(crystals, self.species_points, c.n_species, draws)
@@ -224,7 +224,7 @@ class Sampler:
         noise = torch.randn(points.shape, generator=generator, device=points.device)
         return points + sigma * noise, owner[:, None].expand(-1, len(grid)).flatten()
 
-    def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: Draws) -> Tensor:
+    def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: BatchRandom) -> Tensor:
         """Return n points per crystal [B, n, 3] drawn from the local grids around its atoms, not perturbed."""
         b = len(crystals)
         n_atoms = crystals.mask.sum(1, keepdim=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import config as nesf_config
-from nesf.config import Choices, Config, ReconstructionConfig, with_fields
+from nesf.config import Config, ConfigBase, ReconstructionConfig, with_fields
 from nesf.errors import ConfigError
 from nesf.files import read_json
 from nesf.icsg3d import config as icsg3d_config
@@ -76,7 +76,7 @@ class Method:
             raise ConfigError(f"--decode {next(iter(assignments))}: method {self.name} decodes nothing; leave it out")
         return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
 
-    def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
+    def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
         """Tell whether a recorded config is the one asked for; what data and machine decide is left out."""
         return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
@@ -97,7 +97,7 @@ class TrainedMethod(Method):
         keeps_maps: whether its `train` takes `maps`, a folder for what the next training on the dataset can use again.
     """
 
-    config_class: type[Choices] = field(kw_only=True)
+    config_class: type[ConfigBase] = field(kw_only=True)
     training: str = field(kw_only=True)
     machine_decides: Mapping[str, Mapping[str, Any]] = field(kw_only=True)
     load: Callable[[Path, str], Any] = field(kw_only=True)
@@ -105,11 +105,11 @@ class TrainedMethod(Method):
     streams: bool = field(default=False, kw_only=True)
     keeps_maps: bool = field(default=False, kw_only=True)
 
-    def same(self, recorded: Mapping[str, Any], asked: Choices) -> bool:
+    def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
         """As for `Method`; the decoding is recorded for itself."""
         return self._comparable(self.config_class.from_dict(recorded)) == self._comparable(asked)
 
-    def _comparable(self, config: Any) -> Choices:
+    def _comparable(self, config: Any) -> ConfigBase:
         sections = {name: replace(getattr(config, name), **values) for name, values in self.machine_decides.items()}
         return replace(config, decoding=type(config.decoding)(), **sections)
 
@@ -192,12 +192,12 @@ ICSG3D = TrainedMethod(
 
 
 @dataclass(frozen=True)
-class NoConfig(Choices):
+class NoConfig(ConfigBase):
     """The config of a method that leaves nothing to choose."""
 
 
 @dataclass(frozen=True)
-class OracleConfig(Choices):
+class OracleConfig(ConfigBase):
     """The config of the oracle: parameters of the decoding."""
 
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)

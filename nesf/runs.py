@@ -166,7 +166,7 @@ def train(
     from nesf.distributed import n_processes, rank
     from nesf.records import commit, write_run
 
-    about = {
+    about: dict[str, Any] = {
         "command": command,
         "commit": commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

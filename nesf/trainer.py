@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nesf.config import Choices
+from nesf.config import ConfigBase
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, total
@@ -77,7 +77,7 @@ class Trainer(ABC, Generic[Model]):
     had not been (on a CPU with the same number of threads: bit for bit).
     """
 
-    config_class: ClassVar[type[Choices]]
+    config_class: ClassVar[type[ConfigBase]]
     machine_keys: ClassVar[frozenset[str]]  # of the config, dotted, set by data and machine: not compared with a checkpoint's
     log_columns: ClassVar[tuple[str, ...]]
     terms: ClassVar[Mapping[str, tuple[str, ...]]]  # names of the loss and its terms, by network

@@ -20,7 +20,7 @@ from nesf.data.dataset import Dataset
 from nesf.data.streaming import PaddedStream, StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, total
 from nesf.errors import ConfigError, DataError
-from nesf.fields import Draws, Queries, Sampler, nearest_atom, nearest_index
+from nesf.fields import BatchRandom, Queries, Sampler, nearest_atom, nearest_index
 from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, describe, model_for, padded_split
@@ -44,7 +44,7 @@ def losses(
     crystals: PaddedCrystals,
     sampler: Sampler,
     config: Config,
-    generator: torch.Generator | Draws,
+    generator: torch.Generator | BatchRandom,
     functions: FieldFunctions | None = None,
     n_global: int | None = None,
 ) -> Tensor:
@@ -114,7 +114,7 @@ def train(
     """Train the autoencoder on a dataset's training split.
 
     Args:
-        dataset: crystals in the standard setting; in memory, or read while it trains (`nesf.data.streaming.open_dataset`) with equal results.
+        dataset: crystals in the standard setting; in memory, or read while it trains (`nesf.data.streaming.open_streamed`) with equal results.
         config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary. None, with `resume` only: the checkpoint's.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
@@ -257,7 +257,7 @@ class FieldTrainer(Trainer[TrainedModel]):
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(t, epoch + step / self.steps)
-        draws = Draws(self.generator, own.start - batch.start, batch.stop - batch.start)
+        draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
         terms = losses(self.model, crystals, self.sampler, self.config, draws, self.functions, n_global)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()

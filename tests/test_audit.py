@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 
 from nesf.crystals import Crystals
 from nesf.data.audit import SHAPES, Pair, audit, cell_shapes, shortest_distances
-from nesf.data.dataset import Dataset, load_dataset
+from nesf.data.dataset import Dataset, load_packed
 from nesf.data.official import fetch
 
 LATTICES = {
@@ -79,11 +79,11 @@ def test_near_duplicates_can_be_left_out(leaky: Dataset) -> None:
 
 
 def test_the_paper_s_tables(mirror: Path, tmp_path: Path) -> None:
-    lcs6 = audit(load_dataset(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
+    lcs6 = audit(load_packed(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
     # Table 3; its rows "validation" and "test" are the released test and validation splits: 301 and 286, as the text has them.
     first = {s: [lcs6.atoms[s].get(n, 0) for n in range(1, 9)] for s in lcs6.atoms}
     assert first["train"] == [21, 599, 44, 1411, 1325, 244, 69, 686]
     assert first["test"] == [0, 35, 2, 80, 81, 14, 3, 41]
     assert first["val"] == [0, 30, 3, 83, 68, 17, 2, 35]
-    ybco = audit(load_dataset(fetch("ybco", fold=0, data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
+    ybco = audit(load_packed(fetch("ybco", fold=0, data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
     assert ybco.atoms == {"train": {13: 90}, "val": {13: 5}, "test": {13: 5}}

@@ -58,13 +58,13 @@ else:
 
 import nesf.data
 from nesf.config import Config
-from nesf.data.dataset import load_dataset
+from nesf.data.dataset import load_packed
 from nesf import methods
 from nesf.icsg3d import training as icsg3d  # the voxel baseline trains there too
 from nesf.decode import reconstruct
 from nesf.training import train
 
-dataset = load_dataset(Path(sys.argv[2]))
+dataset = load_packed(Path(sys.argv[2]))
 assert nesf.data.load(sys.argv[2], data_dir=Path(sys.argv[2]).parent).hash() == dataset.hash()
 config = Config.from_dict(json.loads(sys.argv[3]))
 result = train(dataset, config, Path(sys.argv[4]), device="cpu", progress=False)

@@ -14,7 +14,7 @@ import pytest
 
 from nesf.crystals import standard_lattice
 from nesf.data import available, load, official
-from nesf.data.dataset import SPLITS, load_dataset
+from nesf.data.dataset import SPLITS, load_packed
 from nesf.data.official import ReleaseFile, fetch, restricted_loads, to_crystals
 from nesf.errors import ConfigError, DataError, NesfError
 
@@ -122,7 +122,7 @@ def test_network_and_mirror_give_the_same_dataset(release: Path, server: Server,
         fetch("lcs6", data_dir=tmp_path / "root", mirror=release, progress=False),
         fetch("lcs6", data_dir=tmp_path / "inner", mirror=release / "data/dataset_paper", progress=False),
     ]
-    datasets = [load_dataset(f) for f in folders]
+    datasets = [load_packed(f) for f in folders]
     assert len({d.hash() for d in datasets}) == 1
     assert datasets[0].vocabulary == tuple(SIDX_TO_Z)
     assert datasets[0].provenance == datasets[1].provenance
@@ -144,10 +144,10 @@ def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> N
 
 
 def test_clean_split_of_icsg3d_leaves_out_validation_and_test(release: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(fetch("icsg3d", data_dir=tmp_path, mirror=release, progress=False))
+    dataset = load_packed(fetch("icsg3d", data_dir=tmp_path, mirror=release, progress=False))
     assert dataset.splits["train"].ids == ("mp-1", "mp-3", "mp-4", "mp-6", "mp-8")
     with pytest.warns(UserWarning, match="icsg3d-as-released"):
-        as_released = load_dataset(fetch("icsg3d-as-released", data_dir=tmp_path, mirror=release, progress=False))
+        as_released = load_packed(fetch("icsg3d-as-released", data_dir=tmp_path, mirror=release, progress=False))
     assert len(as_released.splits["train"]) == 8
     assert "warning" in as_released.provenance
     with pytest.warns(UserWarning, match="icsg3d"):
@@ -312,10 +312,10 @@ def test_names_folds_and_what_is_not_on_disk(release: Path, tmp_path: Path) -> N
 
 
 def test_the_real_release(mirror: Path, tmp_path: Path) -> None:
-    lcs6 = load_dataset(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False))
+    lcs6 = load_packed(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False))
     assert [len(lcs6.splits[s]) for s in SPLITS] == [5418, 286, 301]
     assert len(lcs6.vocabulary) == 80
-    ybco = load_dataset(fetch("ybco", fold=19, data_dir=tmp_path, mirror=mirror, progress=False))
+    ybco = load_packed(fetch("ybco", fold=19, data_dir=tmp_path, mirror=mirror, progress=False))
     assert [len(ybco.splits[s]) for s in SPLITS] == [90, 5, 5]
     for dataset in (lcs6, ybco):
         for crystals in dataset.splits.values():
@@ -329,7 +329,7 @@ def test_the_real_release(mirror: Path, tmp_path: Path) -> None:
 def test_oblique_cells_of_the_release_have_pymatgen_s_conventional_matrix(mirror: Path, tmp_path: Path) -> None:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-    crystals = load_dataset(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)).splits["train"]
+    crystals = load_packed(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)).splits["train"]
     oblique = np.flatnonzero(np.abs(np.degrees(crystals.angles) - 90).max(1) > 1e-3)
     assert len(oblique) > 100
     for structure in crystals.select(oblique).to_structures():

@@ -18,7 +18,7 @@ from pymatgen.core import Lattice, Structure
 
 from nesf.crystals import Crystals, concatenate
 from nesf.data import load
-from nesf.data.dataset import load_dataset
+from nesf.data.dataset import load_packed
 from nesf.data.materials_project import CHUNK, build, prefilter
 from nesf.data.rules import Rules, frequent_elements, load_rules, rule_sets, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
@@ -132,7 +132,7 @@ def build_from(server: Server, folder: Path, rules: Rules, **options: object) ->
 
 def test_lcs6_rules_end_to_end(serve, tmp_path: Path) -> None:
     server = serve(small_cells())
-    dataset = load_dataset(build_from(server, tmp_path, load_rules("lcs6")))
+    dataset = load_packed(build_from(server, tmp_path, load_rules("lcs6")))
     ids = {i for c in dataset.splits.values() for i in c.ids}
     assert ids == {f"mp-{100 + i}" for i in range(12)} | {f"mp-{200 + i}" for i in range(12)}
     assert {s: len(c) for s, c in dataset.splits.items()} == {"train": 20, "val": 2, "test": 2}
@@ -156,7 +156,7 @@ def test_pages_are_put_together_without_loss(serve, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("nesf.data.materials_project.CHUNK", 10)
     assert CHUNK > 10
     server = serve(small_cells())
-    dataset = load_dataset(build_from(server, tmp_path, load_rules("lcs6")))
+    dataset = load_packed(build_from(server, tmp_path, load_rules("lcs6")))
     assert dataset.provenance["documents"] == 27
     assert {q.get("_skip") for p, q in server.requests if "_fields" in q} == {None, "10", "20"}
 
@@ -180,7 +180,7 @@ def test_icsg3d_rules(serve, tmp_path: Path) -> None:
         "mp-9": Structure(Lattice.cubic(3), ["Po"], [[0, 0, 0]]),
     }
     server = serve(structures)
-    dataset = load_dataset(build_from(server, tmp_path, load_rules("icsg3d")))
+    dataset = load_packed(build_from(server, tmp_path, load_rules("icsg3d")))
     assert sorted(i for c in dataset.splits.values() for i in c.ids) == [f"mp-{i}" for i in range(1, 6)]
     asked = next(q for p, q in server.requests if "_fields" in q)
     assert asked["formula"] == "AB,ABC2,ABC3" and asked["crystal_system"] == "Cubic" and asked["nsites_max"] == "40"
@@ -200,7 +200,7 @@ def test_ybco_rules_fetch_the_reference_and_make_folds(serve, tmp_path: Path) ->
         | {"mp-98": ybco_like(1, "Lu"), "mp-99": ybco_like(1.3)}
     )
     folder = build_from(serve(structures), tmp_path, load_rules("ybco"))
-    folds = [load_dataset(folder / f"fold-{k}") for k in range(20)]
+    folds = [load_packed(folder / f"fold-{k}") for k in range(20)]
     assert all(d.fold == k for k, d in enumerate(folds))
     tested = [i for d in folds for i in d.splits["test"].ids]
     assert sorted(tested) == sorted(set(structures) - {"mp-98", "mp-99"}), "each material is in one test set"
@@ -226,7 +226,7 @@ def test_malformed_documents_are_named_or_skipped(serve, tmp_path: Path, documen
     server.documents.append({"material_id": "mp-666"} | document)
     with pytest.raises(DataError, match=r"mp-666.*--skip-bad"):
         build_from(server, tmp_path, load_rules("lcs6"))
-    dataset = load_dataset(build_from(server, tmp_path, load_rules("lcs6"), skip_bad=True))
+    dataset = load_packed(build_from(server, tmp_path, load_rules("lcs6"), skip_bad=True))
     assert [s["entry"] for s in dataset.provenance["skipped"]] == ["mp-666"]
     assert sum(len(c) for c in dataset.splits.values()) == 24
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nesf import records as results
-from nesf.config import CPU, Choices, Config, ReconstructionConfig, for_dataset, preset
+from nesf.config import CPU, Config, ConfigBase, ReconstructionConfig, for_dataset, preset
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.official import OFFICIAL
@@ -105,7 +105,7 @@ def test_content_decides_what_is_missing_of_the_voxel_baseline(tmp_path: Path, d
     folder = tmp_path / run.name
     results.write_metrics(folder, {s: evaluate(dataset.splits[s], dataset.splits[s]) for s in run.splits})
     config = run.config()
-    assert isinstance(config, Choices)
+    assert isinstance(config, ConfigBase)
     common: dict[str, Any] = {"seed": 0, "command": "nesf", "wall_time_seconds": 1.0}
     recorded = config.with_values({"training.precision": "bf16"}).to_dict()
     about = {"method": "icsg3d", "preset": "narrow", "config": recorded, "reconstruction": run.decoding()}

@@ -19,8 +19,8 @@ from nesf.cli import main
 from nesf.config import preset
 from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad
 from nesf.data import STARTER_FOLDER, load, stream
-from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_dataset, save_dataset
-from nesf.data.streaming import PREFETCH, PackedWriter, PaddedStream, StreamedCrystals, open_dataset
+from nesf.data.dataset import SPLITS, Dataset, bounding_box, load_packed, save_dataset
+from nesf.data.streaming import PREFETCH, PackedWriter, PaddedStream, StreamedCrystals, open_streamed
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.training import FieldTrainer, TrainingResult, train
 
@@ -83,7 +83,7 @@ def test_stream_has_the_crystals_of_memory(dataset: Dataset, folder: Path, tmp_p
     if written == "part by part":
         folder = tmp_path / "parts"
         write(dataset, folder)
-    streamed = open_dataset(folder)
+    streamed = open_streamed(folder)
     assert streamed.hash() == dataset.hash() and streamed.vocabulary == dataset.vocabulary and streamed.label == dataset.label
     for split, crystals in dataset.splits.items():
         opened = streamed.splits[split]
@@ -116,7 +116,7 @@ def test_released_dataset_streams_as_it_is_in_memory(mirror: Path, tmp_path: Pat
 def test_written_part_by_part_loads_as_saved(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     write(dataset, tmp_path / "parts")
     assert (tmp_path / "parts" / "dataset.json").read_text() == (folder / "dataset.json").read_text()
-    loaded = load_dataset(tmp_path / "parts")
+    loaded = load_packed(tmp_path / "parts")
     for split, crystals in dataset.splits.items():
         assert loaded.splits[split].ids == crystals.ids
         for name in ("positions", "species", "lattice", "offsets"):
@@ -127,7 +127,7 @@ def test_written_part_by_part_loads_as_saved(dataset: Dataset, folder: Path, tmp
 def test_writer_finds_the_vocabulary_and_leaves_empty_splits(dataset: Dataset, tmp_path: Path) -> None:
     with PackedWriter(tmp_path, "one split") as writer:
         writer.append("train", dataset.splits["test"])
-    loaded, streamed = load_dataset(tmp_path), open_dataset(tmp_path)
+    loaded, streamed = load_packed(tmp_path), open_streamed(tmp_path)
     assert loaded.vocabulary == streamed.vocabulary == tuple(np.unique(dataset.splits["test"].species))
     assert [len(loaded.splits[s]) for s in SPLITS] == [len(streamed.splits[s]) for s in SPLITS] == [3, 0, 0]
 
@@ -168,18 +168,18 @@ def test_writer_refuses_what_it_cannot_keep(dataset: Dataset, tmp_path: Path) ->
 def test_streamed_training_is_that_of_memory_bit_for_bit(dataset: Dataset, folder: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     config = CONFIG.with_values({"training.epochs": 2} | changes) if changes else CONFIG
     memory = train(dataset, config, tmp_path / "memory", seed=3, progress=False)
-    same_training(memory, train(open_dataset(folder), config, tmp_path / "stream", seed=3, progress=False))
+    same_training(memory, train(open_streamed(folder), config, tmp_path / "stream", seed=3, progress=False))
 
 
 def test_streamed_training_resumes_in_the_middle_of_an_epoch(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     whole = train(dataset, CONFIG, tmp_path / "whole", seed=3, progress=False)
-    first = train(open_dataset(folder), CONFIG, tmp_path / "parts", seed=3, progress=False, max_minutes=0)
+    first = train(open_streamed(folder), CONFIG, tmp_path / "parts", seed=3, progress=False, max_minutes=0)
     assert not first.finished and json.loads((tmp_path / "parts" / "checkpoint.json").read_text())["step"] == 1
-    same_training(whole, train(open_dataset(folder), None, tmp_path / "parts", resume=True, seed=3, progress=False))
+    same_training(whole, train(open_streamed(folder), None, tmp_path / "parts", resume=True, seed=3, progress=False))
 
 
 def test_one_order_of_the_crystals_is_in_memory_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = FieldTrainer(open_dataset(folder), CONFIG, seed=3)
+    run = FieldTrainer(open_streamed(folder), CONFIG, seed=3)
     draw, orders, alive = torch.randperm, list[weakref.ref[torch.Tensor]](), list[bool]()
 
     def randperm(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -292,31 +292,31 @@ def scribble(path: Path, name: str, at: int, value: int) -> None:
 def test_damaged_file_is_one_clear_error(copied: Path, kind: str) -> None:
     DAMAGE[kind](copied / "train.safetensors")
     with pytest.raises(DataError, match=r"train\.safetensors") as error:
-        open_dataset(copied, check=False)
+        open_streamed(copied, check=False)
     assert "\n" not in str(error.value)
 
 
 def test_damage_that_only_the_hash_shows(copied: Path) -> None:
     scribble(copied / "val.safetensors", "lattice", 0, 4_611_686_018_427_387_904)  # the float 2.0
     with pytest.raises(DataError, match=r"dataset\.json"):
-        open_dataset(copied)
+        open_streamed(copied)
     (copied / "val.safetensors").unlink()
     with pytest.raises(DataError, match=r"val\.safetensors"):
-        open_dataset(copied)
+        open_streamed(copied)
 
 
 @pytest.mark.parametrize("missing", ["name", "fold", "hash", "vocabulary", "provenance", "all"])
 def test_damaged_description_is_one_clear_error(copied: Path, missing: str) -> None:
     about = json.loads((copied / "dataset.json").read_text())
     (copied / "dataset.json").write_text("[]" if missing == "all" else json.dumps({k: v for k, v in about.items() if k != missing}))
-    for read in (open_dataset, load_dataset):
+    for read in (open_streamed, load_packed):
         with pytest.raises(DataError, match=r"dataset\.json") as error:
             read(copied)
         assert "\n" not in str(error.value) and (missing == "all") != (f"{missing!r}" in str(error.value))
 
 
 def test_file_that_changes_while_it_is_used_ends_training(copied: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(copied)
+    dataset = open_streamed(copied)
     content = (copied / "train.safetensors").read_bytes()
     (copied / "train.safetensors").write_bytes(content[:-100])
     with pytest.raises(DataError, match=r"train\.safetensors.*changed"):
@@ -329,7 +329,7 @@ def test_file_that_changes_while_it_is_used_ends_training(copied: Path, tmp_path
 def test_element_outside_the_vocabulary_names_the_crystal(dataset: Dataset, folder: Path) -> None:
     species = dataset.splits["train"].species
     last = int(species[0])
-    opened = PaddedStream(open_dataset(folder).splits["train"], [z for z in dataset.vocabulary if z != last], torch.device("cpu"))
+    opened = PaddedStream(open_streamed(folder).splits["train"], [z for z in dataset.vocabulary if z != last], torch.device("cpu"))
     with pytest.raises(DataError, match=rf"train\.safetensors, crystal 0: .*{last}"):
         opened.select(torch.tensor([0]))
     with pytest.raises(DataError, match=r"crystal 100"):
@@ -342,6 +342,6 @@ def test_larger_than_a_chunk(dataset: Dataset, tmp_path: Path, monkeypatch: pyte
     parts = {"train": concatenate([train_split, train_split]), "val": train_split, "test": Crystals.from_arrays((), (), (), np.zeros((0, 3, 3)))}
     many = Dataset("many", parts)
     write(many, tmp_path)
-    streamed = open_dataset(tmp_path)
+    streamed = open_streamed(tmp_path)
     assert streamed.hash() == many.hash() and streamed.splits["train"].box == bounding_box(many.splits["train"])
     assert streamed.splits["train"].n_max == many.splits["train"].n_atoms.max()

@@ -185,7 +185,7 @@ import json, sys, time, torch
 import nesf.trainer
 from nesf.training import FieldTrainer, train
 from nesf.config import Config
-from nesf.data.dataset import load_dataset
+from nesf.data.dataset import load_packed
 from pathlib import Path
 
 data, config, out, threads = sys.argv[1:]
@@ -196,7 +196,7 @@ def slow(self, *where):
     step(self, *where)
     time.sleep(0.1)
 FieldTrainer.step = slow
-result = train(load_dataset(Path(data)), Config.from_dict(json.loads(config)), Path(out), seed=3, device="cpu", progress=False)
+result = train(load_packed(Path(data)), Config.from_dict(json.loads(config)), Path(out), seed=3, device="cpu", progress=False)
 print("finished" if result.finished else "stopped")
 """
 

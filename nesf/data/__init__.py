@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from nesf.data.dataset import Dataset, default_data_dir, load_dataset, save_dataset
+from nesf.data.dataset import Dataset, default_data_dir, load_packed, save_dataset
 from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
-from nesf.data.streaming import StreamedDataset, open_dataset
+from nesf.data.streaming import StreamedDataset, open_streamed
 from nesf.errors import ConfigError, DataError
 
 __all__ = ["OFFICIAL", "Dataset", "StreamedDataset", "available", "default_data_dir", "fetch", "load", "save_dataset", "stream"]
@@ -45,7 +45,7 @@ def load(
     data_dir = Path(data_dir) if data_dir else default_data_dir()
     folder = _packed(name, fold, data_dir, mirror, fetch)
     if folder is not None:
-        return load_dataset(folder)
+        return load_packed(folder)
     if Path(name).exists():
         from nesf.data.files import read
 
@@ -74,7 +74,7 @@ def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, 
         raise ConfigError(f"{name}: is not packed, so it cannot be streamed; pack it with `nesf data import` first")
     if folder is None:
         raise DataError(f"{name!r} is not a packed dataset; `nesf data list` shows those that are on this machine")
-    return open_dataset(folder)
+    return open_streamed(folder)
 
 
 def _packed(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path | None:

@@ -180,7 +180,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_dataset(folder: Path, *, check: bool = True) -> Dataset:
+def load_packed(folder: Path, *, check: bool = True) -> Dataset:
     """Read a packed folder.
 
     Args:

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, standard_lattice
-from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_dataset, save_dataset
+from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
 from nesf.errors import ConfigError, DataError
 from nesf.files import write_atomically
 
@@ -158,7 +158,7 @@ def _is_current(folder: Path) -> bool:
     if not (folder / "dataset.json").exists():
         return False
     try:
-        return load_dataset(folder).provenance.get("commit") == COMMIT
+        return load_packed(folder).provenance.get("commit") == COMMIT
     except DataError:
         return False
 

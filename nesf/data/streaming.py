@@ -229,7 +229,7 @@ class StreamedDataset:
     Attributes:
         name, fold, provenance, vocabulary: as of `Dataset`.
         splits: `train`, `val`, `test`.
-        recorded_hash: of `dataset.json`; `open_dataset` compares it with the content.
+        recorded_hash: of `dataset.json`; `open_streamed` compares it with the content.
     """
 
     name: str
@@ -249,14 +249,14 @@ class StreamedDataset:
         return self.recorded_hash
 
 
-def open_dataset(folder: Path, *, check: bool = True) -> StreamedDataset:
+def open_streamed(folder: Path, *, check: bool = True) -> StreamedDataset:
     """Open a packed folder without loading it.
 
     Args:
         check: compare the content with the recorded hash, in one pass over the files.
 
     Raises:
-        DataError: as `load_dataset`.
+        DataError: as `load_packed`.
     """
     folder = Path(folder)
     about = read_description(folder)

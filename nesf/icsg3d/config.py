@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nesf.config import Choices, with_fields
+from nesf.config import ConfigBase, with_fields
 from nesf.errors import ConfigError
 
 
@@ -98,7 +98,7 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True)
-class VoxelBaselineConfig(Choices):
+class VoxelBaselineConfig(ConfigBase):
     """Config of one training and of its decoding."""
 
     preset: str = "as-published"
@@ -114,7 +114,7 @@ class VoxelBaselineConfig(Choices):
 
 
 @dataclass(frozen=True)
-class OracleConfig(Choices):
+class OracleConfig(ConfigBase):
     """Config of the oracle (`nesf.icsg3d.segmentation.oracle`), which needs no networks; lattice and species come from the crystal."""
 
     preset: str = "as-published"
