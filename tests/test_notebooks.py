@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+import torch
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -120,6 +122,21 @@ def strings_in(code: str) -> list[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
             strings.append(node.value)
     return strings
+
+
+@pytest.mark.parametrize(("cores", "given", "threads"), [(2, None, 1), (4, None, 1), (8, None, 3), (2, "3", 3)])
+def test_notebooks_use_one_thread_on_a_small_machine(cores: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # restored afterwards, whatever the call sets
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    torch.set_num_threads(3)
+    try:
+        check_parameters({"__annotations__": {}})
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 # An absolute path, or one that leaves the folder; not the slash of a unit, a link, a closing tag or a path's middle.
