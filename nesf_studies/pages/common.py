@@ -42,7 +42,7 @@ def limit_threads() -> None:
 
 
 def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
-    """Refuse unknown names and unusable values: papermill only warns of the former, and takes any of the latter. A notebook calls it first of all, right after its cell tagged `parameters`; `limit_threads` is called here for that reason.
+    """Refuse unknown names and unusable values: papermill only warns of the former, and takes any of the latter. A notebook calls it first of all, right after its cell tagged `parameters`.
 
     The declarations in that cell, `name: type = value  # help`, say which parameters there are and what they hold.
 
