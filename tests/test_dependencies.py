@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = {canonicalize_name(r.name): r for r in map(Requirement, re.findall(r"^[^#\s].*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))}
-FIRST_PARTY = {"nesf", "nesf_studies", "benchmarks", "conftest", *(p.stem for p in (ROOT / "scripts").glob("*.py"))}
+FIRST_PARTY = {"nesf", "nesf_studies", "benchmarks", "scripts", "conftest", *(p.stem for p in (ROOT / "scripts").glob("*.py"))}
 WITH_TORCH = {"triton"}  # a CUDA build of torch brings it; without it nothing is compiled
 # Folder, extras that it may import from anywhere, and extras that the named modules may import beyond these.
 AREAS: list[tuple[str, set[str], dict[str, str]]] = [
