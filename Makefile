@@ -1,4 +1,4 @@
-# make book | make test | make bench | make setup | make lint | make clean      (make help lists them)
+# make book | make test | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
 # Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
 
 SHELL := /bin/bash
@@ -26,12 +26,13 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book test bench lint format clean
+.PHONY: help setup book check-book test bench lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
+	@echo "make check-book  the book, then whether its pages are complete and load nothing from the network (part of continuous integration)"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
 	@echo "make clean   remove the book and the notebook cache; $(VENV) stays"
@@ -52,11 +53,15 @@ install:
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 
+# One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
 book: setup
 	@if [ "$$(cat .jupyter_cache/sources 2> /dev/null)" != "$(SOURCES)" ]; then rm -rf .jupyter_cache book/_build; fi
-	$(call step,building the book: executes the notebooks and trains for one minute (2 to 5 minutes; seconds when nothing changed),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
+	$(call step,building the book: executes the notebooks and trains for one minute (2 to 5 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
 	@mkdir -p .jupyter_cache && echo "$(SOURCES)" > .jupyter_cache/sources
 	@echo "==> open book/_build/html/index.html"
+
+check-book: book
+	$(call step,pages of the book,PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --built-book tests/test_book.py)
 
 lint: setup
 	$(call step,formatter and linter,$(BIN)/ruff format --check . && $(BIN)/ruff check .)

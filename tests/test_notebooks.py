@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+import torch
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -107,7 +111,55 @@ def test_choices_and_kinds_of_values() -> None:
     check_parameters(again)
 
 
+def strings_in(code: str) -> list[str]:
+    """The strings of a code cell; in an f-string `x` stands for each expression."""
+    tree = ast.parse("\n".join(line for line in code.splitlines() if not line.startswith("%")))
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    strings = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            strings.append("".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            strings.append(node.value)
+    return strings
+
+
+@pytest.mark.parametrize(("cores", "given", "threads"), [(2, None, 1), (4, None, 1), (8, None, 3), (2, "3", 3)])
+def test_notebooks_use_one_thread_on_a_small_machine(cores: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # restored afterwards, whatever the call sets
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    torch.set_num_threads(3)
+    try:
+        check_parameters({"__annotations__": {}})
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+# An absolute path, or one that leaves the folder; not the slash of a unit, a link, a closing tag or a path's middle.
+OUTSIDE = re.compile(r"(?<![\w.)\]}<>:/-])(?:/|~/)[A-Za-z_]|\b[A-Za-z]:[\\/](?!/)|\.\./")
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/x", "/mnt/lcs6.csv", "see /home/a", "--data=/scratch/x", "~/nesf", "C:\\data", "D:/data", "../shared", "a/../b"]
+)
+def test_outside_paths_are_recognised(path: str) -> None:
+    assert OUTSIDE.search(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["results/lcs6", "x/run.json", "eV/atom", "1 / Å", "https://doi.org/10.1038/x", "<b>a</b>", "<br/>", "./out", "x: y"]
+)
+def test_other_slashes_are_no_outside_paths(text: str) -> None:
+    assert not OUTSIDE.search(text)
+
+
 @by_name
-def test_no_relative_or_absolute_data_paths(path: Path) -> None:
-    code = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
-    assert "/home" not in code and "../" not in code and 'read_csv("' not in code
+def test_no_path_leads_outside_of_the_repository(path: Path) -> None:
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            assert not [text for text in strings_in(cell.source) if OUTSIDE.search(text)], cell.source
+            assert 'read_csv("' not in cell.source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +33,14 @@ _OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 
 
+def limit_threads() -> None:
+    """Use one thread on a machine of up to 4 cores, unless OMP_NUM_THREADS is set: two threads wait for each other as soon as something else runs."""
+    if "OMP_NUM_THREADS" not in os.environ and (os.cpu_count() or 1) <= 4:
+        os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are loaded from now on
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+
+
 def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
     """Refuse unknown names and unusable values: papermill only warns of the former, and takes any of the latter. A notebook calls it first of all, right after its cell tagged `parameters`.
 
@@ -57,6 +67,7 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
         if name in choices and value not in choices[name]:
             raise ConfigError(f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}")
     namespace["_parameters_checked"] = True
+    limit_threads()
 
 
 def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", seed: int = 0, fold: int | None = None) -> Path:
