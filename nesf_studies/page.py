@@ -58,8 +58,7 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
             raise ConfigError(f"{unknown[0]!r} is not a parameter of this notebook; its parameters are {', '.join(declared)}")
     for name, kind in declared.items():
         value = namespace[name]
-        fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-        if not fits:
+        if not isinstance(value, int | float if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(f"parameter {name} = {value!r}: {_EXPECTED[kind]} is expected")
         if name in choices and value not in choices[name]:
             raise ConfigError(f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}")
@@ -69,19 +68,15 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
 def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str = "") -> Dataset:
     """Load the dataset that a notebook's parameters name, fetch it if it is not on disk, and print which it is.
 
-    Args:
-        dataset: name or path.
-        fold: of a cross-validation; -1: none.
-        mirror: copy of the official release; empty: download.
-        data_dir: folder of datasets; empty: the user's default.
+    A fold of -1 is none; without `mirror`, a copy of the official release, it is downloaded; without `data_dir` datasets lie in the user's default folder.
 
     Raises:
         DataError: the dataset does not exist or cannot be fetched.
     """
-    from nesf import data
+    from nesf.data import load
 
     folder, copy = (Path(text) if text else None for text in (data_dir, mirror))
-    crystals = data.load(dataset, fold=None if fold < 0 else fold, mirror=copy, data_dir=folder, fetch=True)
+    crystals = load(dataset, fold=None if fold < 0 else fold, mirror=copy, data_dir=folder, fetch=True)
     print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
     return crystals
 
@@ -92,7 +87,7 @@ def open_model(run: str, crystals: Dataset, *, device: str = "auto") -> tuple[Tr
     Args:
         run: folder of the run; empty: the one that is recorded for the dataset.
         crystals: the dataset of the page.
-        device: auto, cpu, cuda.
+        device: auto, cpu, cuda, ...
 
     Raises:
         DataError: there is no model, or none is recorded for the dataset.
@@ -115,8 +110,7 @@ def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", see
     """
     folder = run_folder(RESULTS, dataset, method, preset, seed=seed, fold=fold)
     if not (folder / "run.json").exists():
-        chosen = f"--fold {fold}" if fold is not None else f"--seed {seed}"
-        command = f"nesf run {dataset} --preset {preset} {chosen} --out DIR"
+        command = f"nesf run {dataset} --preset {preset} {f'--seed {seed}' if fold is None else f'--fold {fold}'} --out DIR"
         raise DataError(f"{folder}: no such recorded run; make one with `{command}` and give its folder as parameter `run`")
     return folder
 

@@ -35,7 +35,9 @@ def table(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
     errors = rows[rows["metric"].isin(HEADLINE[1:])].groupby([*recipe, "metric"], sort=False)["value"]
     made = errors.agg(mean="mean", std="std", n="count").reset_index().assign(source="recorded", split=split)
     counts = rows.pivot_table(index=recipe, columns="metric", values="value", aggfunc="sum")
-    notes = {key: f"nothing detected in {c['n_nothing_detected']:.0f} of {c['n_materials']:.0f}" for key, c in counts.iterrows() if c["n_nothing_detected"]}
+    notes = {
+        key: f"nothing detected in {c['n_nothing_detected']:.0f} of {c['n_materials']:.0f}" for key, c in counts.iterrows() if c["n_nothing_detected"]
+    }
     made["text"] = [text_of(*cell) for cell in zip(made["metric"], made["mean"], made["std"], strict=True)]
     made["note"] = [notes.get(key, "") for key in zip(*(made[name] for name in recipe), strict=True)]
     return made[list(TABLE_COLUMNS)]

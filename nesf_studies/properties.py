@@ -1,36 +1,56 @@
 """Properties predicted from latent vectors (Supplementary Note 4, Table S3), beside a mean and two descriptions of the composition alone.
 
-The network never sees a property; whether its latent vectors hold one is asked of three regression methods of scikit-learn, with the paper's settings and
-with settings chosen on the validation split. The test split chooses nothing.
+The network never sees a property. Three regression methods of scikit-learn predict it from the latent vectors, with the paper's settings and with settings
+chosen on the validation split. The test split chooses nothing.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pymatgen.core import Element
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 from tqdm import tqdm
 
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 
 PAPERS = MappingProxyType({"energy_above_hull": "eV/atom", "total_magnetization": "µB", "band_gap": "eV"})  # the rows of Table S3, and their units
 GEOMETRY = MappingProxyType({"volume_per_atom": "Å³", "n_atoms": "atoms"})  # known of every crystal
+Splits: TypeAlias = Mapping[str, np.ndarray]  # split name to an array with a row a crystal
 LATENT, COMPOSITION, FRACTIONS, MEAN = "latent vector", "composition", "element fractions", "mean of training"
 REGRESSORS = ("SVR", "kNN", "MLP")
 NEIGHBOURS = (1, 2, 3, 5, 10, 20)  # k tried on the validation split
 PENALTIES = (1.0, 10.0, 100.0)  # C of the SVR tried on the validation split, on standardised values
 EPOCHS_BETWEEN = 10  # after so many the MLP is compared on the validation split
+PROPERTIES = {
+    "energy_above_hull": "energy above hull, eV/atom",
+    "total_magnetization": "total magnetisation, µB",
+    "band_gap": "band gap, eV",
+    "volume_per_atom": "volume per atom, Å³",
+    "n_atoms": "atoms in the cell",
+}
+INPUTS = {LATENT: NESF, COMPOSITION: SECOND, FRACTIONS: "#CC79A7"}  # their colours
+LOWEST = -0.6  # R² below are drawn at the left border
+NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)  # electrons of their cores
 _ELEMENT = ("Z", "group", "row", "atomic_mass", "X", "atomic_radius", "mendeleev_no", "melting_point", "electron_affinity", "molar_volume")
 
 
@@ -52,28 +72,24 @@ class Parameters:
                 raise ConfigError(f"{name} = {getattr(self, name)}: a number above 0 is expected")
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, DataFrame]:
-    """Table S3 for a model and the properties that a dataset knows.
+def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Make Table S3 for a model and the properties that a dataset knows.
 
     Returns:
-        `scores`: one row per property, input, regressor, setting (`paper`, or `chosen` on validation: which is in `choice`) and split.
-        `predictions`: of the test crystals, by the setting and regressor that is best on validation for each input.
-        `known`: per property and split how many crystals have it, how many hold an element that the model does not know (left out),
-        mean and standard deviation.
+        `scores`: one row per property, input, regressor, setting (`paper`, or `chosen` on validation: which is in `choice`) and split. `predictions`: of the
+        test crystals, by the setting and regressor that is best on validation for each input. `known`: per property and split how many crystals have it,
+        how many hold an element that the model does not know (left out), mean and standard deviation.
 
     Raises:
         DataError: a property that the dataset does not have, or too few known values.
     """
-    import pandas as pd
-
     usable, left_out = {}, {}
     for split in SPLITS:
         crystals = dataset.split(split)
         fits = _known_elements(crystals, model.vocabulary)
         usable[split], left_out[split] = crystals.select(np.flatnonzero(fits)), int((~fits).sum())
-    latent = {split: model.encode(crystals).cpu().double().numpy() for split, crystals in usable.items()}
     inputs = {
-        LATENT: latent,
+        LATENT: {split: model.encode(crystals).cpu().double().numpy() for split, crystals in usable.items()},
         COMPOSITION: {split: composition_features(crystals) for split, crystals in usable.items()},
         FRACTIONS: {split: element_fractions(crystals, model.vocabulary) for split, crystals in usable.items()},
     }
@@ -89,32 +105,24 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
                 known.append({"property": name, "unit": unit, "split": split, **about, "mean": has.mean(), "std": has.std()})
             y = {split: values[split][rows[split]] for split in SPLITS}
             mean = {split: np.full(len(y[split]), y["train"].mean()) for split in SPLITS}
-            tables = [_scored(y, mean, property=name, input=MEAN, regressor="", setting="", choice="")]
+            scores.append(_scored(y, mean, property=name, input=MEAN, regressor="", setting="", choice=""))
             test = pd.DataFrame({"property": name, "id": np.array(usable["test"].ids)[rows["test"]], "actual": y["test"]})
             for source, features in inputs.items():
                 x = {split: features[split][rows[split]] for split in SPLITS}
                 fitted = fit_all(x, y, parameters, scale=source == COMPOSITION)
-                tables += [_scored(y, p, property=name, input=source, regressor=r, setting=s, choice=c) for (r, s), (c, p) in fitted.items()]
+                scores += [_scored(y, p, property=name, input=source, regressor=r, setting=s, choice=c) for (r, s), (c, p) in fitted.items()]
                 best = min(fitted, key=lambda key: _mse(y["val"], fitted[key][1]["val"]))
                 test[f"from {source}"], test[f"{source} by"] = fitted[best][1]["test"], f"{best[0]}, {best[1]}"
                 bar.update()
-            scores += tables
             predictions.append(test)
     return {"scores": pd.concat(scores, ignore_index=True), "predictions": pd.concat(predictions, ignore_index=True), "known": pd.DataFrame(known)}
 
 
-def chosen_on_validation(scores: DataFrame, split: str = "test") -> DataFrame:
-    """R² of a split, for each property and input with the regressor and setting of the highest R² on validation.
+def chosen_on_validation(scores: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Return R² of a split, for each property and input with the regressor and setting of the highest R² on validation.
 
-    Args:
-        scores: of `analyse`.
-        split: train, val or test.
-
-    Returns:
-        One row per property, a column per input: R², and `<input> by`: regressor and setting.
+    `scores` are those of `analyse`. One row per property, a column per input: R², and `<input> by`: regressor and setting.
     """
-    import pandas as pd
-
     fitted = scores[scores["regressor"].fillna("") != ""]
     keys = ["property", "input", "regressor", "setting"]
     values = fitted.pivot_table(index=keys, columns="split", values="r2", sort=False)
@@ -128,17 +136,17 @@ def chosen_on_validation(scores: DataFrame, split: str = "test") -> DataFrame:
     return table[[*sources, *(f"{s} by" for s in sources)]].astype(dict.fromkeys(sources, float))
 
 
-def targets(dataset: Dataset, asked: str = "") -> dict[str, str]:
-    """What is predicted, with units: what is asked for, else the paper's properties that the dataset knows, else the volume per atom.
+def targets(dataset: Dataset, names: str = "") -> dict[str, str]:
+    """Return the properties to predict, with units: those named, else the paper's properties that the dataset knows, else the volume per atom.
 
     Raises:
-        DataError: something is asked for that the dataset does not have.
+        DataError: a property is named that the dataset does not have.
     """
     columns = {k for k, v in dataset.split("train").properties.items() if v.dtype.kind in "fiub"}
-    if not asked:
+    if not names:
         return {k: u for k, u in PAPERS.items() if k in columns} or {"volume_per_atom": GEOMETRY["volume_per_atom"]}
     units = {**dict.fromkeys(sorted(columns), ""), **PAPERS, **GEOMETRY}
-    chosen = [name.strip() for name in asked.split(",")]
+    chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
         if name not in columns and name not in GEOMETRY:
             there = ", ".join((*sorted(columns), *GEOMETRY))
@@ -147,7 +155,7 @@ def targets(dataset: Dataset, asked: str = "") -> dict[str, str]:
 
 
 def property_values(crystals: Crystals, name: str) -> np.ndarray:
-    """A property of each crystal [B], NaN where unknown: a column of the dataset, or computed from the structure (`GEOMETRY`)."""
+    """Return a property of each crystal [B], NaN where unknown: a column of the dataset, or computed from the structure (`GEOMETRY`)."""
     if name in crystals.properties:
         return crystals.properties[name].astype(float)
     if name == "n_atoms":
@@ -158,7 +166,7 @@ def property_values(crystals: Crystals, name: str) -> np.ndarray:
 
 
 def composition_features(crystals: Crystals) -> np.ndarray:
-    """What is known without a structure: statistics of elemental properties over the composition, in the manner of Magpie.
+    """Return what is known without a structure: statistics of elemental properties over the composition, in the manner of Magpie.
 
     For each of twelve properties of the elements (`_element_table`): mean and mean absolute deviation, weighted by the fractions of the elements,
     smallest, largest and range; the number of elements; and the atoms of the reduced formula, for what belongs to a cell grows with them.
@@ -173,14 +181,13 @@ def composition_features(crystals: Crystals) -> np.ndarray:
         values, fraction = table[elements], counts / counts.sum()
         mean = fraction @ values
         low, high = values.min(0), values.max(0)
-        features.append(
-            np.concatenate([mean, fraction @ np.abs(values - mean), low, high, high - low, [len(elements), counts.sum() / np.gcd.reduce(counts)]])
-        )
+        size = [len(elements), counts.sum() / np.gcd.reduce(counts)]
+        features.append(np.concatenate([mean, fraction @ np.abs(values - mean), low, high, high - low, size]))
     return np.array(features).reshape(len(crystals), -1)
 
 
 def element_fractions(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
-    """The share of each element among the atoms [B, A]: a composition in which neighbours in the periodic table are not alike."""
+    """Return the share of each element among the atoms [B, A]: a composition in which neighbours in the periodic table are not alike."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     counts = np.zeros((len(crystals), len(vocabulary)))
     np.add.at(counts, (owner, np.searchsorted(vocabulary, crystals.species)), 1)
@@ -188,33 +195,24 @@ def element_fractions(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.nda
 
 
 def _element_table() -> np.ndarray:
-    """Twelve properties of each element [Z, 12].
+    """Return twelve properties of each element [Z, 12].
 
     Number, group, row, mass, electronegativity, radius, Mendeleev number, melting point, electron affinity, molar volume, first ionisation energy,
     electrons outside of the noble-gas core.
     """
-    import warnings
-
-    from pymatgen.core import Element
-
     table = np.full((104, len(_ELEMENT) + 2), np.nan)
     with warnings.catch_warnings():  # pymatgen warns of each value that it does not know
         warnings.simplefilter("ignore")
         for z in range(1, 104):
             element = Element.from_Z(z)
             values = [getattr(element, name) for name in _ELEMENT]
-            ionisation = element.ionization_energies
-            cores = [0, 2, 10, 18, 36, 54, 86]
-            values += [ionisation[0] if ionisation else None, z - max(c for c in cores if c < z)]
+            values += [next(iter(element.ionization_energies), None), z - max(n for n in NOBLE_GASES if n < z)]
             table[z] = [np.nan if v is None else float(v) for v in values]
-    middle = np.nanmedian(table, axis=0)
-    return np.where(np.isnan(table), middle, table)
+    return np.where(np.isnan(table), np.nanmedian(table, axis=0), table)
 
 
-def fit_all(
-    x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray], parameters: Parameters, *, scale: bool
-) -> dict[tuple[str, str], tuple[str, Any]]:
-    """The three regressors with the paper's settings, and with settings chosen on the validation split.
+def fit_all(x: Splits, y: Splits, parameters: Parameters, *, scale: bool) -> dict[tuple[str, str], tuple[str, Splits]]:
+    """Fit the three regressors with the paper's settings, and with settings chosen on the validation split.
 
     paper: latent vectors as they are (no scaling is mentioned); the errors of its kNN on training crystals are 0, so neighbours are weighted by distance.
     chosen: SVR and kNN on standardised inputs (SVR: outputs too) with the C or k, the MLP with the epoch, of the lowest squared error on validation.
@@ -222,74 +220,60 @@ def fit_all(
     Args:
         x: inputs [n, features] of train, val and test.
         y: values [n].
+        parameters: the paper's settings.
         scale: standardise the inputs for the paper's settings too (features of different units).
 
     Returns:
-        Regressor and setting to what was chosen (text), and the predictions of each split.
+        For each regressor and setting what was chosen (text), and the predictions of each split.
     """
-    from sklearn.compose import TransformedTargetRegressor
-    from sklearn.neighbors import KNeighborsRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVR
 
-    def predict(model: Any) -> dict[str, np.ndarray]:
-        return {split: model.predict(x[split]) for split in SPLITS}
+    def predicted(model: Any, scaled: bool) -> Splits:
+        fitted = (make_pipeline(StandardScaler(), model) if scaled else model).fit(x["train"], y["train"])
+        return {split: fitted.predict(x[split]) for split in SPLITS}
 
-    def prepared(model: Any, scaled: bool) -> Any:
-        return make_pipeline(StandardScaler(), model) if scaled else model
+    def knn(k: int) -> KNeighborsRegressor:
+        return KNeighborsRegressor(min(k, len(y["train"])), weights="distance")
 
-    n = len(y["train"])
+    def standardised_svr(penalty: float) -> TransformedTargetRegressor:
+        return TransformedTargetRegressor(SVR(C=penalty, epsilon=0.1), transformer=StandardScaler())
 
-    def neighbours(k: int, scaled: bool) -> dict[str, np.ndarray]:
-        return predict(prepared(KNeighborsRegressor(min(k, n), weights="distance"), scaled).fit(x["train"], y["train"]))
-
-    def kernel(penalty: float) -> dict[str, np.ndarray]:
-        inner = make_pipeline(StandardScaler(), SVR(C=penalty, epsilon=0.1))
-        return predict(TransformedTargetRegressor(inner, transformer=StandardScaler()).fit(x["train"], y["train"]))
-
-    made: dict[tuple[str, str], tuple[str, Any]] = {}
-    svr = prepared(SVR(kernel="rbf", C=parameters.penalty, epsilon=parameters.tube), scale).fit(x["train"], y["train"])
-    made["SVR", "paper"] = f"C = {parameters.penalty:g}, ε = {parameters.tube:g}", predict(svr)
-    tried = {f"C = {c:g}, standardised": kernel(c) for c in PENALTIES}
-    made["SVR", "chosen"] = _best(tried, y["val"])
-    made["kNN", "paper"] = f"k = {parameters.neighbours}", neighbours(parameters.neighbours, scale)
-    made["kNN", "chosen"] = _best({f"k = {k}, standardised": neighbours(k, True) for k in NEIGHBOURS}, y["val"])
-    made["MLP", "paper"], made["MLP", "chosen"] = _multilayer(x, y, parameters, scale)
-    return made
+    svr = SVR(kernel="rbf", C=parameters.penalty, epsilon=parameters.tube)
+    penalties = {f"C = {c:g}, standardised": predicted(standardised_svr(c), True) for c in PENALTIES}
+    neighbours = {f"k = {k}, standardised": predicted(knn(k), True) for k in NEIGHBOURS}
+    mlp_at_the_end, mlp_at_its_best = _fit_mlp(x, y, parameters, scale)
+    return {
+        ("SVR", "paper"): (f"C = {parameters.penalty:g}, ε = {parameters.tube:g}", predicted(svr, scale)),
+        ("SVR", "chosen"): _best(penalties, y["val"]),
+        ("kNN", "paper"): (f"k = {parameters.neighbours}", predicted(knn(parameters.neighbours), scale)),
+        ("kNN", "chosen"): _best(neighbours, y["val"]),
+        ("MLP", "paper"): mlp_at_the_end,
+        ("MLP", "chosen"): mlp_at_its_best,
+    }
 
 
-def _multilayer(
-    x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray], parameters: Parameters, scale: bool
-) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    """One training of the MLP, seen at its end (paper) and at the epoch that is best on validation."""
-    from sklearn.neural_network import MLPRegressor
-    from sklearn.preprocessing import StandardScaler
-
+def _fit_mlp(x: Splits, y: Splits, parameters: Parameters, scale: bool) -> tuple[tuple[str, Splits], tuple[str, Splits]]:
+    """Train the MLP once and return its predictions at the end (paper) and at the epoch that is best on validation."""
     scaler = StandardScaler().fit(x["train"])
     inputs = {split: (scaler.transform(x[split]) if scale else x[split]).astype(np.float32) for split in SPLITS}
     mlp = MLPRegressor(hidden_layer_sizes=(128, 128, 64), batch_size=min(200, len(y["train"])), learning_rate_init=1e-3, random_state=parameters.seed)
-    lowest, best, at = np.inf, mlp, 0
+    lowest, best, best_epoch = np.inf, mlp, 0
     for epoch in range(1, parameters.epochs + 1):
         mlp.partial_fit(inputs["train"], y["train"])  # one epoch; Adam goes on where it was
         if epoch % EPOCHS_BETWEEN == 0 or epoch == parameters.epochs:
             error = _mse(y["val"], mlp.predict(inputs["val"]))
             if error < lowest:
-                lowest, best, at = error, copy.deepcopy(mlp), epoch
+                lowest, best, best_epoch = error, copy.deepcopy(mlp), epoch
     end, early = ({split: m.predict(inputs[split]) for split in SPLITS} for m in (mlp, best))
-    return (f"{parameters.epochs} epochs", end), (f"{at} epochs", early)
+    return (f"{parameters.epochs} epochs", end), (f"{best_epoch} epochs", early)
 
 
-def paper_table() -> DataFrame:
-    """Table S3 as printed: regressor, property, dataset, split, mse, mae, r2."""
-    import pandas as pd
-
-    with resources.files("nesf_studies.analysis").joinpath("paper_table_s3.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file)
+def table_s3() -> pd.DataFrame:
+    """Read Table S3 as printed: regressor, property, dataset, split, mse, mae, r2."""
+    return pd.read_csv(Path(__file__).with_name("paper_table_s3.csv"))
 
 
-def implied_variances(known: DataFrame, dataset: str) -> DataFrame:
-    """The variance of each property that Table S3 implies, MSE / (1 - R²), beside that of the crystals here: rows that are swapped would show.
+def implied_variances(known: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return the variance of each property that Table S3 implies, MSE / (1 - R²), beside that of the crystals here: exchanged rows would show.
 
     Args:
         known: of `analyse`.
@@ -298,9 +282,7 @@ def implied_variances(known: DataFrame, dataset: str) -> DataFrame:
     Returns:
         One row per split and property as the paper names it, columns `Table S3` (median of its three regressors) and `here`.
     """
-    import pandas as pd
-
-    paper = paper_table().query("dataset == @dataset and r2 < 0.9999")
+    paper = table_s3().query("dataset == @dataset and r2 < 0.9999")
     paper = paper.assign(variance=paper["mse"] / (1 - paper["r2"])).groupby(["split", "property"])["variance"].median()
     here = (known.set_index(["split", "property"])["std"] ** 2).rename("here")
     order = [(split, name) for split in SPLITS for name in PAPERS]
@@ -308,33 +290,28 @@ def implied_variances(known: DataFrame, dataset: str) -> DataFrame:
 
 
 def _known_elements(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
-    """Whether the model knows all elements of a crystal [B]."""
+    """Return whether the model knows all elements of a crystal, [B]."""
     foreign = ~np.isin(crystals.species, vocabulary)
     return np.bincount(np.repeat(np.arange(len(crystals)), crystals.n_atoms), weights=foreign, minlength=len(crystals)) == 0
 
 
-def _rows_with_value(values: Mapping[str, np.ndarray], name: str, parameters: Parameters) -> dict[str, np.ndarray]:
-    """The crystals of each split that are used."""
+def _rows_with_value(values: Splits, name: str, parameters: Parameters) -> dict[str, np.ndarray]:
+    """Return the indices of the crystals of each split that are used: those whose property is known, of the training ones a draw."""
     rows = {split: np.flatnonzero(np.isfinite(y)) for split, y in values.items()}
     for split, known in rows.items():
         if len(known) < 2:
             raise DataError(f"{name}: known of {len(known)} crystals of split {split} that the model can encode; at least 2 are needed")
-    n = parameters.n_train
-    if n and n < len(rows["train"]):
-        rows["train"] = np.sort(np.random.default_rng(parameters.seed).choice(rows["train"], n, replace=False))
+    if 0 < parameters.n_train < len(rows["train"]):
+        rows["train"] = np.sort(np.random.default_rng(parameters.seed).choice(rows["train"], parameters.n_train, replace=False))
     return rows
 
 
-def _scored(y: Mapping[str, np.ndarray], predicted: Mapping[str, np.ndarray], **about: str) -> DataFrame:
-    """MSE, MAE and R² of each split."""
-    import pandas as pd
-
+def _scored(y: Splits, predicted: Splits, **about: str) -> pd.DataFrame:
+    """Return MSE, MAE and R² of each split."""
     rows = []
     for split in SPLITS:
-        mse, variance = _mse(y[split], predicted[split]), float(np.var(y[split]))
-        mae = float(np.abs(y[split] - predicted[split]).mean())
-        r2 = 1 - mse / variance if variance else float("nan")
-        rows.append({**about, "split": split, "n": len(y[split]), "mse": mse, "mae": mae, "r2": r2})
+        mse, mae, variance = _mse(y[split], predicted[split]), np.abs(y[split] - predicted[split]).mean(), np.var(y[split])
+        rows.append({**about, "split": split, "n": len(y[split]), "mse": mse, "mae": mae, "r2": 1 - mse / variance if variance else np.nan})
     return pd.DataFrame(rows)
 
 
@@ -342,7 +319,61 @@ def _mse(actual: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.square(actual - predicted).mean())
 
 
-def _best(tried: Mapping[str, Mapping[str, np.ndarray]], actual: np.ndarray) -> tuple[str, Any]:
-    """The one with the lowest squared error on validation; of equals the first."""
+def _best(tried: Mapping[str, Splits], actual: np.ndarray) -> tuple[str, Any]:
+    """Return the setting with the lowest squared error on validation, of equals the first, and its predictions."""
     choice = min(tried, key=lambda name: _mse(actual, tried[name]["val"]))
     return choice, tried[choice]
+
+
+def property_scores(scores: pd.DataFrame, *, split: str = "test", paper: pd.DataFrame | None = None, title: str = "") -> Figure:
+    """Draw R² of every regressor and input, a panel a property; hollow circles are the paper's, a grey line is the mean of training.
+
+    Args:
+        scores: of `analyse`.
+        split: train, val or test.
+        paper: rows of Table S3 of one dataset, or None.
+        title: dataset, split and model.
+    """
+    shown = list(dict.fromkeys(scores["property"]))
+    lines = [(regressor, source) for regressor in REGRESSORS for source in INPUTS]
+    labels = [", ".join(line) for line in lines]
+    figure, axes = subplots(len(shown), 2.5 * len(shown) + 1.7, 4.0)
+    for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
+        part = scores[(scores["split"] == split) & (scores["property"] == name)]
+        ax.axvline(part.loc[part["input"] == MEAN, "r2"].iloc[0], color=TRIVIAL, linewidth=2)
+        for cell in part[part["input"] != MEAN].itertuples():
+            marker = "<" if cell.r2 < LOWEST else {"paper": "o", "chosen": "D"}[cell.setting]
+            row = lines.index((cell.regressor, cell.input))
+            ax.plot(max(cell.r2, LOWEST), row, marker, color=INPUTS[cell.input], markersize=6, clip_on=False)
+        if paper is not None:
+            for cell in paper.query("property == @name and split == @split").itertuples():
+                ax.plot(cell.r2, lines.index((cell.regressor, LATENT)), "o", markerfacecolor="none", markeredgecolor="black", markersize=11)
+        ax.set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5), xlim=(LOWEST, 1.02), xlabel="R² (1: perfect)")
+        ax.set_title(PROPERTIES.get(name, name), fontsize=10)
+        ax.set_yticklabels(labels if i == 0 else [])
+        ax.grid(axis="x", alpha=0.3)
+    markers = {"the paper's settings": "o", "chosen on validation": "D"}
+    handles = [Line2D([], [], marker=marker, color="black", linestyle="", label=label) for label, marker in markers.items()]
+    if paper is not None:
+        handles.append(Line2D([], [], marker="o", markersize=10, markerfacecolor="none", color="black", linestyle="", label="Table S3"))
+    handles.append(Line2D([], [], color=TRIVIAL, linewidth=2, label="mean of training"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def property_parity(predictions: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw predicted against known values of the test crystals (`predictions` of `analyse`), a panel a property."""
+    shown = list(dict.fromkeys(predictions["property"]))
+    figure, axes = subplots(len(shown), max(5.0, 2.9 * len(shown) + 0.5), 3.6)
+    for ax, name in zip(axes, shown, strict=True):
+        part = predictions[predictions["property"] == name]
+        for (source, colour), marker in zip(INPUTS.items(), "o^v", strict=True):
+            ax.scatter(part["actual"], part[f"from {source}"], s=14, color=colour, marker=marker, alpha=0.6, edgecolor="none", label=f"from {source}")
+        ends = np.array([part["actual"].min(), part["actual"].max()])
+        ax.plot(ends, ends, color="black", linewidth=0.8)
+        ax.set(xlabel=f"known {PROPERTIES.get(name, name)}", ylabel="predicted" if ax is axes[0] else "")
+        ax.set_title(f"n = {len(part)}", fontsize=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title)
+    return figure

@@ -140,7 +140,9 @@ def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
         minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else None  # a predictor's time may be one number
         epochs = about.get("config", {}).get("training", {}).get("epochs")
         name = PAPERS_NAME.get(dataset, dataset)
-        rows.append((position, dataset, name, about["dataset"].get("fold"), about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs))
+        rows.append(
+            (position, dataset, name, about["dataset"].get("fold"), about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs)
+        )
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"minutes": float, "epochs": float})
 
 

@@ -109,7 +109,10 @@ def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "va
     rows = _nesf_rows(runs, dataset, split)
     means = _means(rows[~rows["preset"].str.startswith(("trial-search-", "trial-followed-"))])  # the search has a page of its own
     settings = pd.DataFrame(
-        {name: {key: "–" if value is None else str(value) for key, value in _settings(runs[i].run["config"]).items()} for name, i in means["run"].items()}
+        {
+            name: {key: "–" if value is None else str(value) for key, value in _settings(runs[i].run["config"]).items()}
+            for name, i in means["run"].items()
+        }
     ).T
     shown = means[["n"]].join(settings.loc[:, settings.nunique(dropna=False) > 1])
     shown["minutes"] = means["minutes"].map("{:.1f}".format)
