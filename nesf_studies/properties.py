@@ -86,7 +86,7 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     usable, left_out = {}, {}
     for split in SPLITS:
         crystals = dataset.split(split)
-        fits = _known_elements(crystals, model.vocabulary)
+        fits = known_elements(crystals, model.vocabulary)
         usable[split], left_out[split] = crystals.select(np.flatnonzero(fits)), int((~fits).sum())
     inputs = {
         LATENT: {split: model.encode(crystals).cpu().double().numpy() for split, crystals in usable.items()},
@@ -289,7 +289,7 @@ def implied_variances(known: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return pd.concat([paper.rename("Table S3"), here], axis=1).reindex(pd.MultiIndex.from_tuples(order, names=["split", "property"]))
 
 
-def _known_elements(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
+def known_elements(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
     """Return whether the model knows all elements of a crystal, [B]."""
     foreign = ~np.isin(crystals.species, vocabulary)
     return np.bincount(np.repeat(np.arange(len(crystals)), crystals.n_atoms), weights=foreign, minlength=len(crystals)) == 0

@@ -81,6 +81,7 @@ def comparison(rows: pd.DataFrame, panels: Mapping[str, str], titles: Mapping[st
     rows = rows[rows["method"].isin(order)]
     rows = rows.assign(ours=rows["source"] == "recorded", rank=rows["method"].map(order.index))
     rows["recipe"] = rows["preset"].where(rows["ours"] & (rows["method"] == "nesf"), "")
+    rows = rows.sort_values(["rank", "ours", "recipe"], kind="stable")
     lines = {dataset: list(of.groupby(["rank", "ours", "recipe"]).groups) for dataset, of in rows.groupby("dataset") if dataset in titles}
     datasets = [dataset for dataset in titles if dataset in lines]
     figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(lines[d]) + 0.95 for d in datasets)), layout="constrained")

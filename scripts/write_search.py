@@ -37,13 +37,11 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def text_of(name: str, winners: Winners | None = None) -> str:
-    """Content of one file: YAML with one run a line; with the winners of some steps the next one alone."""
+    """Return the content of one file: YAML with one run a line; with the winners of some steps the next step alone."""
     comment, arguments = SEARCHES[name]
     if winners is not None:
-        comment, arguments = (
-            f"Step {len(winners) + 1}, from the winners of those before.",
-            arguments | {"numbers": [len(winners) + 1], "winners": winners},
-        )
+        comment = f"Step {len(winners) + 1}, from the winners of those before."
+        arguments = arguments | {"numbers": [len(winners) + 1], "winners": winners}
     listed = entries(**arguments)
     if winners is None:
         listed.append(unchanged(arguments["dataset"], preset=arguments["preset"], further=arguments.get("further")))
@@ -66,10 +64,10 @@ def write_next(name: str, results: Path = ROOT / "results", out: Path | None = N
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--next", choices=SEARCHES, help="write the next step of this search alone, from the winners recorded of those before")
-    asked = parser.parse_args().next
-    if asked:
-        written = write_next(asked)
-        print(f"written: {written.relative_to(ROOT)}" if written else f"{asked}: all steps are recorded")
+    next_of = parser.parse_args().next
+    if next_of:
+        written = write_next(next_of)
+        print(f"written: {written.relative_to(ROOT)}" if written else f"{next_of}: all steps are recorded")
     else:
         for name in SEARCHES:
             write_atomically(FOLDER / f"{name}.yaml", text_of(name))
