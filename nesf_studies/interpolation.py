@@ -144,9 +144,10 @@ def _paths_of_the_paper(dataset: Dataset, stand_ins: bool) -> tuple[list[LatentP
                 continue
             ends = [end or _stand_in(identifier) for identifier, end in zip(ids, ends, strict=True)]
             name = f"{row.path}, textbook {row.path.split(' → ')[ids.index(lacking[0])]}"
-        if ends[0] and ends[1]:
-            (source, source_split), (destination, destination_split) = ends
-            runnable.append(LatentPath(name, concatenate([source, destination]), (source_split, destination_split), row.figure, row.formulas))
+        source, destination = ends
+        if source and destination:
+            crystals, splits = concatenate([source[0], destination[0]]), (source[1], destination[1])
+            runnable.append(LatentPath(name, crystals, splits, row.figure, row.formulas))
     return runnable, refused
 
 
