@@ -1,1 +1,15 @@
-"""Studies of the book: numbers, figure and table of one topic a file. Builds on `nesf`; `nesf` never imports it."""
+"""Studies of the book: numbers, figure and table of one topic a file. Builds on `nesf`; `nesf` never imports it.
+
+Each analysis is a module with a frozen dataclass `Parameters` and `analyse(model, dataset, parameters, *, progress)`, which returns data frames and
+crystals by name. `nesf_studies.record` writes them beside the run whose model was analysed.
+"""
+
+# name and what it is, for the command line; this module loads nothing
+ANALYSES = {
+    "examples": "the best, the median and the worst reconstruction of a split (Figure 3)",
+    "interpolation": "crystals on the way from one to another (Figures 5, 6, S1-S4)",
+    "latent-space": "the latent vectors in two dimensions, and what their neighbours share (Figure 7)",
+    "sensitivity": "the seven hyperparameters of the reconstruction (Figures S5, S6)",
+    "decoding": "choices of the decoding that paper and official code make otherwise",
+    "properties": "properties predicted from latent vectors (Supplementary Note 4)",
+}

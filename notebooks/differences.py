@@ -23,7 +23,7 @@
 results: str = ""  # folder of recorded runs; empty: the repository's
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -36,10 +36,10 @@ from IPython.display import display
 from nesf.errors import DataError
 from nesf.methods import run_folder
 from nesf.records import all_runs
-from nesf_studies.analysis.decoding import ERRORS
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.analysis.trials import effects
-from nesf_studies.pages import LABELS, RESULTS, effects_table
+from nesf_studies.decoding import ERRORS
+from nesf_studies.page import LABELS, RESULTS
+from nesf_studies.record import recorded_analysis
+from nesf_studies.trials import effects, effects_table
 
 # %% [markdown]
 # ## The differences

@@ -34,7 +34,7 @@ recorded: str = ""  # run with a recorded analysis; empty: that of LCS6Å
 out: str = ""  # folder for the figures as SVG, PNG and CSV; empty: none
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), mode=("exact", "fast"))
 
@@ -46,17 +46,19 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from nesf.errors import DataError
-from nesf_studies import figures
 from nesf_studies import viewer as views
 from nesf_studies.analysis.chemistry import charge_balanced
-from nesf_studies.analysis.interpolation import (
+from nesf_studies.interpolation import (
     Parameters,
     analyse,
     paper_paths,
+    path_chart,
+    path_summary,
     similar_pair,
 )
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.pages import open_dataset, open_model, recorded_run
+from nesf_studies.page import open_dataset, open_model, recorded_run
+from nesf_studies.record import recorded_analysis
+from nesf_studies.style import save
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -104,11 +106,11 @@ def show(paths_table, frames_table, decoded, about):
             ),
             views.crystal_slider(structures, titles),
         )
-        drawn = figures.path_chart(frames, title=f"{row.path}; {about}")
+        drawn = path_chart(frames, title=f"{row.path}; {about}")
         display(drawn)
         if out:
             name = f"interpolation-{row.source}-{row.destination}"
-            figures.save(drawn, Path(out) / name, frames)
+            save(drawn, Path(out) / name, frames)
 
 
 def smoothness(paths_table):
@@ -253,12 +255,10 @@ if agreement:
 # %% tags=["hide-input"]
 if record:
     done = lengths.query("status == 'run'")
-    drawn = figures.path_summary(
-        done, title=f"model of {name}, {of.name}, {n} frames"
-    )
+    drawn = path_summary(done, title=f"model of {name}, {of.name}, {n} frames")
     display(drawn, smoothness(lengths))
     if out:
-        figures.save(drawn, Path(out) / "interpolation-paths", done)
+        save(drawn, Path(out) / "interpolation-paths", done)
 
 # %% [markdown]
 # The paper's own intermediate formulas, by the same test of charge balance:

@@ -34,7 +34,7 @@ recorded: str = ""  # run with a recorded analysis; empty: that of LCS6Å
 out: str = ""  # folder for the figures as SVG, PNG and CSV; empty: none
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -45,11 +45,20 @@ from pathlib import Path
 from IPython.display import display
 
 from nesf.errors import DataError
-from nesf_studies import figures
 from nesf_studies import viewer as views
-from nesf_studies.analysis.latent_space import PICTURES, Parameters, analyse
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.pages import open_dataset, open_model, recorded_run
+from nesf_studies.latent_space import (
+    PICTURES,
+    SYSTEM_COLOURS,
+    Parameters,
+    analyse,
+    frequent_groups,
+    latent_map,
+    neighbour_chart,
+    value_colours,
+)
+from nesf_studies.page import open_dataset, open_model, recorded_run
+from nesf_studies.record import recorded_analysis
+from nesf_studies.style import save
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -86,13 +95,11 @@ def show(points, about, keyword):
     """The pictures, and one that answers when the pointer is on a point."""
     for embedding, name in PICTURES.items():
         if f"{embedding}_1" in points:
-            drawn = figures.latent_map(
-                points, embedding, title=f"{name}; {about}"
-            )
+            drawn = latent_map(points, embedding, title=f"{name}; {about}")
             display(drawn)
             if out:
                 file = Path(out) / f"latent-space-{keyword}-{embedding}"
-                figures.save(drawn, file, points)
+                save(drawn, file, points)
 
 
 def interactive(points, embedding="tsne"):
@@ -101,15 +108,13 @@ def interactive(points, embedding="tsne"):
         f"{r.formula}, {r.id} ({r.split}): {r.symbol} ({r.space_group}), {r.n_atoms} atoms, {r.volume:.1f} Å³"
         for r in points.itertuples()
     ]
-    groups, of = figures.frequent_groups(points)
-    systems = figures.SYSTEM_COLOURS
+    groups, symbols = frequent_groups(points)
+    systems = SYSTEM_COLOURS
     colours = {
-        "space group": of.map(groups),
+        "space group": symbols.map(groups),
         "crystal system": points["crystal_system"].map(systems),
-        "cell volume": figures.value_colours(points["volume"]),
-        "number of atoms": figures.value_colours(
-            points["n_atoms"], logarithmic=True
-        ),
+        "cell volume": value_colours(points["volume"]),
+        "number of atoms": value_colours(points["n_atoms"], logarithmic=True),
     }
     present = set(points["crystal_system"])
     legends = {
@@ -150,9 +155,9 @@ interactive(points)
 # Beside the latent vector stand spaces that need no network: the *composition* (share of each element), the *cell* (lengths and angles), and both together. *Labels shuffled* is what chance gives. The pictures have rows of their own: they say how much of the neighbourhoods two dimensions keep.
 
 # %%
-drawn = figures.neighbour_chart(neighbours, title=about)
+drawn = neighbour_chart(neighbours, title=about)
 if out:
-    figures.save(drawn, Path(out) / "neighbours", neighbours)
+    save(drawn, Path(out) / "neighbours", neighbours)
 drawn
 
 # %%
@@ -190,10 +195,10 @@ interactive(shown) if record else None
 # %% tags=["hide-input"]
 if record:
     table = record.table("neighbours")
-    drawn = figures.neighbour_chart(table, title=of_record)
+    drawn = neighbour_chart(table, title=of_record)
     display(drawn, numbers(table))
     if out:
-        figures.save(drawn, Path(out) / "neighbours-recorded", table)
+        save(drawn, Path(out) / "neighbours-recorded", table)
 
 # %% [markdown]
 # ## The paper's claim, and what we see

@@ -34,7 +34,7 @@ epochs: int = 100  # of the MLP; the paper's: 1000
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -43,16 +43,18 @@ check_parameters(globals())
 from pathlib import Path
 
 from nesf.errors import DataError
-from nesf_studies import figures
-from nesf_studies.analysis.properties import (
+from nesf_studies.page import RESULTS, open_dataset, open_model
+from nesf_studies.properties import (
     Parameters,
     analyse,
     chosen_on_validation,
     implied_variances,
-    paper_table,
+    property_parity,
+    property_scores,
+    table_s3,
 )
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.pages import RESULTS, open_dataset, open_model
+from nesf_studies.record import recorded_analysis
+from nesf_studies.style import save
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -109,20 +111,20 @@ known_table(made["known"])
 
 # %%
 title = f"{crystals.label}, test split, one model"
-figure = figures.property_scores(made["scores"], title=title)
+figure = property_scores(made["scores"], title=title)
 if out:
     name = f"properties-{crystals.name}"
-    figures.save(figure, Path(out) / name, made["scores"])
+    save(figure, Path(out) / name, made["scores"])
 figure
 
 # %% [markdown]
 # *R² on test crystals, larger is better. A triangle at the left border is a value below it. Blue: from latent vectors; orange and purple: from the composition.*
 
 # %%
-figure = figures.property_parity(made["predictions"], title=title)
+figure = property_parity(made["predictions"], title=title)
 if out:
     name = f"properties-{crystals.name}-predictions"
-    figures.save(figure, Path(out) / name, made["predictions"])
+    save(figure, Path(out) / name, made["predictions"])
 figure
 
 # %% [markdown]
@@ -164,11 +166,11 @@ known_table(recorded.table("known")) if recorded else None
 figure = None
 if recorded:
     scores = recorded.table("scores").fillna({"regressor": "", "setting": ""})
-    table_s3 = paper_table().query("dataset == 'icsg3d'")
+    printed = table_s3().query("dataset == 'icsg3d'")
     title = "ICSG3D, recovered 70 %, test split, seed 0"
-    figure = figures.property_scores(scores, paper=table_s3, title=title)
+    figure = property_scores(scores, paper=printed, title=title)
     if out:
-        figures.save(figure, Path(out) / "properties-recorded", scores)
+        save(figure, Path(out) / "properties-recorded", scores)
 figure
 
 # %% [markdown]
@@ -181,10 +183,10 @@ score_table(scores) if recorded else None
 figure = None
 if recorded:
     predictions = recorded.table("predictions")
-    figure = figures.property_parity(predictions, title=title)
+    figure = property_parity(predictions, title=title)
     if out:
         name = "properties-recorded-predictions"
-        figures.save(figure, Path(out) / name, predictions)
+        save(figure, Path(out) / name, predictions)
 figure
 
 # %% [markdown]

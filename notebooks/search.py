@@ -26,7 +26,7 @@ searched: str = ""  # one dataset only; empty: starter and lcs6
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -38,8 +38,8 @@ import pandas as pd
 from IPython.display import display
 
 from nesf.records import all_runs
-from nesf_studies import figures
-from nesf_studies.analysis.search import (
+from nesf_studies.page import RESULTS
+from nesf_studies.search import (
     PRIMARY,
     candidates,
     decisions,
@@ -47,11 +47,12 @@ from nesf_studies.analysis.search import (
     followed,
     initial,
     outcome,
+    search_steps,
     seed_spread,
     steps,
-    winners,
+    winner_table,
 )
-from nesf_studies.pages import RESULTS
+from nesf_studies.style import save
 
 # %% [markdown]
 # ## The rule
@@ -124,14 +125,14 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 runs = all_runs(Path(results) if results else RESULTS)
 names = [searched] if searched else ["starter", "lcs6"]
 tables = {name: candidates(runs, name) for name in names}
-won = {name: followed(runs, name) for name in names}
+winners = {name: followed(runs, name) for name in names}
 pd.DataFrame(
     {
         name: {
             "candidates": len(table),
             "recorded": int((table["n"] > 0).sum()),
             "not yet run": int((table["n"] == 0).sum()),
-            "steps, one after the other": len(won[name]),
+            "steps, one after the other": len(winners[name]),
         }
         for name, table in tables.items()
     }
@@ -145,7 +146,7 @@ for name, table in tables.items():
     if (table["n"] > 0).any():
         print(f"{name}: the winner of each step among what is recorded")
         with pd.option_context("display.max_colwidth", None):
-            display(winners(table).drop(columns="note"))
+            display(winner_table(table).drop(columns="note"))
     else:
         print(f"{name}: none of the {len(table)} candidates is recorded yet")
 
@@ -154,9 +155,9 @@ for name, table in tables.items():
     if (table["n"] > 0).any():
         seeds = int(table["n"].max())
         title = f"{name}, validation split, {seeds} seed(s) a candidate"
-        figure = figures.search_steps(table, primary=PRIMARY, title=title)
+        figure = search_steps(table, primary=PRIMARY, title=title)
         if out:
-            figures.save(figure, Path(out) / f"search-{name}", table)
+            save(figure, Path(out) / f"search-{name}", table)
         display(figure)
 
 # %% [markdown]
@@ -166,11 +167,11 @@ for name, table in tables.items():
 
 # %% tags=["full-width", "hide-input"]
 for name in names:
-    if not won[name]:
+    if not winners[name]:
         print(f"{name}: the first step is not yet recorded as a whole")
         continue
-    print(f"{name}: after {len(won[name])} steps")
-    display(outcome(won[name]))
+    print(f"{name}: after {len(winners[name])} steps")
+    display(outcome(winners[name]))
 
 # %% [markdown]
 # *Values at the start, after the steps that are recorded one after the other, and in the paper's network. A value that no recorded step has searched is still that of the start.*

@@ -35,7 +35,7 @@ only: str = ""  # hyperparameters, with commas between; empty: all seven
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 check_parameters(globals(), mode=("fast", "exact"))
@@ -51,17 +51,18 @@ from nesf.baselines import copy_nearest
 from nesf.config import ReconstructionConfig
 from nesf.errors import DataError
 from nesf.metrics import evaluate
-from nesf_studies import figures
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.analysis.sensitivity import (
+from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
+from nesf_studies.record import recorded_analysis
+from nesf_studies.sensitivity import (
     ERRORS,
     NETWORK,
     Parameters,
     analyse,
     sample,
+    sensitivity_curves,
     tolerant_range,
 )
-from nesf_studies.pages import LABELS, open_dataset, open_model, recorded_run
+from nesf_studies.style import save
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -99,9 +100,9 @@ curves = {name: part for name, part in table.groupby("fields", sort=False)}
 # %%
 n = int(table["n_crystals"].iloc[0])
 title = f"{crystals.label}, {split} split, n = {n}, one model"
-figure = figures.sensitivity_curves(curves, title=title)
+figure = sensitivity_curves(curves, title=title)
 if out:
-    figures.save(figure, Path(out) / f"sensitivity-{crystals.name}", table)
+    save(figure, Path(out) / f"sensitivity-{crystals.name}", table)
 figure
 
 # %% [markdown]
@@ -173,9 +174,9 @@ def curves_of(record, title, name):
     heading = (
         f"{title}, {of['split']} split, n = {n}, seed 0, {of['mode']} decoding"
     )
-    drawn = figures.sensitivity_curves(parts, title=heading)
+    drawn = sensitivity_curves(parts, title=heading)
     if out:
-        figures.save(drawn, Path(out) / f"sensitivity-recorded-{name}", rows)
+        save(drawn, Path(out) / f"sensitivity-recorded-{name}", rows)
     display(drawn)
     return parts
 

@@ -25,7 +25,7 @@ results: str = ""  # folder of recorded runs; empty: the repository's
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -38,24 +38,23 @@ from IPython.display import HTML, Markdown, display
 from nesf.config import ModelConfig
 from nesf.model import Autoencoder
 from nesf.records import all_runs
-from nesf_studies import figures
-from nesf_studies.pages import (
-    LABELS,
+from nesf_studies.page import LABELS, RESULTS, TITLES
+from nesf_studies.paper import beside_the_paper
+from nesf_studies.scores import comparison
+from nesf_studies.style import save
+from nesf_studies.tables import (
     PAPER_PARAMETERS,
-    RESULTS,
-    TITLES,
     atoms_table,
-    changes_table,
     comparison_table,
+    cost_table,
     difference_table,
     error_sources,
     largest_errors,
     not_yet_run,
     progress_table,
     run_links,
-    training_cost,
 )
-from nesf_studies.paper import beside_the_paper
+from nesf_studies.trials import changes_table
 
 # %%
 root = Path(results) if results else RESULTS
@@ -125,15 +124,23 @@ drawn = (
 )
 labels = {k: LABELS[k] for k in drawn}
 beside = beside_the_paper(runs, "test")
-figure = figures.comparison(beside, labels, TITLES)
+figure = comparison(beside, labels, TITLES)
 if out:
-    figures.save(figure, Path(out) / "table1", beside)
+    save(figure, Path(out) / "table1", beside)
 figure
 
 # %% [markdown]
 # *Errors on the test sets, lower is better. Hollow: the paper's values; filled: recorded runs, of which the table says how many. Bars are ± one standard deviation over seeds, or over folds for the YBCO-like crystals, where one fold is five
 # crystals. `constant` is far to the right and left out.*
 #
+# ### The embedded dataset
+#
+# `starter` is an easy set of hypothetical decorations of prototypes, made for this package; the paper has no numbers for it.
+
+# %% tags=["full-width"]
+comparison_table(runs, "starter")
+
+# %% [markdown]
 # ## Validation sets (Table S2)
 
 # %% tags=["full-width"]
@@ -174,10 +181,10 @@ for method, count in PAPER_PARAMETERS.items():
 # (cost)=
 # ## Cost
 #
-# What a training took, as recorded. Times of one machine, which was shared in some of these runs: upper bounds.
+# What the recorded runs took: one training (mean, smallest and largest), then reconstructing and scoring its crystals; and the same without a network, for the oracle. Times of one machine, which was shared in some of these runs: upper bounds. Every run's own command and time are linked below.
 
-# %%
-training_cost(runs)
+# %% tags=["full-width"]
+cost_table(runs)
 
 # %% [markdown]
 # ## Where the errors come from

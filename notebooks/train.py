@@ -35,18 +35,19 @@ out: str = ""  # folder for weights and results; empty: a temporary one
 
 # %% tags=["hide-input"]
 import nesf.config
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), preset=tuple(nesf.config.PRESETS))
 
 # %% tags=["hide-input"]
 # %matplotlib inline
+import inspect
 import tempfile
 from pathlib import Path
 
 import pandas as pd
 import torch
-from IPython.display import display
+from IPython.display import Markdown, display
 
 import nesf
 from nesf.baselines import constant, copy_nearest
@@ -56,16 +57,11 @@ from nesf.metrics import evaluate
 from nesf.pipeline import config_for, evaluate_run, reconstruct_run, train_run
 from nesf.records import all_runs, read_run
 from nesf.records import seconds as seconds_of
-from nesf_studies import figures
-from nesf_studies.pages import (
-    RESULTS,
-    changes_table,
-    config_table,
-    metrics_table,
-    open_dataset,
-    recorded_run,
-    recorded_summaries,
-)
+from nesf.training import losses
+from nesf_studies.page import RESULTS, open_dataset, recorded_run
+from nesf_studies.scores import loss_curves
+from nesf_studies.tables import metrics_table, recorded_summaries
+from nesf_studies.trials import changes_table, config_table
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -80,18 +76,12 @@ print({split: len(part) for split, part in crystals.splits.items()})
 #
 # $$L = \lambda_{\text{pos}} L_{\text{pos}} + \lambda_{\text{spe}} L_{\text{spe}} + \lambda_{\text{len}} L_{\text{len}} + \lambda_{\text{ang}} L_{\text{ang}}$$
 #
-# The lines that are it, from `nesf.training.losses`:
-#
-# ```python
-# z = model.encode(crystals)
-# vectors, _ = nearest_atom(position_queries, crystals)
-# loss_position = mse_loss(position_field(position_queries, z), vectors)
-# _, species = nearest_atom(species_queries, crystals)
-# loss_species = cross_entropy(species_field(species_queries, z), species)
-# lengths, angles = model.decode_lattice(z)
-# loss_length, loss_angle = mse_loss(lengths, crystals.lengths), mse_loss(angles, crystals.angles)
-# ```
-#
+# The function that computes it, `nesf.training.losses`:
+
+# %% tags=["hide-input"]
+Markdown(f"```python\n{inspect.getsource(losses)}```")
+
+# %% [markdown]
 # ## Choices
 #
 # Everything is a field of `nesf.config.Config`, with unit and source in its comment. This is where the presets and this page differ: for one minute, many small steps with few points are better than few large ones.
@@ -135,7 +125,7 @@ print(
 
 # %%
 log = pd.read_csv(folder / "log.csv")
-figures.loss_curves(
+loss_curves(
     log, title=f"{crystals.label}, preset {preset}, seed {seed} (this page)"
 )
 
@@ -186,9 +176,7 @@ else:
         f"{took:.0f} minutes, {recorded.run['threads']} thread(s) of {recorded.run['device_name']}"
     )
     display(
-        figures.loss_curves(
-            recorded.log(), title=f"{crystals.label} (recorded run)"
-        )
+        loss_curves(recorded.log(), title=f"{crystals.label} (recorded run)")
     )
     columns = {
         "this page": metrics.summary,

@@ -18,7 +18,7 @@ from typing import Any
 
 from nesf.files import write_atomically
 from nesf.records import all_runs
-from nesf_studies.analysis.search import Won, entries, followed, steps, unchanged
+from nesf_studies.search import Winners, entries, followed, steps, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflow" / "search"
@@ -36,37 +36,38 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def text_of(name: str, won: Won | None = None) -> str:
-    """Content of one file: YAML with one run a line; with the winners of some steps the next one alone."""
+def text_of(name: str, winners: Winners | None = None) -> str:
+    """Return the content of one file: YAML with one run a line; with the winners of some steps the next step alone."""
     comment, arguments = SEARCHES[name]
-    if won is not None:
-        comment, arguments = f"Step {len(won) + 1}, from the winners of those before.", arguments | {"numbers": [len(won) + 1], "won": won}
+    if winners is not None:
+        comment = f"Step {len(winners) + 1}, from the winners of those before."
+        arguments = arguments | {"numbers": [len(winners) + 1], "winners": winners}
     listed = entries(**arguments)
-    if won is None:
+    if winners is None:
         listed.append(unchanged(arguments["dataset"], preset=arguments["preset"], further=arguments.get("further")))
     lines = [f"  - {json.dumps(entry)}" for entry in listed]
-    head = f"# Written by scripts/write_search.py from nesf/analysis/search_steps.json (Supplementary Note 7).\n# {comment}\n"
+    head = f"# Written by scripts/write_search.py from nesf_studies/search_steps.json (Supplementary Note 7).\n# {comment}\n"
     return head + "runs: []\npredictors: []\nmore:\n" + "\n".join(lines) + "\n"
 
 
 def write_next(name: str, results: Path = ROOT / "results", out: Path | None = None) -> Path | None:
     """Write the next step of a search that goes one step after the other; None where all its steps are recorded."""
-    won = followed(all_runs(results), name)
-    if len(won) == max(SEARCHES[name][1].get("numbers", [s.number for s in steps()])):
+    winners = followed(all_runs(results), name)
+    if len(winners) == max(SEARCHES[name][1].get("numbers", [s.number for s in steps()])):
         return None
     path = out or ROOT / "build" / f"search-{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text_of(name, won))
+    write_atomically(path, text_of(name, winners))
     return path
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--next", choices=SEARCHES, help="write the next step of this search alone, from the winners recorded of those before")
-    asked = parser.parse_args().next
-    if asked:
-        written = write_next(asked)
-        print(f"written: {written.relative_to(ROOT)}" if written else f"{asked}: all steps are recorded")
+    next_of = parser.parse_args().next
+    if next_of:
+        written = write_next(next_of)
+        print(f"written: {written.relative_to(ROOT)}" if written else f"{next_of}: all steps are recorded")
     else:
         for name in SEARCHES:
             write_atomically(FOLDER / f"{name}.yaml", text_of(name))

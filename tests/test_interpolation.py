@@ -17,25 +17,26 @@ from nesf.data.dataset import Dataset
 from nesf.decode import reconstruct
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-from nesf_studies import figures
 from nesf_studies import viewer as views
 from nesf_studies.analysis.chemistry import NOTHING as NO_FORMULA
 from nesf_studies.analysis.chemistry import charge_balanced, reduced_formula, smallest_distance, structure_distance
-from nesf_studies.analysis.interpolation import (
+from nesf_studies.analysis.symmetry import crystal_system, space_group, symbol
+from nesf_studies.interpolation import (
     LatentPath,
     Parameters,
     analyse,
-    chosen_paths,
     describe,
     latent_path,
     linear_path,
     longest_common,
     paper_paths,
+    path_chart,
+    path_summary,
+    requested_paths,
     sequence,
     similar_pair,
     summary,
 )
-from nesf_studies.analysis.symmetry import crystal_system, space_group, symbol
 
 RUN = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 
@@ -157,24 +158,24 @@ def test_paths_of_the_paper_that_lack_an_end_are_listed(starter: Dataset) -> Non
     salt = rock_salt(5.64, "Na", "Cl")
     holding = crystals(**{"mp-22862": salt, "mp-1265": MGO})
     dataset = Dataset("lcs", {"train": holding, "val": train.select([]), "test": train.select([])})
-    runnable, refused = chosen_paths(dataset, Parameters())
+    runnable, refused = requested_paths(dataset, Parameters())
     assert [p.name for p in runnable] == ["MgO → NaCl", "NaCl → PbS, textbook PbS"]
     assert runnable[0].splits == ("train", "train") and runnable[1].splits == ("train", "textbook")
     assert {r["path"]: r["status"] for r in refused}["NaCl → PbS"] == "not run: mp-21276 not in lcs" and len(refused) == 5
-    assert [p.name for p in chosen_paths(dataset, Parameters(stand_ins=False))[0]] == ["MgO → NaCl"]
+    assert [p.name for p in requested_paths(dataset, Parameters(stand_ins=False))[0]] == ["MgO → NaCl"]
 
 
 def test_ends_from_ids_and_files(tmp_path: Path, starter: Dataset) -> None:
     MGO.to(str(tmp_path / "MgO.cif"))
     identifier = starter.split("val").ids[3]
-    (path,), refused = chosen_paths(starter, Parameters(paths=f"{identifier} to {tmp_path / 'MgO.cif'}"))
+    (path,), refused = requested_paths(starter, Parameters(paths=f"{identifier} to {tmp_path / 'MgO.cif'}"))
     assert path.splits == ("val", "file") and path.ends.ids[0] == identifier and not refused
     assert path.ends.lengths[1] == pytest.approx([4.21] * 3, abs=1e-3)
-    with pytest.raises(DataError, match="'nowhere.cif' is neither an id in starter nor a file"):
-        chosen_paths(starter, Parameters(paths=f"{identifier} to nowhere.cif"))
-    with pytest.raises(ConfigError, match="'A to B' is expected"):
-        chosen_paths(starter, Parameters(paths="only-one"))
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(DataError, match="'nowhere.cif'"):
+        requested_paths(starter, Parameters(paths=f"{identifier} to nowhere.cif"))
+    with pytest.raises(ConfigError, match="only-one"):
+        requested_paths(starter, Parameters(paths="only-one"))
+    with pytest.raises(ConfigError, match="n_frames = 1"):
         Parameters(n_frames=1)
 
 
@@ -182,7 +183,7 @@ def test_a_pair_is_of_one_kind_and_shares_no_element() -> None:
     alloy = Structure(Lattice.cubic(4), ["Cu"] * 2 + ["Au"] * 2, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     four = crystals(alloy=alloy, a=MGO, b=rock_salt(4.8, "Ca", "O"), c=Structure(Lattice.cubic(3), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]), d=NACL)
     assert similar_pair(four) == ("a", "d")
-    with pytest.raises(DataError, match="no two crystals"):
+    with pytest.raises(DataError, match="paths"):
         similar_pair(four.select([0, 1, 2, 3]))
 
 
@@ -207,9 +208,9 @@ def test_command_line(tmp_path: Path, starter: Dataset, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main([*command, "--set", f"paths={a} to missing"]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "'missing' is neither an id in starter nor a file" in message
+    assert "'missing'" in message and "starter" in message
     assert main(command) == 2  # starter holds none of the paper's crystals
-    assert "no path can be run on starter (not run: mp-10695 and mp-2469 not in starter)" in capsys.readouterr().err
+    assert "mp-10695 and mp-2469 not in starter" in capsys.readouterr().err
 
 
 def test_figures_and_slider() -> None:
@@ -217,13 +218,25 @@ def test_figures_and_slider() -> None:
     frames = linear_path(ENDS, t)
     rows = describe(frames, t, Parameters())
     both = pd.concat([rows.assign(method=m) for m in ("nesf", "linear")])
-    figure = figures.path_chart(both, title="MgO → NaCl")
+    figure = path_chart(both, title="MgO → NaCl")
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert texts == {"Mg", "O", "Na", "Cl"}
+    lengths = figure.axes[1].lines
+    assert lengths[0].get_ydata().tolist() == rows["a"].tolist() and lengths[1].get_xdata().tolist() == t.tolist()
+    assert figure.axes[2].lines[0].get_ydata().tolist() == rows["structure_step"].iloc[1:].tolist()
+    assert figure.axes[2].collections[0].get_offsets()[:, 0].tolist() == t.tolist()  # all are valid
     empty = both.assign(n_atoms=0, cell=NO_FORMULA, valid=False, structure_step=math.nan)
-    assert len(figures.path_chart(empty).axes) == 4
+    assert len(path_chart(empty).axes) == 4
     structures = [*frames.to_structures(), NOTHING]
     page = views.crystal_slider(structures, [f"<{i}>" for i in range(6)], script="3Dmol.js").data
     again = views.crystal_slider(structures, [str(i) for i in range(6)]).data
     assert page.count("<script>") == 1 and page.count("<img") == 5 and 'max="5"' in page and "&lt;0&gt;" in page
     assert page.split('id="path-')[1][:8] != again.split('id="path-')[1][:8]  # two sliders of a page are two
+
+
+def test_summary_figure_has_a_point_for_each_path_and_method() -> None:
+    columns = ("changes", "length_step_to_even", "mean_structure_step", "charge_balanced_percent")
+    rows = [("A → B", "nesf", 3.0), ("A → B", "linear", 1.0), ("C → D", "nesf", 5.0), ("C → D", "linear", 2.0)]
+    counts = pd.DataFrame([{"path": path, "method": method} | {c: value + i for i, c in enumerate(columns)} for path, method, value in rows])
+    for i, ax in enumerate(path_summary(counts).axes):
+        assert {line.get_label(): line.get_xdata().tolist() for line in ax.lines} == {"linear": [1.0 + i, 2.0 + i], "NeSF": [3.0 + i, 5.0 + i]}

@@ -15,17 +15,21 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-from nesf_studies import figures
 from nesf_studies import viewer as views
-from nesf_studies.analysis.latent_space import (
+from nesf_studies.latent_space import (
+    SYSTEM_COLOURS,
     Parameters,
     analyse,
-    chosen,
     descriptors,
+    frequent_groups,
+    latent_map,
+    neighbour_chart,
     neighbour_indices,
     neighbour_table,
     purity,
     relative_difference,
+    shown_crystals,
+    value_colours,
 )
 
 RUN = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
@@ -73,9 +77,9 @@ def test_descriptors_see_composition_and_cell_alone() -> None:
 def test_points_are_every_crystal_once_and_the_draw_is_fixed(made: dict[str, pd.DataFrame], starter: Dataset) -> None:
     points = made["points"]
     assert len(points) == 100 + len(starter.split("val")) + len(starter.split("test")) == points["id"].nunique()
-    assert chosen(starter, Parameters(n_train=100))[0].ids == tuple(points["id"])
-    assert chosen(starter, Parameters(n_train=100, seed=1))[0].ids != tuple(points["id"])
-    assert len(chosen(starter, Parameters(n_train=None))[0]) == sum(len(starter.split(s)) for s in ("train", "val", "test"))
+    assert shown_crystals(starter, Parameters(n_train=100))[0].ids == tuple(points["id"])
+    assert shown_crystals(starter, Parameters(n_train=100, seed=1))[0].ids != tuple(points["id"])
+    assert len(shown_crystals(starter, Parameters(n_train=None))[0]) == sum(len(starter.split(s)) for s in ("train", "val", "test"))
     assert points[["pca_1", "pca_2", "tsne_1", "tsne_2"]].notna().all().all()
     named = points["id"].str.extract(r"_[a-z][A-Z](\d+)_(\d+)_")  # the prototypes' labels hold their space group
     assert (named[1].astype(int) == points["space_group"]).mean() > 0.95
@@ -90,18 +94,27 @@ def test_latent_neighbours_share_more_than_chance(made: dict[str, pd.DataFrame])
 
 def test_figures_and_the_view_that_answers(made: dict[str, pd.DataFrame]) -> None:
     points = made["points"]
-    assert figures.latent_map(points, "pca").axes[2].get_legend() is not None
-    assert len(figures.neighbour_chart(made["neighbours"]).axes) == 4
-    colours = figures.value_colours(points["n_atoms"], logarithmic=True)
+    figure = latent_map(points, "pca")
+    volumes = figure.axes[0].collections[0]
+    assert (
+        volumes.get_offsets().tolist() == points[["pca_1", "pca_2"]].to_numpy().tolist() and volumes.get_array().tolist() == points["volume"].tolist()
+    )
+    counts = points["crystal_system"].value_counts()
+    legend = {text.get_text() for text in figure.axes[2].get_legend().get_texts()}
+    assert legend == {f"{name} ({counts[name]})" for name in counts.index}
+    table = made["neighbours"]
+    nearest = neighbour_chart(table).axes[0].collections[0].get_offsets()
+    assert nearest[:, 0].tolist() == table.loc[table["k"] == 1, "space_group"].tolist()
+    colours = value_colours(points["n_atoms"], logarithmic=True)
     assert len(colours) == len(points) and colours[int(points["n_atoms"].argmax())] == "#fde725"
-    assert figures.value_colours([2, 2, 2], logarithmic=True) == figures.value_colours([7.0] * 3)  # one value only
+    assert value_colours([2, 2, 2], logarithmic=True) == value_colours([7.0] * 3)  # one value only
     page = views.points_view(np.array([[0, 0], [2, 1.0]]), ["</script>", "b"], {"all": ["#000000", "#ffffff"]}).data
     assert page.count("</script>") == 1 and '[10.0,470.0,"<\\/script>"]' in page and '[630.0,10.0,"b"]' in page
 
 
 def test_too_few_crystals_and_bad_values(starter: Dataset, made: dict[str, pd.DataFrame]) -> None:
     few = Dataset("few", {s: starter.split(s).select(range(5)) for s in ("train", "val", "test")})
-    with pytest.raises(DataError, match="few: 15 crystals are too few; more than 31"):
+    with pytest.raises(DataError, match="few: 15 crystals.*31"):
         analyse(TrainedModel.load(RUN, "cpu"), few, Parameters(umap=False), progress=False)
     with pytest.raises(ConfigError, match="perplexity = 0"):
         Parameters(perplexity=0)
@@ -113,4 +126,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert set(pd.read_csv(tmp_path / "made" / "neighbours.csv")["k"]) == {1}
     capsys.readouterr()
     assert main([*command, "--set", "k=[500]"]) == 2
-    assert "156 crystals are too few; more than 501 are needed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "156 crystals" in error and "501" in error
+
+
+def test_frequent_space_groups_have_colours_and_the_others_are_grey() -> None:
+    symbols = [name for i, name in enumerate("ABCDEFGHI") for _ in range(9 - i)]
+    colours, groups = frequent_groups(pd.DataFrame({"symbol": symbols}))
+    assert list(colours) == [*"ABCDEFG", "others"] and colours["others"] == SYSTEM_COLOURS["unknown"]
+    assert groups.value_counts()["others"] == 3 and groups[0] == "A"
+    assert "others" not in frequent_groups(pd.DataFrame({"symbol": ["A", "B"]}))[0]

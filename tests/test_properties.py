@@ -14,21 +14,27 @@ from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, save_dataset
 from nesf.errors import ConfigError, DataError
-from nesf_studies import figures
-from nesf_studies.analysis import properties as analysis
-from nesf_studies.analysis.properties import (
+from nesf_studies.page import recorded_run
+from nesf_studies.properties import (
     COMPOSITION,
     FRACTIONS,
     LATENT,
+    LOWEST,
+    MEAN,
+    REGRESSORS,
     Parameters,
     chosen_on_validation,
     composition_features,
     element_fractions,
     fit_all,
     implied_variances,
-    paper_table,
+    known_elements,
+    property_parity,
+    property_scores,
+    property_values,
+    table_s3,
+    targets,
 )
-from nesf_studies.pages import recorded_run
 
 RUN = recorded_run("starter")
 
@@ -54,7 +60,7 @@ def test_neighbours_are_weighted_as_the_papers_training_errors_say() -> None:
     x, y = regression()
     fitted = fit_all(x, y, Parameters(epochs=1), scale=False)
     assert np.abs(fitted["kNN", "paper"][1]["train"] - y["train"]).max() < 1e-9
-    assert paper_table().query("regressor == 'kNN' and split == 'train'")["mse"].eq(0).all()
+    assert table_s3().query("regressor == 'kNN' and split == 'train'")["mse"].eq(0).all()
 
 
 def test_the_test_split_chooses_nothing() -> None:
@@ -118,32 +124,33 @@ def test_command_records_scores_of_known_properties_alone(with_property: Path, t
     assert main(["analyse", "properties", str(RUN), "--dataset", str(with_property), "--set", "epochs=20", "--out", str(out)]) == 0
     scores, known, predictions = (pd.read_csv(out / f"{name}.csv") for name in ("scores", "known", "predictions"))
     assert set(scores["property"]) == {"band_gap"} and known["used"].tolist() == [60, 16, 16] and len(predictions) == 16
-    assert set(scores["input"]) == {LATENT, COMPOSITION, FRACTIONS, analysis.MEAN} and len(scores) == 3 * (1 + 3 * 6)
-    mean = scores[(scores["input"] == analysis.MEAN) & (scores["split"] == "train")].iloc[0]
+    assert set(scores["input"]) == {LATENT, COMPOSITION, FRACTIONS, MEAN} and len(scores) == 3 * (1 + 3 * 6)
+    mean = scores[(scores["input"] == MEAN) & (scores["split"] == "train")].iloc[0]
     assert mean["r2"] == pytest.approx(0) and mean["mse"] == pytest.approx(known["std"][0] ** 2, rel=1e-4)
     assert json.loads((out / "analysis.json").read_text())["parameters"]["epochs"] == 20
     assert main(["analyse", "properties", str(RUN), "--dataset", str(with_property), "--set", "targets=hardness"]) == 2
-    assert "'hardness' is not a number that is known of its crystals; choose from band_gap, volume_per_atom" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'hardness'" in error and "band_gap, volume_per_atom" in error
 
 
 def test_what_is_predicted_without_being_asked(with_property: Path) -> None:
-    assert analysis.targets(data.load("starter")) == {"volume_per_atom": "Å³"}
-    assert analysis.targets(data.load(str(with_property))) == {"band_gap": "eV"}
-    assert list(analysis.targets(data.load(str(with_property)), "n_atoms, band_gap")) == ["n_atoms", "band_gap"]
+    assert targets(data.load("starter")) == {"volume_per_atom": "Å³"}
+    assert targets(data.load(str(with_property))) == {"band_gap": "eV"}
+    assert list(targets(data.load(str(with_property)), "n_atoms, band_gap")) == ["n_atoms", "band_gap"]
     with pytest.raises(ConfigError, match="epochs = 0"):
         Parameters(epochs=0)
 
 
 def test_volume_per_atom_and_unknown_elements() -> None:
     crystals = Crystals.from_arrays(["a"], [np.zeros((2, 3))], [np.array([11, 17])], np.diag([2.0, 3.0, 4.0])[None])
-    assert analysis.property_values(crystals, "volume_per_atom").tolist() == [pytest.approx(12)]
-    assert analysis._known_elements(crystals, (11, 17)).tolist() == [True] and analysis._known_elements(crystals, (11,)).tolist() == [False]
-    with pytest.raises(DataError, match="neither a column"):
-        analysis.property_values(crystals, "hardness")
+    assert property_values(crystals, "volume_per_atom").tolist() == [pytest.approx(12)]
+    assert known_elements(crystals, (11, 17)).tolist() == [True] and known_elements(crystals, (11,)).tolist() == [False]
+    with pytest.raises(DataError, match="'hardness'"):
+        property_values(crystals, "hardness")
 
 
 def test_paper_table_is_complete_and_its_variances_agree_between_methods() -> None:
-    table = paper_table()
+    table = table_s3()
     assert len(table) == 54 and not table.duplicated(["regressor", "property", "dataset", "split"]).any()
     assert table.query("regressor == 'MLP' and property == 'band_gap' and dataset == 'lcs6' and split == 'test'")["r2"].item() == 0.3622
     known = pd.DataFrame({"split": SPLITS, "property": "band_gap", "std": [2.0, 3.0, 4.0]})
@@ -156,14 +163,21 @@ def test_figures_show_what_they_are_given() -> None:
     rows = [
         {"property": "band_gap", "input": s, "regressor": r, "setting": t, "split": "test", "r2": 0.5 if s == LATENT else -9.0}
         for s in (LATENT, COMPOSITION, FRACTIONS)
-        for r in analysis.REGRESSORS
+        for r in REGRESSORS
         for t in ("paper", "chosen")
     ]
-    rows.append({"property": "band_gap", "input": analysis.MEAN, "regressor": "", "setting": "", "split": "test", "r2": -0.1})
-    figure = figures.property_scores(pd.DataFrame(rows), paper=paper_table().query("dataset == 'icsg3d'"))
-    marks = [line.get_marker() for line in figure.axes[0].lines]
-    assert marks.count("<") == 12 and marks.count("D") == 3 and marks.count("o") == 3 + 3
-    predictions = pd.DataFrame(
-        {"property": "band_gap", "actual": [0.0, 1.0], f"from {LATENT}": [0.1, 0.9], f"from {COMPOSITION}": [0.2, 0.8], f"from {FRACTIONS}": [0, 1]}
-    )
-    assert len(figures.property_parity(predictions).axes[0].collections) == 3
+    rows.append({"property": "band_gap", "input": MEAN, "regressor": "", "setting": "", "split": "test", "r2": -0.1})
+    figure = property_scores(pd.DataFrame(rows), paper=table_s3().query("dataset == 'icsg3d'"))
+    lines = figure.axes[0].lines
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    points = [(labels[line.get_ydata()[0]], line.get_xdata()[0], line.get_marker()) for line in lines[1:]]
+    assert lines[0].get_xdata() == [-0.1, -0.1]  # the mean of training
+    assert points.count((f"SVR, {COMPOSITION}", LOWEST, "<")) == 2  # -9, at the border
+    assert [point for point in points if point[0] == f"kNN, {LATENT}"][:2] == [(f"kNN, {LATENT}", 0.5, "o"), (f"kNN, {LATENT}", 0.5, "D")]
+    printed = table_s3().query("dataset == 'icsg3d' and property == 'band_gap' and split == 'test'").set_index("regressor")["r2"]
+    hollow = {labels[line.get_ydata()[0]]: line.get_xdata()[0] for line in lines if line.get_markerfacecolor() == "none"}
+    assert hollow == {f"{regressor}, {LATENT}": r2 for regressor, r2 in printed.items()}
+    predictions = pd.DataFrame({"property": "band_gap", "actual": [0.0, 1.0], f"from {LATENT}": [0.1, 0.9]})
+    predictions = predictions.assign(**{f"from {COMPOSITION}": [0.2, 0.8], f"from {FRACTIONS}": [0.0, 1.0]})
+    drawn = [collection.get_offsets().tolist() for collection in property_parity(predictions).axes[0].collections]
+    assert drawn == [[[0, 0.1], [1, 0.9]], [[0, 0.2], [1, 0.8]], [[0, 0], [1, 1]]]

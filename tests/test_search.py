@@ -13,8 +13,8 @@ import yaml
 from nesf.config import PAPER
 from nesf.errors import ConfigError
 from nesf.records import RecordedRun
-from nesf_studies import figures
-from nesf_studies.analysis.search import (
+from workflow.plan import planned_runs
+from nesf_studies.search import (
     PRIMARY,
     SECONDARY,
     UNCHANGED,
@@ -25,12 +25,13 @@ from nesf_studies.analysis.search import (
     followed,
     initial,
     outcome,
+    search_steps,
     seed_spread,
     settings,
     steps,
-    winners,
+    winner_table,
 )
-from nesf_studies.plan import planned_runs
+from nesf_studies.style import NESF
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -74,7 +75,7 @@ def test_the_workflow_files_are_those_of_the_steps_and_can_be_planned(name: str)
 
 
 def test_unknown_step() -> None:
-    with pytest.raises(ConfigError, match="step 9 of the search does not exist; choose from 1 to 8"):
+    with pytest.raises(ConfigError, match="step 9"):
         entries("starter", numbers=[9])
 
 
@@ -93,12 +94,16 @@ def test_fewer_wrong_numbers_of_atoms_win_then_the_smaller_position_error() -> N
     assert table.index[table["wins"]].tolist() == ["trial-search-2-02", "trial-search-3-03"]
     assert table.loc["trial-search-3-03", ["n", PRIMARY, SECONDARY]].tolist() == [2, 4.0, 0.25]
     assert table["n"].sum() == 6
-    summary = winners(table.reset_index())
+    summary = winner_table(table.reset_index())
     assert summary.loc[(3, "learning rate"), ["candidates", "recorded", "winner among them"]].tolist() == [3, 3, "learning_rate = 0.0001"]
     assert summary.loc[(1, "weights of the loss functions"), ["recorded", "winner among them"]].tolist() == [0, "–"]
-    figure = figures.search_steps(table.reset_index(), primary=PRIMARY)
+    figure = search_steps(table.reset_index(), primary=PRIMARY)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["step 2", "step 3"]
-    assert len(figure.axes[1].lines) == 4  # three candidates, and a ring for the adopted one
+    drawn = [(line.get_xdata()[0], line.get_markerfacecolor()) for line in figure.axes[1].lines]
+    third = steps()[2]
+    adopted = third.candidates.index(third.adopted)
+    assert [x for x, face in drawn if face != "none"] == [6.0, 4.0, 4.0] and [x for x, face in drawn if face == "none"] == [[6.0, 4.0, 4.0][adopted]]
+    assert drawn[[face for _, face in drawn].index(NESF)][0] == 4.0
 
 
 def test_one_step_after_the_other_starts_from_the_recorded_winners(tmp_path: Path) -> None:
@@ -112,7 +117,7 @@ def test_one_step_after_the_other_starts_from_the_recorded_winners(tmp_path: Pat
     assert settings(third, third.candidates[0], won)["model.latent_size"] == 92
     assert followed(runs + [run(third.label(i), 0.0, 0.0) for i in range(3)], "starter") == won  # those that start from the paper's do not count
     more = [*runs, run("trial-followed-3-01", 1.0, 1.0), run("trial-followed-3-02", 1.0, 0.5)]
-    table = candidates(more, "starter", won=won)
+    table = candidates(more, "starter", winners=won)
     assert table["step"].unique().tolist() == [1, 2, 3] and table["n"].sum() == 18 and followed(more, "starter") == won
     assert followed([*more, run("trial-followed-3-03", 2.0, 0.0)], "starter")[3] == {"training.learning_rate": 0.001}
     reached = outcome(won)

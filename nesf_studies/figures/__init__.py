@@ -1,15 +1,17 @@
-"""Figures: one typed function each, which returns a matplotlib figure and shows nothing."""
+"""Old place of the figures, for callers that have not moved yet; to be deleted with this folder."""
+
+# ruff: noqa: E402
+
+import sys
+
+from nesf_studies import style
+
+sys.modules["nesf_studies.figures.style"] = style
 
 from nesf_studies.figures.crystals import draw_crystal, element_map, with_border_images
 from nesf_studies.figures.errors import errors_by_atoms
 from nesf_studies.figures.examples import example_caption, example_grid
-from nesf_studies.figures.interpolation import path_chart, path_summary
-from nesf_studies.figures.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
 from nesf_studies.figures.particles import animation, reconstruction_frames, reconstruction_steps, steps_table, votes_chart, votes_table
-from nesf_studies.figures.properties import property_parity, property_scores
-from nesf_studies.figures.scores import comparison, error_distribution, loss_curves, metrics_chart
-from nesf_studies.figures.search import search_steps
-from nesf_studies.figures.sensitivity import sensitivity_curves
 from nesf_studies.figures.slices import (
     best_for_slice,
     compare_fields,
@@ -24,8 +26,14 @@ from nesf_studies.figures.slices import (
     true_field,
 )
 from nesf_studies.figures.speed import scaling, step_profile
-from nesf_studies.figures.style import METHOD_COLOURS, element_colour, save
 from nesf_studies.figures.voxels import decoded_slices, map_slices, voxel_losses
+from nesf_studies.interpolation import path_chart, path_summary
+from nesf_studies.latent_space import SYSTEM_COLOURS, frequent_groups, latent_map, neighbour_chart, value_colours
+from nesf_studies.properties import property_parity, property_scores
+from nesf_studies.scores import comparison, error_distribution, loss_curves, metrics_chart
+from nesf_studies.search import search_steps
+from nesf_studies.sensitivity import sensitivity_curves
+from nesf_studies.style import METHOD_COLOURS, element_colour, save
 
 __all__ = [
     "METHOD_COLOURS",

@@ -1,14 +1,20 @@
-"""What notebooks need beside the science: parameters that are checked, the recorded runs of the repository, tables."""
+"""Old place of what pages need, for callers that have not moved yet; to be deleted with this folder."""
 
+# ruff: noqa: E402
+
+import sys
+
+from nesf_studies import page
+
+sys.modules["nesf_studies.pages.common"] = page
+from nesf_studies.page import LABELS, RESULTS, TABLE1, TITLES, check_parameters, open_dataset, open_model, recorded_run, unbroken
 from nesf_studies.pages.benchmarks import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, recorded_streaming, speed_table
-from nesf_studies.pages.common import LABELS, RESULTS, TABLE1, TITLES, check_parameters, recorded_run, unbroken
-from nesf_studies.pages.inputs import open_dataset, open_model
-from nesf_studies.pages.recipes import changes_table, config_table, effects_table, presets_table
-from nesf_studies.pages.tables import (
+from nesf_studies.tables import (
     PAPER_HOURS,
     PAPER_PARAMETERS,
     atoms_table,
     comparison_table,
+    cost_table,
     difference_table,
     error_sources,
     largest_errors,
@@ -17,8 +23,8 @@ from nesf_studies.pages.tables import (
     progress_table,
     recorded_summaries,
     run_links,
-    training_cost,
 )
+from nesf_studies.trials import changes_table, config_table, effects_table, presets_table
 
 __all__ = [
     "BENCHMARKS",
@@ -34,6 +40,7 @@ __all__ = [
     "check_parameters",
     "comparison_table",
     "config_table",
+    "cost_table",
     "difference_table",
     "effects_table",
     "error_sources",
@@ -51,6 +58,5 @@ __all__ = [
     "recorded_summaries",
     "run_links",
     "speed_table",
-    "training_cost",
     "unbroken",
 ]

@@ -1,4 +1,4 @@
-"""What the choices of the reconstruction that the paper leaves open, or that the official code makes otherwise, do to the errors.
+"""Errors when the reconstruction makes choices that the paper leaves open, or that the official code makes otherwise.
 
 Every variant decodes the same latent vectors; each changes the defaults in one place (`nesf.config.ReconstructionConfig`).
 """
@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from nesf.config import ReconstructionConfig
 from nesf.data.dataset import Dataset
@@ -17,10 +19,8 @@ from nesf.decode import reconstruct
 from nesf.errors import ConfigError
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
-from nesf_studies.analysis.sensitivity import sample
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from nesf_studies.page import TABLE1
+from nesf_studies.sensitivity import sample
 
 DEFAULT = "default"
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -32,13 +32,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "fast": {"mode": "fast"},
     }
 )
-ERRORS = (
-    "number_of_atoms_error_percent",
-    "position_error_actual_angstrom",
-    "position_error_detected_angstrom",
-    "species_error_actual_percent",
-    "species_error_detected_percent",
-)
+ERRORS = TABLE1[:5]  # without those of the lattice, which are the network's alone
 
 
 @dataclass(frozen=True)
@@ -58,22 +52,20 @@ class Parameters:
     @property
     def names(self) -> tuple[str, ...]:
         """The variants that are decoded; the default always is, as the others are compared with it."""
-        asked = [n.strip() for n in self.only.split(",")] if self.only else list(VARIANTS)
-        return tuple(dict.fromkeys([DEFAULT, *asked]))
+        names = [n.strip() for n in self.only.split(",")] if self.only else VARIANTS
+        return tuple(dict.fromkeys([DEFAULT, *names]))
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, DataFrame]:
+def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """Decode a split with every variant.
 
     Returns:
-        `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å), how many crystals have another error
-        than with the default (`n_changed`: number of atoms, positions by more than 0.001 Å, or species), and `seconds`.
+        `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å), how many crystals have another error than with the
+        default (`n_changed`: number of atoms, positions by more than 0.001 Å, or species), and `seconds`.
 
     Raises:
         DataError: the split has fewer crystals than asked for, or an element that the model does not know.
     """
-    import pandas as pd
-
     crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
     rows = []
     reference = None
@@ -83,21 +75,14 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
         seconds = time.monotonic() - begin
         metrics = evaluate(crystals, found, match=False)
         reference = metrics.materials if reference is None else reference
-        rows.append(
-            {
-                "variant": name,
-                "changes": ", ".join(f"{key} = {value}" for key, value in VARIANTS[name].items()),
-                "n_crystals": len(crystals),
-                **{error: metrics.summary[error] for error in ERRORS},
-                "n_changed": int(_differ(reference, metrics.materials).sum()),
-                "seconds": seconds,
-            }
-        )
+        changes = ", ".join(f"{key} = {value}" for key, value in VARIANTS[name].items())
+        row = {"variant": name, "changes": changes, "n_crystals": len(crystals)} | {error: metrics.summary[error] for error in ERRORS}
+        rows.append(row | {"n_changed": int(_differ(reference, metrics.materials).sum()), "seconds": seconds})
     return {"decoding": pd.DataFrame(rows).astype(dict.fromkeys(ERRORS, float))}
 
 
-def _differ(first: DataFrame, second: DataFrame) -> Any:
-    """Which crystals have other errors, row by row."""
+def _differ(first: pd.DataFrame, second: pd.DataFrame) -> Any:
+    """Return which crystals have other errors, row by row."""
     position, species = "position_error_actual_angstrom", "species_error_actual_percent"
     moved = (first[position].fillna(-1.0) - second[position].fillna(-1.0)).abs() > 1e-3
     return moved | (first["n_atoms_detected"] != second["n_atoms_detected"]) | (first[species] != second[species])

@@ -1,8 +1,8 @@
 """How much the errors depend on the seven hyperparameters of the reconstruction (Supplementary Note 3, Figures S5 and S6).
 
-One hyperparameter is changed at a time, the others keep their defaults. What a change does not touch is computed once: a batch of crystals is
-encoded once; more iterations go on from fewer; the score threshold, the radius and the particle count of the suppression need no movement; the
-species grid needs no atoms to be detected again. Only another grid of particles starts anew. The result is that of so many reconstructions.
+One hyperparameter is changed at a time, the others keep their defaults. What a change does not touch is computed once: a batch of crystals is encoded once;
+more iterations go on from fewer; the score threshold, the radius and the particle count of the suppression need no movement; the species grid needs no atoms
+to be detected again. Only another grid of particles starts anew. The result is that of as many separate reconstructions.
 """
 
 from __future__ import annotations
@@ -10,33 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, concatenate, pad
 from nesf.data.dataset import Box, Dataset
-from nesf.decode import (
-    DetectedAtoms,
-    Particles,
-    build_crystals,
-    decode,
-    detect_atoms,
-    initialize_particles,
-    move_particles,
-    score_particles,
-)
+from nesf.decode import DetectedAtoms, Particles, build_crystals, decode, detect_atoms, initialize_particles, move_particles, score_particles
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
 from nesf.errors import ConfigError, DataError
 from nesf.fields import box_grid
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, subplots
 
 # Values of each hyperparameter, in the order of the paper's rows (top to bottom in Figures S5 and S6), the default among them. The paper's own
 # values are in its drawings only; these reach from far below to far above the default.
@@ -51,7 +43,22 @@ VALUES: Mapping[str, tuple[float, ...]] = MappingProxyType(
         "species_range": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),  # Å, step 5; 0: the atom's own position alone
     }
 )
-ERRORS = ("position_error_actual_angstrom", "species_error_actual_percent", "number_of_atoms_error_percent")  # the paper's columns
+HYPERPARAMETERS = {
+    "grid_interval": "global grid interval, Å",
+    "iterations": "iterations",
+    "score_threshold": "score threshold, Å",
+    "nms_radius": "suppression radius, Å",
+    "min_particles": "fewest particles of an atom",
+    "species_interval": "local grid interval, Å",
+    "species_range": "local grid range, Å",
+}
+PANELS = {
+    "position_error_actual_angstrom": "position error (actual), Å",
+    "species_error_actual_percent": "species error (actual), %",
+    "number_of_atoms_error_percent": "number-of-atoms error, %",
+}
+ERRORS = tuple(PANELS)  # the paper's columns
+LOGARITHMIC = ("grid_interval", "iterations", "score_threshold", "nms_radius", "min_particles")
 NETWORK, TRUE_FIELDS = "network", "true fields"
 
 
@@ -77,36 +84,30 @@ class Parameters:
         return tuple(n.strip() for n in self.only.split(",")) if self.only else tuple(VALUES)
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, DataFrame]:
-    """Errors of a split for every value of every hyperparameter.
+def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Return the errors of a split for every value of every hyperparameter.
 
     Returns:
-        `sensitivity`: one row per fields (`network`, `true fields`), hyperparameter and value: `is_default`, n_crystals, `ERRORS`,
-        the position error that charges crystals in which nothing was detected, how many these are, and `atoms_detected_percent`: all detected
-        atoms of all actual ones.
+        `sensitivity`: one row per fields (`network`, `true fields`), hyperparameter and value: `is_default`, n_crystals, `ERRORS`, the position error that
+        charges crystals in which nothing was detected, how many these are, and `atoms_detected_percent`: all detected atoms of all actual ones.
 
     Raises:
         DataError: the split has fewer crystals than asked for, or an element that the model does not know.
     """
-    chosen = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
+    crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
     config = ReconstructionConfig(mode=parameters.mode)
     values = {name: VALUES[name] for name in parameters.names}
     model.autoencoder.eval()
-    tables = {NETWORK: sensitivity(chosen, NeuralFields(model.autoencoder, model.encode(chosen)).of, model, config, values, progress=progress)}
+    make_fields: dict[str, Callable[[int, int], StructureFields]] = {NETWORK: NeuralFields(model.autoencoder, model.encode(crystals)).of}
     if parameters.true_fields:
-        padded = pad(chosen, model.vocabulary, model.device)
-
-        def true_fields(start: int, stop: int) -> GroundTruthFields:
-            return GroundTruthFields(padded.select(torch.arange(start, stop, device=model.device)))
-
-        tables[TRUE_FIELDS] = sensitivity(chosen, true_fields, model, config, values, progress=progress)
-    import pandas as pd
-
+        padded = pad(crystals, model.vocabulary, model.device)
+        make_fields[TRUE_FIELDS] = lambda start, stop: GroundTruthFields(padded.select(torch.arange(start, stop, device=model.device)))
+    tables = {name: sensitivity(crystals, make, model, config, values, progress=progress) for name, make in make_fields.items()}
     return {"sensitivity": pd.concat([table.assign(fields=name)[["fields", *table.columns]] for name, table in tables.items()], ignore_index=True)}
 
 
 def sample(crystals: Crystals, n: int, seed: int) -> Crystals:
-    """So many of the crystals, drawn without replacement, in their order; n = 0: all.
+    """Draw n of the crystals without replacement, in their order; n = 0: all.
 
     Raises:
         DataError: there are fewer.
@@ -124,12 +125,12 @@ def sensitivity(
     values: Mapping[str, Sequence[float]],
     *,
     progress: bool = False,
-) -> DataFrame:
-    """The errors for each value of each hyperparameter, the others as in `config`.
+) -> pd.DataFrame:
+    """Return the errors for each value of each hyperparameter, the others as in `config`.
 
     Args:
         crystals: the actual ones.
-        make_fields: their fields from one place to another, which are decoded.
+        make_fields: the fields of the crystals from one index to another, which are decoded.
         model: gives the bounding box and the vocabulary.
         config: the defaults.
         values: names of `ReconstructionConfig` to the values that are tried.
@@ -137,8 +138,7 @@ def sensitivity(
     Returns:
         One row per hyperparameter and value, in the order given.
     """
-    import pandas as pd
-
+    charged = "position_error_actual_charged_angstrom"
     size = max(1, config.max_queries // max(len(box_grid(model.box, config.grid_interval)), 1))
     parts: dict[tuple[str, float], list[Crystals]] = {(name, value): [] for name in values for value in values[name]}
     with tqdm(total=len(crystals), unit="crystal", desc="decoding with every value", disable=not progress, mininterval=1) as bar:
@@ -152,19 +152,10 @@ def sensitivity(
     for (name, value), decoded in parts.items():
         found = concatenate(decoded)
         summary = evaluate(crystals, found, match=False).summary
-        errors = {k: summary[k] for k in (*ERRORS, "position_error_actual_charged_angstrom", "n_nothing_detected")}
-        rows.append(
-            {
-                "hyperparameter": name,
-                "value": value,
-                "is_default": value == getattr(config, name),
-                "n_crystals": len(crystals),
-                **errors,
-                "atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum()),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.astype(dict.fromkeys((*ERRORS, "position_error_actual_charged_angstrom"), float))  # not defined where no atom at all was detected
+        row = {"hyperparameter": name, "value": value, "is_default": value == getattr(config, name), "n_crystals": len(crystals)}
+        row |= {key: summary[key] for key in (*ERRORS, charged, "n_nothing_detected")}
+        rows.append(row | {"atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum())})
+    return pd.DataFrame(rows).astype(dict.fromkeys((*ERRORS, charged), float))  # not defined where no atom at all was detected
 
 
 @torch.no_grad()
@@ -177,7 +168,7 @@ def decode_with_each(
     values: Mapping[str, Sequence[float]],
     device: torch.device | str = "cpu",
 ) -> dict[tuple[str, float], Crystals]:
-    """One batch decoded with each value in place of the default, as `nesf.decode.decode` would do it, without repeating shared steps.
+    """Decode one batch with each value in place of the default, as `nesf.decode.decode` does, without repeating shared steps.
 
     Args:
         fields: of B crystals.
@@ -186,18 +177,18 @@ def decode_with_each(
         vocabulary: atomic numbers along the species axis.
         config: the defaults.
         values: names of `ReconstructionConfig` to values.
+        device: of the fields.
 
     Returns:
-        Hyperparameter and value to the B decoded crystals.
+        For each hyperparameter and value the B decoded crystals.
     """
 
     def finish(detected: Sequence[DetectedAtoms], changed: ReconstructionConfig) -> Crystals:
         return build_crystals(fields, detected, ids, vocabulary, changed, device).crystals
 
     made: dict[tuple[str, float], Crystals] = {}
-    moved = initialize_particles(box, len(ids), config, device)
-    done, wanted = 0, {int(n) for n in values.get("iterations", ())}
-    for n in sorted(wanted | {config.iterations}):
+    moved, done = initialize_particles(box, len(ids), config, device), 0
+    for n in sorted({config.iterations, *map(int, values.get("iterations", ()))}):
         moved, done = _move_on(fields, moved, done, n, config), n
         scored = score_particles(fields, moved, config)
         if n == config.iterations:
@@ -206,33 +197,31 @@ def decode_with_each(
             made["iterations", n] = finish(detect_atoms(scored, len(ids), config), config)
     detected = detect_atoms(particles, len(ids), config)
     default = finish(detected, config)
-    for name in values:
-        for value in values[name]:
-            changed = replace(config, **{name: value})  # type: ignore[arg-type]
-            if changed == config:
-                made[name, value] = default
-            elif name == "grid_interval":
-                made[name, value] = decode(fields, ids, box, vocabulary, changed, device).crystals
-            elif name in ("score_threshold", "nms_radius", "min_particles"):
-                made[name, value] = finish(detect_atoms(particles, len(ids), changed), changed)
-            elif name in ("species_interval", "species_range"):
-                made[name, value] = finish(detected, changed)
-            elif name != "iterations":
-                raise ConfigError(f"{name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
+    for name, value in [(name, value) for name, tried in values.items() for value in tried]:
+        changed = replace(config, **{name: value})  # type: ignore[arg-type]
+        if changed == config:
+            made[name, value] = default
+        elif name == "grid_interval":
+            made[name, value] = decode(fields, ids, box, vocabulary, changed, device).crystals
+        elif name in ("score_threshold", "nms_radius", "min_particles"):
+            made[name, value] = finish(detect_atoms(particles, len(ids), changed), changed)
+        elif name in ("species_interval", "species_range"):
+            made[name, value] = finish(detected, changed)
+        elif name != "iterations":
+            raise ConfigError(f"{name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
     return made
 
 
 def _move_on(fields: StructureFields, particles: Particles, done: int, n: int, config: ReconstructionConfig) -> Particles:
-    """Step 2 from iteration `done` to iteration n; a particle with a score has arrived before."""
+    """Do step 2 from iteration `done` to iteration n; a particle that has a score has arrived before."""
     moving = particles.scores.isnan()
     rest = replace(config, iterations=n - done, rough_iterations=max(0, config.rough_iterations - done))
-    return Particles(
-        *(torch.cat(parts) for parts in zip(particles.select(~moving), move_particles(fields, particles.select(moving), rest), strict=True))
-    )
+    moved = move_particles(fields, particles.select(moving), rest)
+    return Particles(*(torch.cat(parts) for parts in zip(particles.select(~moving), moved, strict=True)))
 
 
-def tolerant_range(table: DataFrame, tolerance: float = 0.1) -> DataFrame:
-    """For each hyperparameter the values about the default for which no error is worse than the default's by more than a tolerance.
+def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
+    """Return for each hyperparameter the values about the default for which no error is worse than the default's by more than a tolerance.
 
     Args:
         table: rows of one curve (`sensitivity`).
@@ -242,22 +231,52 @@ def tolerant_range(table: DataFrame, tolerance: float = 0.1) -> DataFrame:
         One row per hyperparameter: default, `from` and `to` (the tried values next to each other that are within it), and the lowest value of each error
         with the value of the hyperparameter that gives it.
     """
-    import pandas as pd
-
     rows = {}
     for name, group in table.groupby("hyperparameter", sort=False):
         group = group.sort_values("value", ignore_index=True)
         place = int(group.index[group["is_default"]][0])
         limit = group.loc[place, list(ERRORS)].astype(float) * (1 + tolerance) + 1e-9
         good = (group[list(ERRORS)] <= limit).all(axis=1).tolist()
-        low, high = place, place
-        while low and good[low - 1]:
-            low -= 1
-        while high + 1 < len(good) and good[high + 1]:
-            high += 1
+        low = max((i + 1 for i in range(place) if not good[i]), default=0)
+        high = min((i - 1 for i in range(place, len(good)) if not good[i]), default=len(good) - 1)
         row: dict[str, float] = {"default": group.loc[place, "value"], "from": group.loc[low, "value"], "to": group.loc[high, "value"]}
         for error in ERRORS:
             best = group.loc[group[error].idxmin()]
             row |= {f"lowest {error}": best[error], f"{error} at": best["value"]}
         rows[name] = row
     return pd.DataFrame(rows).T.rename_axis("hyperparameter")
+
+
+def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """Draw a row of panels for each hyperparameter, a column for each error, as in Figures S5 and S6; the default is a dashed line.
+
+    `curves`: for each label the rows of `sensitivity` that it shows; a label with «true fields» has the oracle's colour.
+    """
+    shown = [name for name in HYPERPARAMETERS if any((table["hyperparameter"] == name).any() for table in curves.values())]
+    figure, axes = subplots(len(PANELS), 8.6, 1.0 + 1.6 * len(shown), n_rows=len(shown))
+    others = iter((NESF, SECOND, ICSG3D, "#CC79A7"))
+    colours = {label: ORACLE if "true fields" in label else next(others, "black") for label in curves}
+    for row, name in enumerate(shown):
+        for column, (error, label) in enumerate(PANELS.items()):
+            ax = axes[row * len(PANELS) + column]
+            for curve, table in curves.items():
+                part = table[table["hyperparameter"] == name].sort_values("value")
+                ax.plot(part["value"], part[error], color=colours[curve], marker="os^D"[list(curves).index(curve) % 4], markersize=4, label=curve)
+                for default in part.loc[part["is_default"], "value"][:1]:
+                    ax.axvline(default, color="black", linestyle="--", linewidth=0.8)
+            if name in LOGARITHMIC:
+                values = sorted({float(v) for table in curves.values() for v in table.loc[table["hyperparameter"] == name, "value"]})
+                ax.set_xscale("log")
+                few = values if len(values) < 7 else values[:: 2 if len(values) < 9 else 3]
+                ax.set_xticks(few, [f"{v:g}" for v in few])
+                ax.xaxis.set_minor_formatter(NullFormatter())
+                ax.tick_params(axis="x", which="minor", length=0)
+            ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], 1e-3))
+            ax.set_xlabel(HYPERPARAMETERS[name], fontsize=9)
+            ax.tick_params(labelsize=8)
+            if row == 0:
+                ax.set_title(label, fontsize=10)
+    if len(curves) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
+    figure.suptitle(title)
+    return figure

@@ -1,22 +1,19 @@
-"""Losses, metrics and errors."""
+"""Figures of losses, metrics and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from nesf_studies.figures.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, subplots
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, subplots
 
 
-def loss_curves(log: DataFrame, *, title: str = "") -> Figure:
-    """The loss of Eq. 2 and its four parts over epochs, training and validation.
+def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the loss of Eq. 2 and its four parts over epochs, training and validation.
 
     Args:
         log: the `log.csv` of a run; an epoch without validation has no value in the `val_` columns.
@@ -47,12 +44,12 @@ def loss_curves(log: DataFrame, *, title: str = "") -> Figure:
 def metrics_chart(
     tables: Mapping[str, Mapping[str, float | None]], metrics: Mapping[str, str], *, paper: Mapping[str, float] | None = None
 ) -> Figure:
-    """Every method on every metric; lower is better. The paper's value is a hollow marker.
+    """Draw every method on every metric; lower is better. The paper's value is a hollow marker.
 
     Args:
-        tables: method to metric to value; None or nan where there is no value. A method's colour is that of its recorded runs' name.
-        metrics: metric to the label of its panel, with the unit.
-        paper: metric to the paper's value, where there is one.
+        tables: for each method the value of each metric, None or NaN where there is none; a method's colour is that of its recorded runs' name.
+        metrics: for each metric the label of its panel, with the unit.
+        paper: the paper's value of each metric that it has.
     """
     figure, axes = subplots(len(metrics), 2.2 * len(metrics), 0.6 + 0.35 * len(tables))
     for i, (ax, (metric, label)) in enumerate(zip(axes, metrics.items(), strict=True)):
@@ -71,41 +68,31 @@ def metrics_chart(
     return figure
 
 
-def comparison(rows: DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
-    """Table 1 drawn: a row of panels a dataset, a panel a metric, a line a method; lower is better. Hollow: the paper's values.
+def comparison(rows: pd.DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
+    """Draw Table 1: a row of panels a dataset, a panel a metric, a line a method; lower is better. Hollow: the paper's values.
 
     Args:
-        rows: long form (`nesf.records.beside_the_paper`); bars are ± one standard deviation over seeds or folds. `constant`, which is far
-            off, is left out.
-        panels: metric to the label of its panel, with the unit.
-        titles: dataset to its title.
+        rows: long form (`nesf_studies.paper.beside_the_paper`); bars are ± one standard deviation over seeds or folds. `constant`, which is far off, is left
+            out.
+        panels: for each metric the label of its panel, with the unit.
+        titles: for each dataset its title.
     """
     order = list(DRAWN)
     rows = rows[rows["method"].isin(order)]
-    datasets = [d for d in titles if d in set(rows["dataset"])]
-    lines = {
-        d: sorted(
-            {
-                (m, s == "recorded", p if m == "nesf" and s == "recorded" else "")
-                for m, s, p in of[["method", "source", "preset"]].itertuples(index=False)
-            },
-            key=lambda line: (order.index(line[0]), line[1:]),
-        )
-        for d, of in rows.groupby("dataset")
-    }
+    rows = rows.assign(ours=rows["source"] == "recorded", rank=rows["method"].map(order.index))
+    rows["recipe"] = rows["preset"].where(rows["ours"] & (rows["method"] == "nesf"), "")
+    rows = rows.sort_values(["rank", "ours", "recipe"], kind="stable")
+    lines = {dataset: list(of.groupby(["rank", "ours", "recipe"]).groups) for dataset, of in rows.groupby("dataset") if dataset in titles}
+    datasets = [dataset for dataset in titles if dataset in lines]
     figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(lines[d]) + 0.95 for d in datasets)), layout="constrained")
     grid = figure.subplots(len(datasets), len(panels), squeeze=False, height_ratios=[len(lines[d]) + 2 for d in datasets])
     for dataset, axes in zip(datasets, grid, strict=True):
-        for i, ax in enumerate(axes):
-            metric = list(panels)[i]
-            for y, (method, ours, preset) in enumerate(lines[dataset]):
-                cell = rows.query("dataset == @dataset and metric == @metric and method == @method and (source == 'recorded') == @ours")
-                cell = cell[cell["preset"] == preset] if preset else cell
-                colour = METHOD_COLOURS.get(method, ICSG3D)
-                for mean, std in cell[["mean", "std"]].itertuples(index=False):
-                    face = colour if ours else "white"
-                    ax.errorbar(mean, y, xerr=None if std != std else std, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
-            names = [f"{DRAWN[m]}, {f'ours {p}'.strip() if ours else 'paper'}" for m, ours, p in lines[dataset]]
+        names = [f"{DRAWN[order[rank]]}, {f'ours {recipe}'.strip() if ours else 'paper'}" for rank, ours, recipe in lines[dataset]]
+        for i, (ax, metric) in enumerate(zip(axes, panels, strict=True)):
+            for cell in rows[(rows["dataset"] == dataset) & (rows["metric"] == metric)].itertuples():
+                y, colour = lines[dataset].index((cell.rank, cell.ours, cell.recipe)), METHOD_COLOURS.get(cell.method, ICSG3D)
+                face, spread = colour if cell.ours else "white", None if cell.std != cell.std else cell.std
+                ax.errorbar(cell.mean, y, xerr=spread, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
             ax.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6), xlabel=panels[metric] if dataset == datasets[-1] else "")
             ax.set_yticklabels(names if i == 0 else [])
             ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
@@ -115,8 +102,8 @@ def comparison(rows: DataFrame, panels: Mapping[str, str], titles: Mapping[str, 
     return figure
 
 
-def error_distribution(materials: DataFrame, *, title: str = "") -> Figure:
-    """Position errors of the single crystals, and their numbers of atoms.
+def error_distribution(materials: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the position errors of the single crystals, and their numbers of atoms.
 
     Args:
         materials: `Metrics.materials`, or the rows of one split in a recorded `materials.csv`.

@@ -7,20 +7,17 @@ Elements have Jmol's colours, as in the 3-D views.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+import pandas as pd
+from ase.data.colors import jmol_colors
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pymatgen.core import Element
 
 from nesf.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
-
 
 NESF, ICSG3D, ORACLE, TRIVIAL, SECOND = "#0072B2", "#D55E00", "#009E73", "#999999", "#E69F00"
 DRAWN = {
@@ -35,7 +32,7 @@ METHOD_COLOURS = {"nesf": NESF, "icsg3d-as-published": ICSG3D, "icsg3d-repaired"
 
 
 def subplots(n_columns: int, width: float, height: float, n_rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of a size in inches with axes in rows, in the house's style; row by row."""
+    """Return a figure of a size in inches, and its axes, row by row, without top and right spines."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for ax in axes:
@@ -44,26 +41,22 @@ def subplots(n_columns: int, width: float, height: float, n_rows: int = 1) -> tu
 
 
 def element_colour(z: int) -> str:
-    """Jmol's colour of an element as `#rrggbb`; pictures, 3-D views and legends share it."""
-    from ase.data.colors import jmol_colors
-
+    """Return Jmol's colour of an element as `#rrggbb`; pictures, 3-D views and legends share it."""
     return "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[z])
 
 
-def element_colours(numbers: np.ndarray | Sequence[int]) -> list[str]:
-    """Jmol's colours of atomic numbers."""
+def element_colours(numbers: Iterable[int]) -> list[str]:
+    """Return Jmol's colours of atomic numbers."""
     return [element_colour(int(z)) for z in numbers]
 
 
-def element_handles(numbers: np.ndarray | Sequence[int]) -> list[Line2D]:
-    """Legend entries of elements: a dot in the element's colour and its symbol."""
-    from pymatgen.core import Element
-
+def element_handles(numbers: Iterable[int]) -> list[Line2D]:
+    """Return legend entries of elements: a dot in the element's colour and its symbol."""
     style = {"linestyle": "", "marker": "o", "markersize": 9, "markeredgecolor": "black"}
     return [Line2D([], [], color=element_colour(int(z)), label=Element.from_Z(int(z)).symbol, **style) for z in numbers]  # type: ignore[arg-type]
 
 
-def save(figure: Figure, path: Path, data: DataFrame) -> list[Path]:
+def save(figure: Figure, path: Path, data: pd.DataFrame) -> list[Path]:
     """Write a figure as SVG and PNG and what it shows as CSV, beside each other; returns the three paths.
 
     Args:

@@ -1,0 +1,169 @@
+"""Recorded analyses, and the recorded runs as data frames.
+
+RUN/analysis/<name>/analysis.json        parameters, command, commit, versions, device, wall time (schema/analysis.json)
+RUN/analysis/<name>/<table>.csv          tables
+RUN/analysis/<name>/<crystals>.safetensors   crystals
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nesf import records
+from nesf.config import with_fields
+from nesf.crystals import Crystals
+from nesf.data.dataset import Dataset
+from nesf.errors import ConfigError, DataError
+from nesf.files import read_json, write_atomically
+from nesf.records import RecordedRun
+from nesf.saved import TrainedModel
+from nesf_studies import ANALYSES
+
+PAPERS_NAME = {"icsg3d-recovered": "icsg3d", "icsg3d-as-released": "icsg3d"}  # of a dataset, where its split is another one
+RUN_COLUMNS = ("run", "dataset", "paper_dataset", "fold", "seed", "method", "shown_method", "preset", "minutes", "epochs")
+
+
+@dataclass(frozen=True)
+class RecordedAnalysis:
+    """An analysis as read from its folder; `about` is the content of `analysis.json`."""
+
+    folder: Path
+    about: Mapping[str, Any]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read one of its tables."""
+        return records.read_csv(self.folder / f"{name}.csv")
+
+    def crystals(self, name: str) -> Crystals:
+        """Read one of its batches of crystals."""
+        return Crystals.load(self.folder / f"{name}.safetensors")
+
+
+def analysis(name: str) -> Any:
+    """Import the module of an analysis.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in ANALYSES:
+        raise ConfigError(f"analysis {name!r} does not exist; choose from {', '.join(ANALYSES)}")
+    return importlib.import_module(f"nesf_studies.{name.replace('-', '_')}")
+
+
+def run_analysis(
+    name: str,
+    run: Path,
+    dataset: Dataset,
+    assignments: Mapping[str, Any] | None = None,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    command: str = "unknown",
+    progress: bool = True,
+) -> RecordedAnalysis:
+    """Analyse a trained model and record the result.
+
+    Args:
+        name: one of `nesf_studies.ANALYSES`.
+        run: folder of the model.
+        dataset: crystals to analyse; need not be those of the training.
+        assignments: parameters that differ from the defaults, name to value; text is read as JSON where it is JSON.
+        out: where it is recorded; None for RUN/analysis/NAME.
+        device: auto, cpu, cuda, ...
+        command: the command to record.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ConfigError: no such analysis or parameter.
+        DataError: no model in `run`, or the analysis cannot be done on this dataset.
+    """
+    module = analysis(name)
+    parameters = with_fields(module.Parameters(), assignments or {})
+    model = TrainedModel.load(run, device)
+    begin = time.monotonic()
+    made = module.analyse(model, dataset, parameters, progress=progress)
+    folder = Path(out) if out else Path(run) / "analysis" / name
+    if folder.exists():
+        shutil.rmtree(folder)
+    for part, value in made.items():
+        if isinstance(value, Crystals):
+            value.save(folder / f"{part}.safetensors")
+        else:
+            write_atomically(folder / f"{part}.csv", value.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    about = {
+        "format": records.FORMAT,
+        "analysis": name,
+        "parameters": dataclasses.asdict(parameters),
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "model": {"dataset": dict(model.dataset), "preset": model.config.preset, "epoch": model.info.get("epoch")},
+        "command": command,
+        "commit": records.commit(),
+        "wall_time_seconds": round(time.monotonic() - begin, 1),
+        **records.environment(str(model.device)),
+    }
+    records.write_checked(folder / "analysis.json", about, "analysis")
+    return RecordedAnalysis(folder, about)
+
+
+def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
+    """Read what `run_analysis` recorded.
+
+    Raises:
+        DataError: it is not recorded; the message names the command that makes it.
+    """
+    folder = Path(run) / "analysis" / name
+    if not (folder / "analysis.json").exists():
+        raise DataError(f"{folder}: is not recorded; make it with `nesf analyse {name} {run}`")
+    return RecordedAnalysis(folder, read_json(folder / "analysis.json"))
+
+
+def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
+    """Return a row per recorded run: what ran, on which dataset, and what its training took.
+
+    Returns:
+        Columns `RUN_COLUMNS`: `run` is the position in `runs`, `paper_dataset` the paper's name of the dataset; `minutes` and `epochs` are those of the
+        training, NaN where there is none.
+    """
+    rows = []
+    for position, run in enumerate(runs):
+        about = run.run
+        dataset, method, preset, wall = about["dataset"]["name"], about["method"], about["preset"], about.get("wall_time_seconds")
+        minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else None  # a predictor's time may be one number
+        epochs = about.get("config", {}).get("training", {}).get("epochs")
+        name = PAPERS_NAME.get(dataset, dataset)
+        rows.append(
+            (position, dataset, name, about["dataset"].get("fold"), about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs)
+        )
+    return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"minutes": float, "epochs": float})
+
+
+def shown_method(method: str, preset: str) -> str:
+    """Return the name of a method in comparisons: each preset of the voxel baseline is a method of its own, as `icsg3d-repaired`."""
+    return f"{method}-{preset}" if method.startswith("icsg3d") else method
+
+
+def metric_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
+    """Return the errors of recorded runs as one tidy frame: a row per run, split and metric.
+
+    Returns:
+        The columns of `run_rows`, then split, metric and value (NaN where it is not defined).
+    """
+    runs = list(runs)
+    values = [
+        (position, split, metric, value)
+        for position, run in enumerate(runs)
+        for split, summary in run.metrics.items()
+        for metric, value in summary.items()
+        if not isinstance(value, list)  # ids of materials
+    ]
+    rows = pd.DataFrame(values, columns=["run", "split", "metric", "value"])
+    return run_rows(runs).merge(rows.astype({"value": float}), on="run")
