@@ -10,6 +10,8 @@ of which every value becomes a file.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import Any
 
 from nesf.errors import ConfigError
@@ -33,4 +35,17 @@ def analysis(name: str) -> Any:
     """
     if name not in ANALYSES:
         raise ConfigError(f"analysis {name!r} does not exist; choose from {', '.join(ANALYSES)}")
-    return importlib.import_module(f"nesf_studies.analysis.{name.replace('-', '_')}")
+    package = "nesf_studies" if name == "examples" else "nesf_studies.analysis"
+    return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+
+
+class _Moved(types.ModuleType):
+    """The old place of a module, until the other analyses have moved too."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Look a name up at the new place."""
+        return getattr(importlib.import_module(f"nesf_studies.{self.__name__}"), name)
+
+
+for _old, _new in {"recording": "record", "symmetry": "crystals", "chemistry": "crystals"}.items():
+    sys.modules[f"nesf_studies.analysis.{_old}"] = _Moved(_new)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nesf
 from nesf.errors import ConfigError, DataError
 from nesf.methods import run_folder
 from nesf_studies.paper import digits
+
+if TYPE_CHECKING:
+    from nesf.data.dataset import Dataset
+    from nesf.saved import TrainedModel
 
 LABELS = {
     "number_of_atoms_error_percent": "number of atoms, %",
@@ -25,7 +30,7 @@ LABELS = {
 }
 TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}  # the paper's datasets, in the order of its Table 1
 TABLE1 = tuple(LABELS)[:7]  # the metrics of the paper's tables
-RESULTS = Path(__file__).resolve().parents[2] / "results"  # in a clone of the repository; a package installed without one has no recorded runs
+RESULTS = Path(__file__).resolve().parents[1] / "results"  # in a clone of the repository; a package installed without one has no recorded runs
 
 _OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
@@ -84,3 +89,44 @@ def number_text(metric: str, value: float | int | None) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits(metric)}f}"
+
+
+def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str = "") -> Dataset:
+    """The dataset that a notebook's parameters name, fetched where it is not at hand; prints which it is.
+
+    Args:
+        dataset: name or path.
+        fold: of a cross-validation; -1: none.
+        mirror: copy of the official release; empty: download.
+        data_dir: folder of datasets; empty: the user's default.
+
+    Raises:
+        DataError: there is no such dataset, or it cannot be had.
+    """
+    from nesf import data
+
+    folder, copy = (Path(text) if text else None for text in (data_dir, mirror))
+    crystals = data.load(dataset, fold=None if fold < 0 else fold, mirror=copy, data_dir=folder, fetch=True)
+    print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
+    return crystals
+
+
+def open_model(run: str, crystals: Dataset, *, device: str = "auto") -> tuple[TrainedModel, Path]:
+    """The trained model that a notebook's parameters name, and its folder; prints what it was trained on.
+
+    Args:
+        run: folder of the run; empty: the one that is recorded for the dataset.
+        crystals: the dataset of the page.
+        device: auto, cpu, cuda.
+
+    Raises:
+        DataError: there is no model, or none is recorded for the dataset.
+    """
+    from nesf.saved import TrainedModel
+
+    folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)
+    model = TrainedModel.load(folder, device)
+    print(f"model trained on {model.dataset['name']}, {model.info['epochs_trained']} epochs")
+    if model.dataset["hash"] != crystals.hash():
+        print("careful: not on this data")
+    return model, folder
