@@ -8,17 +8,19 @@ import math
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
-from ase.visualize.plot import plot_atoms
+from ase.data import chemical_symbols, covalent_radii
+from ase.utils import rotate
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from pymatgen.core import Composition, Element, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from nesf.crystals import Crystals
-from nesf_studies.style import subplots
+from nesf_studies.style import element_colour, subplots
 
 ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
 VIEW = "-90x,10x,-20y,0z"  # from the front, as ASE writes rotations
@@ -39,6 +41,17 @@ def cell_corners(lattice: np.ndarray) -> np.ndarray:
     return np.array(list(itertools.product((0, 1), repeat=3))) @ lattice
 
 
+def cell_edges(lattice: np.ndarray) -> np.ndarray:
+    """Return the ends [12, 2, 3] of the edges of a unit cell, from its lattice vectors [3, 3]."""
+    corners = cell_corners(lattice)
+    return np.array([(corners[k], corners[k | bit]) for k in range(8) for bit in (1, 2, 4) if not k & bit])
+
+
+def from_front(points: np.ndarray) -> np.ndarray:
+    """Turn points [..., 3] to the view of all drawings: x and y lie in the picture, z points to the eye."""
+    return points @ rotate(VIEW)
+
+
 def with_border_images(structure: Structure) -> Atoms:
     """Return the atoms of a cell with their images on its opposite faces, edges and corners, as drawings of unit cells show them."""
     border = ON_BORDER / np.array(structure.lattice.abc)
@@ -52,12 +65,21 @@ def with_border_images(structure: Structure) -> Atoms:
 
 
 def draw_crystal(ax: Axes, structure: Structure) -> None:
-    """Draw a unit cell into axes, with the atoms on its faces repeated, seen from the front."""
+    """Draw a unit cell into axes, with the atoms on its faces repeated, seen from the front; all in one artist, sorted by depth."""
     ax.set_axis_off()
     if not len(structure):
         ax.text(0.5, 0.5, "nothing detected", ha="center", transform=ax.transAxes)
         return
-    plot_atoms(with_border_images(structure), ax, rotation=VIEW, radii=0.45, show_unit_cell=2)
+    atoms = with_border_images(structure)
+    centres, radii = from_front(atoms.positions), 0.45 * covalent_radii[atoms.numbers]
+    shapes = [(z, Path.circle((x, y), r), element_colour(n)) for (x, y, z), r, n in zip(centres, radii, atoms.numbers, strict=True)]
+    for start, end in from_front(cell_edges(structure.lattice.matrix)):
+        for a, b in itertools.pairwise(np.linspace(start, end, 31)):  # short pieces: an edge passes behind some atoms and before others
+            if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
+                shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
+    _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
+    ax.add_collection(PathCollection(paths, facecolors=colours, edgecolors="black", linewidths=1, capstyle="round"))
+    ax.set_aspect("equal")
     ax.margins(0.05)
 
 

@@ -120,7 +120,7 @@ def compare(
         `examples`: a row per crystal and method, best first, with `place`, `rank` (1 is the best), `of` (B), errors as in `materials.csv`; `actual`, `nesf`,
         `copy` and, if it is given, `icsg3d`: these crystals (those of the oracle are the actual ones wherever its errors are zero).
     """
-    order = ranking(evaluate(crystals, detected).materials)
+    order = ranking(evaluate(crystals, detected, match=False).materials)
     places = choose(order, parameters.n_each)
     rows = np.concatenate(list(places.values()))
     actual = crystals.select(rows)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from ase.utils import rotate
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -23,7 +22,7 @@ from nesf.decode import estimate_species, initialize_particles, move_particles, 
 from nesf.decoding_fields import StructureFields
 from nesf.fields import local_grid
 from nesf.suppression import suppress
-from nesf_studies.crystals import VIEW, cell_corners, element_symbol
+from nesf_studies.crystals import cell_edges, element_symbol, from_front
 from nesf_studies.style import ICSG3D, NESF, element_colours, element_handles, subplots
 
 MOMENTS = (0, 1, 2, 5, 64)  # iterations that are shown
@@ -241,23 +240,16 @@ def _small_png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def _project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project points [..., 3] as seen from the front: to the picture [..., 2], and how near they are to the eye [...]."""
-    seen = points @ rotate(VIEW)
-    return seen[..., :2], seen[..., 2]
-
-
 def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, positions: np.ndarray | None = None) -> str:
     """Draw the particles after an iteration (or at other `positions`), `kept`, `clusters` or `votes`; return the panel's title."""
-    corners, _ = _project(cell_corners(crystals.lattice[0]))
-    edges = [(corners[a], corners[a | bit]) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+    edges = from_front(cell_edges(crystals.lattice[0]))[..., :2]
     ax.add_collection(LineCollection(edges, colors="#404040", linewidths=0.8, zorder=0))
     if panel == "votes":
         title = f"votes: {steps.answers.size} queries"
         _draw_votes(ax, steps)
     else:
-        true, _ = _project(crystals.positions)
-        ax.scatter(true[:, 0], true[:, 1], s=130, facecolors="none", edgecolors=element_colours(crystals.species), linewidths=2.2, zorder=3)
+        x, y, _ = from_front(crystals.positions).T
+        ax.scatter(x, y, s=130, facecolors="none", edgecolors=element_colours(crystals.species), linewidths=2.2, zorder=3)
         *_, end = steps.moments.values()
         if isinstance(panel, int):
             title = f"after {panel} iteration{'s' * (panel != 1)}" if panel else f"start: {len(end)} particles on a grid"
@@ -268,12 +260,12 @@ def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, po
             rejected = int((~steps.accepted).sum())
             title = f"clusters: {steps.accepted.sum()} atoms" + (f", {rejected} too small" if rejected else "")
             shown, at = steps.cluster >= 0, end
-            for place, size in zip(_project(steps.positions)[0], steps.sizes[steps.accepted], strict=True):
+            for place, size in zip(from_front(steps.positions)[:, :2], steps.sizes[steps.accepted], strict=True):
                 ax.annotate(str(size), tuple(place), (7, 5), textcoords="offset points", fontsize=9, zorder=6)
-        x, y = _project(at)[0][shown].T
+        x, y, _ = from_front(at[shown]).T
         size, layer = (16, 4) if panel else (4, 2)
         ax.scatter(x, y, s=size, c=_end_colours(steps)[shown], alpha=0.7, edgecolors="none", zorder=layer, rasterized=True)  # thousands of dots
-    low, high = corners.min(0) - 1, corners.max(0) + 1  # the same limits in all panels: the cell and 1 Å around it
+    low, high = edges.min((0, 1)) - 1, edges.max((0, 1)) + 1  # the same limits in all panels: the cell and 1 Å around it
     middle, half = (low + high) / 2, (high - low).max() / 2
     ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
     ax.set_title(title, fontsize="medium")
@@ -282,12 +274,12 @@ def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, po
 
 def _draw_votes(ax: Axes, steps: Steps) -> None:
     """Draw the queries around each detected atom in the colours of the elements that they name, the nearest to the eye last."""
-    place, depth = _project(steps.queries.reshape(-1, 3))
+    x, y, depth = from_front(steps.queries.reshape(-1, 3)).T
     order = np.argsort(depth)
     colours = element_colours(steps.answers.ravel()[order])
-    ax.scatter(place[order, 0], place[order, 1], s=4, c=colours, edgecolors="none", zorder=2, rasterized=True)
-    atoms, _ = _project(steps.positions)
-    ax.scatter(atoms[:, 0], atoms[:, 1], s=90, facecolors="none", edgecolors="black", linewidths=1, zorder=3)
+    ax.scatter(x[order], y[order], s=4, c=colours, edgecolors="none", zorder=2, rasterized=True)
+    x, y, _ = from_front(steps.positions).T
+    ax.scatter(x, y, s=90, facecolors="none", edgecolors="black", linewidths=1, zorder=3)
 
 
 def _end_colours(steps: Steps) -> np.ndarray:
