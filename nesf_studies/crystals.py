@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import covalent_radii
 from ase.utils import rotate
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -78,7 +78,7 @@ def draw_crystal(ax: Axes, structure: Structure) -> None:
             if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
                 shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
     _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
-    ax.add_collection(PathCollection(paths, facecolors=colours, edgecolors="black", linewidths=1, capstyle="round"))
+    ax.add_collection(PathCollection(paths, facecolors=colours, edgecolors="black", linewidths=1, capstyle="round", snap=False))
     ax.set_aspect("equal")
     ax.margins(0.05)
 
@@ -105,11 +105,6 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
     ax.set_title(title)
     ax.set_axis_off()
     return figure
-
-
-def element_symbol(z: int) -> str:
-    """Return the symbol of an atomic number."""
-    return str(chemical_symbols[z])
 
 
 def space_group(structure: Structure, symprec: float) -> int:

@@ -151,8 +151,7 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     if parameters.n_crystals:
         crystals = crystals.select(range(min(parameters.n_crystals, len(crystals))))
     choose(np.arange(len(crystals)), parameters.n_each)  # too few crystals are refused before anything is computed
-    config = ReconstructionConfig(mode=parameters.mode)
-    detected = reconstruct(model, crystals, config, progress=progress).crystals
+    detected = reconstruct(model, crystals, ReconstructionConfig(mode=parameters.mode), progress=progress).crystals
     return compare(crystals, detected, dataset.split("train"), model, parameters)
 
 

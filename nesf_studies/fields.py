@@ -97,9 +97,6 @@ def plane_fields(crystals: Crystals, learned: PointFields, *, height: float | No
     Returns:
         n² rows: `x`, `y`, `z` (Å), `inside` the cell, `true_x` … `true_z` and `learned_x` … `learned_z` (vectors, Å), `true_species` and
         `learned_species` (atomic numbers).
-
-    Raises:
-        DataError: not exactly one crystal.
     """
     points, _ = _plane(_one(crystals), fullest_plane(crystals) if height is None else height, n)
     points = points.reshape(-1, 3)
@@ -161,9 +158,8 @@ def field_errors(model: TrainedModel, crystals: Crystals, others: Mapping[str, C
         same = (its_species == species).flatten().numpy()
         for k in range(len(DISTANCES) - 1):
             inside = classes == k
-            low, median, high = np.percentile(error[inside], [16, 50, 84]) if inside.any() else (np.nan,) * 3
-            share = 100 * same[inside].mean() if inside.any() else np.nan
-            rows.append((name, DISTANCES[k], DISTANCES[k + 1], int(inside.sum()), low, median, high, share))
+            values = (*np.percentile(error[inside], [16, 50, 84]), 100 * same[inside].mean()) if inside.any() else (np.nan,) * 4
+            rows.append((name, DISTANCES[k], DISTANCES[k + 1], int(inside.sum()), *values))
     return pd.DataFrame(rows, columns=["field", "from", "to", "n_points", "low", "median", "high", "species"])
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from ase.data import chemical_symbols
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -22,7 +23,7 @@ from nesf.decode import estimate_species, initialize_particles, move_particles, 
 from nesf.decoding_fields import StructureFields
 from nesf.fields import local_grid
 from nesf.suppression import suppress
-from nesf_studies.crystals import cell_edges, element_symbol, from_front
+from nesf_studies.crystals import cell_edges, from_front
 from nesf_studies.style import ICSG3D, NESF, element_colours, element_handles, subplots
 
 MOMENTS = (0, 1, 2, 5, 64)  # iterations that are shown
@@ -131,7 +132,8 @@ def votes_table(steps: Steps, crystals: Crystals) -> pd.DataFrame:
     rows = []
     for atom, (winner, nearest, answers) in enumerate(zip(steps.species, _nearest_species(steps, crystals), steps.answers, strict=True)):
         for z, votes in zip(*np.unique(answers, return_counts=True), strict=True):
-            rows.append((atom, element_symbol(z), int(votes), 100 * votes / len(answers), element_symbol(winner), element_symbol(nearest)))
+            share = 100 * votes / len(answers)
+            rows.append((atom, chemical_symbols[z], int(votes), share, chemical_symbols[winner], chemical_symbols[nearest]))
     return pd.DataFrame(rows, columns=["atom", "element", "votes", "share_percent", "winner", "nearest_true_atom"])
 
 
@@ -181,7 +183,7 @@ def votes_chart(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
     for k, colour in enumerate(element_colours(present)):
         ax.barh(range(n), shares[:, k], left=starts[:, k], color=colour, edgecolor="black", linewidth=0.4)
     pairs = zip(steps.species, _nearest_species(steps, crystals), strict=True)
-    labels = [f"{element_symbol(named)}   (true: {element_symbol(true)})" for named, true in pairs]
+    labels = [f"{chemical_symbols[named]}   (true: {chemical_symbols[true]})" for named, true in pairs]
     ax.set(yticks=range(n), xlim=(0, 100), ylim=(n - 0.4, -0.6), xlabel=f"votes of {steps.answers.shape[1] if n else 0} queries around the atom, %")
     ax.set_yticklabels(labels)
     ax.legend(handles=element_handles(present), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -193,8 +195,6 @@ def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4,
     """Draw the panels of `reconstruction_steps` one by one, all of one size, for `nesf_studies.viewer.picture_slider`.
 
     Args:
-        steps: of `follow`.
-        crystals: a batch of one crystal.
         between: pictures between two moments of which a particle moves by more than 0.2 Å, on the straight line; they are no iterations.
         pixels: width and height.
 
@@ -243,7 +243,7 @@ def _small_png(figure: Figure) -> bytes:
 def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, positions: np.ndarray | None = None) -> str:
     """Draw the particles after an iteration (or at other `positions`), `kept`, `clusters` or `votes`; return the panel's title."""
     edges = from_front(cell_edges(crystals.lattice[0]))[..., :2]
-    ax.add_collection(LineCollection(edges, colors="#404040", linewidths=0.8, zorder=0))
+    ax.add_collection(LineCollection(list(edges), colors="#404040", linewidths=0.8, zorder=0))
     if panel == "votes":
         title = f"votes: {steps.answers.size} queries"
         _draw_votes(ax, steps)

@@ -67,13 +67,7 @@ def crystal_view(*structures: Structure, titles: Sequence[str] = (), script: str
 
 
 def reconstruction_view(actual: Structure, detected: Structure, *, script: str = LIBRARY) -> HTML:
-    """Show a crystal before and after reconstruction.
-
-    Args:
-        actual: the crystal that went into the encoder.
-        detected: what the decoder gave; without sites where nothing was detected.
-        script: where the page finds 3Dmol-min.js.
-    """
+    """Show a crystal before and after reconstruction, as `crystal_view` does; without sites where nothing was detected."""
     titles = [f"{when}: {_formula(s)}, {len(s)} atom{'s' * (len(s) != 1)}" for when, s in (("before", actual), ("after", detected))]
     return crystal_view(actual, detected, titles=titles, script=script)
 

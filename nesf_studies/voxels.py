@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
+from ase.data import chemical_symbols
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -20,7 +21,6 @@ from nesf.icsg3d.config import LABEL_FRAC_ON, DecodingConfig, VoxelBaselineConfi
 from nesf.icsg3d.segmentation import find_atoms, segment
 from nesf.icsg3d.voxels import origin, voxelise
 from nesf.records import RecordedRun
-from nesf_studies.crystals import element_symbol
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import PAPERS_NAME, paper_table, table
 from nesf_studies.style import ICSG3D, element_colour, subplots
@@ -49,7 +49,7 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
     _draw_points(above[0], atoms, k, axis, "o", 9)
     below[0].set_axis_off()
     numbers = sorted(set(crystals.species.tolist()))
-    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=element_symbol(z)) for z in numbers]
+    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z]) for z in numbers]
     handles += [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", markeredgecolor="black", label="atom of the crystal")]
     handles += [Line2D([], [], marker="x", linestyle="", color="black", label="atom found")]
     below[0].legend(handles=handles, loc="center", frameon=False)
@@ -116,7 +116,7 @@ def _draw_points(ax: Axes, points: np.ndarray, k: int, axis: int, marker: str, s
 def _label_axes(axes: Sequence[Axes], axis: int) -> None:
     for ax in axes:
         ax.set(xticks=[], yticks=[])
-    along_x, along_y = "abc".replace("abc"[axis], "")
+    along_x, along_y = (name for i, name in enumerate("abc") if i != axis)
     axes[0].set(xlabel=f"voxels along {along_x}", ylabel=f"voxels along {along_y}")
 
 
