@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nesf.options import add_command, add_data_options, assignments, dataset_of
-from nesf_studies.analysis import ANALYSES
+from nesf_studies import ANALYSES
 
 
 def add_analyse(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add_aggregate(commands: Any) -> None:
 
 def _analyse(options: argparse.Namespace) -> None:
     from nesf.records import command_line
-    from nesf_studies.analysis.recording import run_analysis
+    from nesf_studies.record import run_analysis
 
     made = run_analysis(
         options.analysis,
@@ -53,8 +53,9 @@ def _aggregate(options: argparse.Namespace) -> None:
     if options.figures is None:
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return
-    from nesf_studies.figures import comparison, save
-    from nesf_studies.pages import LABELS, TABLE1, TITLES
+    from nesf_studies.page import LABELS, TABLE1, TITLES
+    from nesf_studies.scores import comparison
+    from nesf_studies.style import save
 
     rows = beside_the_paper(all_runs(options.results))
     rows = rows[rows["metric"].isin(TABLE1)]

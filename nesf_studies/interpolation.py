@@ -25,8 +25,16 @@ from nesf.decode import decode_latent
 from nesf.errors import ConfigError, DataError
 from nesf.records import read_csv
 from nesf.saved import TrainedModel
-from nesf_studies.analysis.chemistry import NOTHING, charge_balanced, in_our_spelling, reduced_formula, smallest_distance, structure_distance
-from nesf_studies.analysis.symmetry import space_group, symbol
+from nesf_studies.crystals import (
+    NOTHING,
+    charge_balanced,
+    in_our_spelling,
+    reduced_formula,
+    smallest_distance,
+    space_group,
+    space_group_symbol,
+    structure_distance,
+)
 from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, subplots
 
 PBS_LATTICE = 5.936  # Å; rock salt, measured at room temperature (galena)
@@ -250,7 +258,7 @@ def describe(crystals: Crystals, t: np.ndarray, parameters: Parameters) -> pd.Da
             **lattice,
             "volume": [s.volume for s in structures],
             "space_group": groups,
-            "symbol": [symbol(group) for group in groups],
+            "symbol": [space_group_symbol(group) for group in groups],
             "smallest_distance": nearest,
             "charge_balanced": balanced,
             "valid": (nearest > parameters.min_distance) & balanced,

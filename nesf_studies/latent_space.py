@@ -20,7 +20,7 @@ from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-from nesf_studies.analysis.symmetry import crystal_system, space_group, symbol
+from nesf_studies.crystals import crystal_system, space_group, space_group_symbol
 from nesf_studies.properties import element_fractions
 from nesf_studies.style import NESF, TRIVIAL, subplots
 
@@ -107,7 +107,7 @@ def crystal_labels(crystals: Crystals, symprec: float) -> pd.DataFrame:
             "n_atoms": crystals.n_atoms,
             "volume": [structure.volume for structure in structures],
             "space_group": groups,
-            "symbol": [symbol(group) for group in groups],
+            "symbol": [space_group_symbol(group) for group in groups],
             "crystal_system": [crystal_system(group) for group in groups],
         }
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path

@@ -28,20 +28,22 @@ fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
 data_dir: str = ""  # folder of datasets; empty: the user's default
 near_duplicates: bool = True  # look for them (a minute for lcs6)
+widgets: bool = False  # crystals as nglview widgets, in a running notebook
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
 # %% tags=["hide-input"]
 # %matplotlib inline
 import pandas as pd
+from IPython.display import display
 
 from nesf.data.audit import audit
-from nesf_studies import figures
-from nesf_studies import viewer as views
-from nesf_studies.pages import open_dataset
+from nesf_studies import fields, viewer
+from nesf_studies.crystals import element_map
+from nesf_studies.page import open_dataset
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -69,7 +71,7 @@ pd.DataFrame(findings.shapes).T.fillna(0).astype(int)
 # ## Elements
 
 # %%
-figures.element_map(
+element_map(
     crystals.split("train"),
     title=f"{crystals.label}, training split, {len(crystals.split('train'))} crystals",
 )
@@ -93,13 +95,17 @@ for pair in (findings.near_duplicates or [])[:10]:
 # %% [markdown]
 # ## A few crystals
 #
-# Drag to turn, scroll to zoom. Atoms on a face of the cell are drawn on the opposite face too.
+# Drag to turn, scroll to zoom (in a running notebook `widgets = True` shows them with nglview). Atoms on a face of the cell are drawn on the opposite face too.
 
 # %%
 test = crystals.split("test")
 by_size = sorted(range(len(test)), key=lambda i: int(test.n_atoms[i]))
 few = [by_size[0], by_size[len(by_size) // 2], by_size[-1]]
-views.crystal_view(*test.select(few).to_structures())
+structures = test.select(few).to_structures()
+if widgets:
+    display(*map(viewer.show_nglview, structures))
+else:
+    display(viewer.crystal_view(*structures))
 
 # %% [markdown]
 # ## What the network learns
@@ -119,9 +125,9 @@ views.crystal_view(*test.select(few).to_structures())
 # (`nesf.fields.nearest_atom`, here for many crystals at once.) As published, «nearest» means among the atoms of one cell, without periodic images.
 
 # %%
-example = test.select([figures.best_for_slice(test)])
+example = test.select([fields.best_for_slice(test)])
 name = example.to_structures()[0].composition.reduced_formula
-figures.structure_field(example, title=f"{name}, true")
+fields.structure_field(example, title=f"{name}, true")
 
 # %% [markdown]
 # *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; grey is the distance. *Right:* the species field. Discs are atoms in the slice,

@@ -29,7 +29,7 @@ fewest: int = 10  # materials that a number of atoms needs to be shown
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -41,15 +41,15 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from nesf.records import all_runs
-from nesf_studies import figures
-from nesf_studies.analysis.errors import (
-    ERRORS,
+from nesf_studies.errors_by_atoms import (
     by_number_of_atoms,
+    errors_by_atoms,
     left_out,
     materials_of,
     verdicts,
 )
-from nesf_studies.pages import RESULTS
+from nesf_studies.page import RESULTS
+from nesf_studies.style import save
 
 # %%
 runs = all_runs(Path(results) if results else RESULTS)
@@ -107,14 +107,14 @@ def tables_of(names: list[str], of_splits: list[str]) -> dict:
 
 def draw(found: dict, name: str):
     """The figure, written too where `out` is given."""
-    figure = figures.errors_by_atoms(found, ERRORS)
+    figure = errors_by_atoms(found)
     if out:
         flat = [
             table.assign(dataset=dataset, method=method)
             for dataset, methods in found.items()
             for method, table in methods.items()
         ]
-        figures.save(figure, Path(out) / name, pd.concat(flat))
+        save(figure, Path(out) / name, pd.concat(flat))
     return figure
 
 

@@ -35,7 +35,7 @@ icsg3d: str = ""  # run folder of the voxel baseline; empty: none
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 check_parameters(globals(), mode=("exact", "fast"))
@@ -47,11 +47,11 @@ from pathlib import Path
 from IPython.display import Markdown, display
 
 from nesf.errors import DataError
-from nesf_studies import figures
-from nesf_studies import viewer as views
-from nesf_studies.analysis.examples import Parameters, analyse
-from nesf_studies.analysis.recording import recorded_analysis
-from nesf_studies.pages import RESULTS, open_dataset, open_model, recorded_run
+from nesf_studies import examples
+from nesf_studies.page import RESULTS, open_dataset, open_model, recorded_run
+from nesf_studies.record import recorded_analysis
+from nesf_studies.style import save
+from nesf_studies.viewer import crystal_choice
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -73,11 +73,13 @@ model, folder = open_model(run, crystals)
 # places = choose(order, n_each=1)
 # ```
 #
-# (`nesf_studies.analysis.examples`.)
+# (`nesf_studies.examples`.)
 
 # %% tags=["remove-stderr"]
-parameters = Parameters(split=split, n_each=n_each, mode=mode, icsg3d=icsg3d)
-made = analyse(model, crystals, parameters)
+parameters = examples.Parameters(
+    split=split, n_each=n_each, mode=mode, icsg3d=icsg3d
+)
+made = examples.analyse(model, crystals, parameters)
 
 # %% [markdown]
 # ## Best, median, worst
@@ -104,9 +106,9 @@ def show(found: dict, title: str, name: str, baseline: str = "") -> None:
     table = found["examples"]
     shown = {m: found[m] for m in NAMES if m in found}
     names = NAMES | ({"icsg3d": baseline} if baseline else {})
-    figure = figures.example_grid(table, shown, names, title=title)
+    figure = examples.example_grid(table, shown, names, title=title)
     if out:
-        figures.save(figure, Path(out) / f"examples-{name}", table)
+        save(figure, Path(out) / f"examples-{name}", table)
     display(figure)
     rows, titles = {}, {}
     for row in table.drop_duplicates("id").itertuples():
@@ -115,9 +117,9 @@ def show(found: dict, title: str, name: str, baseline: str = "") -> None:
         for method, batch in shown.items():
             one = batch.select([batch.ids.index(row.id)])
             rows[label] += one.to_structures()
-            caption = figures.example_caption(table, row.id, method)
+            caption = examples.example_caption(table, row.id, method)
             titles[label].append(f"{names[method]}: {caption}")
-    display(views.crystal_choice(rows, titles))
+    display(crystal_choice(rows, titles))
     if "icsg3d" not in shown:
         print("ICSG3D: not recorded for this dataset yet")
     table = table.assign(

@@ -34,7 +34,7 @@ height: float = -1.0  # z of the plane, Å; below 0: where most atoms lie
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -53,16 +53,21 @@ from nesf.decode import reconstruct
 from nesf.errors import DataError
 from nesf.files import write_atomically
 from nesf.saved import TrainedModel
-from nesf_studies import figures
-from nesf_studies import viewer as views
-from nesf_studies.analysis.fields import (
-    MOMENTS,
+from nesf_studies import particles
+from nesf_studies.fields import (
+    best_for_slice,
+    compare_fields,
     encode_one,
+    field_error_curves,
     field_errors,
-    follow,
-    particles_left,
+    learned_field,
+    plane_agreement,
+    plane_fields,
+    true_field,
 )
-from nesf_studies.pages import open_dataset, open_model, recorded_run
+from nesf_studies.page import open_dataset, open_model, recorded_run
+from nesf_studies.style import save
+from nesf_studies.viewer import picture_slider, reconstruction_view
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -75,7 +80,7 @@ elif material and material not in chosen.ids:
 elif material:
     example = chosen.select([chosen.ids.index(material)])
 else:
-    example = chosen.select([figures.best_for_slice(chosen)])
+    example = chosen.select([best_for_slice(chosen)])
 plane_height = None if height < 0 else height
 formula = example.to_structures()[0].composition.reduced_formula
 name = f"{formula} ({example.ids[0]})"
@@ -93,11 +98,11 @@ print(f"crystal: {name}, {len(example.positions)} atoms")
 # The network gives both for any point, from $\mathbf{z}$ alone:
 
 # %%
-learned = figures.learned_field(model, example)
-plane = figures.plane_fields(example, learned, height=plane_height)
-figure = figures.compare_fields(example, plane, title=name)
+learned = learned_field(model, example)
+plane = plane_fields(example, learned, height=plane_height)
+figure = compare_fields(example, plane, title=name)
 if out:
-    figures.save(figure, Path(out) / f"fields-{example.ids[0]}", plane)
+    save(figure, Path(out) / f"fields-{example.ids[0]}", plane)
 figure
 
 # %% [markdown]
@@ -109,16 +114,9 @@ figure
 
 
 # %%
-def agreement(
-    crystal: Crystals, fields: dict, at: float | None = None
-) -> pd.DataFrame:
+def agreement(planes: dict) -> pd.DataFrame:
     """One row a field: how far it agrees with the true one."""
-    rows = {
-        who: figures.plane_agreement(
-            figures.plane_fields(crystal, field, height=at)
-        )
-        for who, field in fields.items()
-    }
+    rows = {who: plane_agreement(table) for who, table in planes.items()}
     names = {
         "difference_median": "|difference|, median, Å",
         "difference_84": "84th percentile, Å",
@@ -129,15 +127,11 @@ def agreement(
 
 
 train = crystals.split("train")
-agreement(
-    example,
-    {
-        "NeSF": learned,
-        "copy": figures.true_field(copy_nearest(train, example)),
-        "constant": figures.true_field(constant(train, example)),
-    },
-    plane_height,
-)
+planes = {"NeSF": plane}
+for who, predict in (("copy", copy_nearest), ("constant", constant)):
+    stand_in = true_field(predict(train, example))
+    planes[who] = plane_fields(example, stand_in, height=plane_height)
+agreement(planes)
 
 # %% [markdown]
 # ## From fields to atoms
@@ -157,11 +151,17 @@ agreement(
 # ```
 
 # %%
-steps = follow(encode_one(model, example), model.box, model.vocabulary)
-figure = figures.reconstruction_steps(steps, example, title=name)
+film = particles.follow(
+    encode_one(model, example),
+    model.box,
+    model.vocabulary,
+    moments=(*range(7), particles.MOMENTS[-1]),
+)
+steps = film.at(particles.MOMENTS)
+figure = particles.reconstruction_steps(steps, example, title=name)
 if out:
-    table = figures.steps_table(steps)
-    figures.save(figure, Path(out) / f"steps-{example.ids[0]}", table)
+    table = particles.steps_table(steps)
+    save(figure, Path(out) / f"steps-{example.ids[0]}", table)
 figure
 
 # %% [markdown]
@@ -169,35 +169,31 @@ figure
 # particles in a cluster. The last picture shows the queries around each atom, in the colour of the element that each names.*
 
 # %%
-particles_left(steps)
+particles.particles_left(steps)
 
 # %% [markdown]
 # The same as a film: press *play* or move the slider. Between the first iterations particles are drawn on their straight way.
 
 # %%
-moments = (*range(7), MOMENTS[-1])
-film = follow(
-    encode_one(model, example), model.box, model.vocabulary, moments=moments
-)
-images, titles = figures.reconstruction_frames(film, example)
+images, titles = particles.reconstruction_frames(film, example)
 if out:
-    gif = figures.animation(images)
+    gif = particles.animation(images)
     write_atomically(Path(out) / f"steps-{example.ids[0]}.gif", gif)
-views.picture_slider(images, titles)
+picture_slider(images, titles)
 
 # %% [markdown]
 # The votes, atom by atom:
 
 # %%
-figure = figures.votes_chart(steps, example, title=f"{name}, step 5")
+figure = particles.votes_chart(steps, example, title=f"{name}, step 5")
 if out:
-    table = figures.votes_table(steps, example)
-    figures.save(figure, Path(out) / f"votes-{example.ids[0]}", table)
+    table = particles.votes_table(steps, example)
+    save(figure, Path(out) / f"votes-{example.ids[0]}", table)
 figure
 
 # %%
 decoded = reconstruct(model, example).crystals.to_structures()[0]
-views.reconstruction_view(example.to_structures()[0], decoded)
+reconstruction_view(example.to_structures()[0], decoded)
 
 # %% [markdown]
 # ## A textbook crystal, and the model of LCS6Å
@@ -212,29 +208,30 @@ rock_salt = Structure.from_spacegroup(
 silver = Crystals.from_structures([rock_salt], ["AgCl"])
 silver = silver.in_standard_setting()
 lcs6 = TrainedModel.load(recorded_run("lcs6"), device="cpu")
-learned = figures.learned_field(lcs6, silver)
-plane = figures.plane_fields(silver, learned)
-figure = figures.compare_fields(silver, plane, title="AgCl, model of LCS6Å")
+learned = learned_field(lcs6, silver)
+plane = plane_fields(silver, learned)
+figure = compare_fields(silver, plane, title="AgCl, model of LCS6Å")
 if out:
-    figures.save(figure, Path(out) / "fields-AgCl", plane)
+    save(figure, Path(out) / "fields-AgCl", plane)
 figure
 
 # %%
-steps = follow(encode_one(lcs6, silver), lcs6.box, lcs6.vocabulary)
-figure = figures.reconstruction_steps(steps, silver, title="AgCl")
+fields = encode_one(lcs6, silver)
+steps = particles.follow(fields, lcs6.box, lcs6.vocabulary)
+figure = particles.reconstruction_steps(steps, silver, title="AgCl")
 if out:
-    table = figures.steps_table(steps)
-    figures.save(figure, Path(out) / "steps-AgCl", table)
+    table = particles.steps_table(steps)
+    save(figure, Path(out) / "steps-AgCl", table)
 figure
 
 # %%
 found = reconstruct(lcs6, silver).crystals.to_structures()[0]
-display(agreement(silver, {"NeSF": learned}), particles_left(steps))
+display(agreement({"NeSF": plane}), particles.particles_left(steps))
 print(
     f"decoded: {found.composition.formula}, a, b, c = "
     f"{', '.join(f'{x:.3f}' for x in found.lattice.abc)} Å; actual 5.549 Å"
 )
-views.reconstruction_view(rock_salt, found)
+reconstruction_view(rock_salt, found)
 
 # %% [markdown]
 # ## The paper's claim
@@ -243,11 +240,11 @@ views.reconstruction_view(rock_salt, found)
 
 # %%
 errors = field_errors(model, chosen, {"copy": copy_nearest(train, chosen)})
-figure = figures.field_error_curves(
+figure = field_error_curves(
     errors, title=f"{crystals.label}, {split} split, n = {len(chosen)}"
 )
 if out:
-    figures.save(figure, Path(out) / f"field-errors-{crystals.name}", errors)
+    save(figure, Path(out) / f"field-errors-{crystals.name}", errors)
 figure
 
 # %% [markdown]

@@ -29,7 +29,7 @@ split: str = "val"  # train, val or test, of the oracle on this page
 n_crystals: int = 40  # of the split, for the oracle; 0: all
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -57,13 +57,9 @@ from nesf.icsg3d.segmentation import LABEL_FRACS, oracle
 from nesf.metrics import evaluate
 from nesf.model import Autoencoder
 from nesf.records import all_runs, read_run
-from nesf_studies import figures
-from nesf_studies.pages import RESULTS, TITLES, metrics_table, recorded_run
-from nesf_studies.voxel_pages import (
-    baseline_table,
-    label_radius_table,
-    reduced_runs,
-)
+from nesf_studies import voxels
+from nesf_studies.page import RESULTS, TITLES, recorded_run
+from nesf_studies.tables import metrics_table
 
 # %% [markdown]
 # ## A crystal as a box
@@ -95,7 +91,7 @@ ybco = Structure.from_spacegroup(
 )
 example = Crystals.from_structures([ybco], ["YBa2Cu3O7"])
 grids = {f"label_frac {f}": VoxelConfig(label_frac=f) for f in (1.0, 0.85, 0.7)}
-figures.map_slices(
+voxels.map_slices(
     example.in_standard_setting(), grids, DecodingConfig(), axis=0
 )
 
@@ -133,7 +129,7 @@ metrics_table(live, dataset=crystals.name, split=split)
 
 # %% tags=["full-width"]
 runs = all_runs(RESULTS)
-label_radius_table(runs)
+voxels.label_radius_table(runs)
 
 # %% [markdown]
 # So the grid of 32³ voxels is not what makes the published errors: with a fitting radius nearly all atoms are where they should be.
@@ -178,13 +174,13 @@ display(
 
 # %% tags=["full-width"]
 for name, title in TITLES.items():
-    display(Markdown(f"**{title}**"), baseline_table(runs, name))
+    display(Markdown(f"**{title}**"), voxels.baseline_table(runs, name))
 
 # %% [markdown]
 # What is recorded on a processor is a **reduced** training: a U-Net an eighth as wide, each crystal seen once an epoch, fewer epochs. It shows that the whole way works, from crystals to maps, through both networks and back to crystals; its errors are not those of ICSG3D.
 
 # %% tags=["full-width"]
-reduced_runs(runs)
+voxels.reduced_runs(runs)
 
 # %% [markdown]
 # The losses of one of them, the U-Net's first and then the autoencoder's:
@@ -195,7 +191,7 @@ reduced = recorded_run(
 )
 made = read_run(reduced)
 print(f"made by: {made.run['command']}")
-figures.voxel_losses(made.log())
+voxels.voxel_losses(made.log())
 
 # %% [markdown]
 # And what it makes of the cuprate, along *a* again: the density and the species map that went in, and those that the autoencoder and the U-Net give back.
@@ -203,7 +199,7 @@ figures.voxel_losses(made.log())
 # %% tags=["full-width"]
 baseline = VoxelBaseline.load(reduced)
 crystal = example.in_standard_setting()
-figures.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
+voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 
 # %% [markdown]
 # Both losses fall, on validation crystals too, and are not at their end. Crosses are the atoms that are found: after some minutes the published settings see most of them, with the copper planes and the oxygen between. The repaired settings, trained as long, see nothing: inverse-frequency weights take all weight from the

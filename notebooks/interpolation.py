@@ -47,7 +47,7 @@ from IPython.display import Markdown, display
 
 from nesf.errors import DataError
 from nesf_studies import viewer as views
-from nesf_studies.analysis.chemistry import charge_balanced
+from nesf_studies.crystals import charge_balanced
 from nesf_studies.interpolation import (
     Parameters,
     analyse,

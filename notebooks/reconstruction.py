@@ -32,7 +32,7 @@ split: str = "test"  # train, val or test
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
@@ -58,9 +58,18 @@ from nesf.decode import (
 )
 from nesf.metrics import evaluate
 from nesf.records import read_run, seconds
-from nesf_studies import figures
-from nesf_studies import viewer as views
-from nesf_studies.pages import metrics_table, open_dataset, open_model
+from nesf_studies.fields import (
+    best_for_slice,
+    learned_field,
+    plane_fields,
+    structure_field,
+)
+from nesf_studies.page import open_dataset, open_model
+from nesf_studies.particles import particle_paths
+from nesf_studies.scores import error_distribution, metrics_chart
+from nesf_studies.style import save
+from nesf_studies.tables import metrics_table
+from nesf_studies.viewer import reconstruction_view
 
 # %%
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -82,7 +91,7 @@ if (folder / "run.json").exists():
 
 # %%
 config = ReconstructionConfig()  # the paper's parameters
-example = chosen.select([figures.best_for_slice(chosen)])
+example = chosen.select([best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))
     start = initialize_particles(model.box, 1, config, model.device)  # step 1
@@ -104,14 +113,14 @@ frames = {
     "3  kept": kept,
 }
 frames = {k: v.positions.cpu().numpy() for k, v in frames.items()}
-figure = figures.particle_paths(frames, example)
+figure = particle_paths(frames, example)
 if out:
     drawn = [
         pd.DataFrame(v, columns=list("xyz")).assign(moment=k)
         for k, v in frames.items()
     ]
     file = Path(out) / f"particles-{example.ids[0]}"
-    figures.save(figure, file, pd.concat(drawn))
+    save(figure, file, pd.concat(drawn))
 figure
 
 # %% [markdown]
@@ -140,12 +149,12 @@ table
 
 # %%
 name = example.to_structures()[0].composition.reduced_formula
-learned = figures.learned_field(model, example)
+learned = learned_field(model, example)
 title = f"{name}, network"
-figure = figures.structure_field(example, field=learned, title=title)
+figure = structure_field(example, field=learned, title=title)
 if out:
-    plane = figures.plane_fields(example, learned)
-    figures.save(figure, Path(out) / f"field-{example.ids[0]}", plane)
+    plane = plane_fields(example, learned)
+    save(figure, Path(out) / f"field-{example.ids[0]}", plane)
 figure
 
 # %% [markdown]
@@ -184,10 +193,10 @@ shown = {
     "species_error_actual_percent": "species (actual), %",
     "lattice_length_error_angstrom": "lattice length, Å",
 }
-figure = figures.metrics_chart(summaries, shown)
+figure = metrics_chart(summaries, shown)
 if out:
     errors = pd.DataFrame(summaries).loc[list(shown)].T.reset_index()
-    figures.save(figure, Path(out) / f"metrics-{crystals.name}", errors)
+    save(figure, Path(out) / f"metrics-{crystals.name}", errors)
 figure
 
 # %% [markdown]
@@ -201,23 +210,23 @@ order = errors.dropna().sort_values().index
 before, after = chosen.to_structures(), reconstruction.crystals.to_structures()
 typical, worst = order[len(order) // 2], order[-1]
 print(f"{chosen.ids[typical]}: position error {errors[typical]:.3f} Å")
-views.reconstruction_view(before[typical], after[typical])
+reconstruction_view(before[typical], after[typical])
 
 # %%
 print(f"{chosen.ids[worst]}: position error {errors[worst]:.3f} Å")
-views.reconstruction_view(before[worst], after[worst])
+reconstruction_view(before[worst], after[worst])
 
 # %% [markdown]
 # ## What to distrust
 
 # %%
-figure = figures.error_distribution(
+figure = error_distribution(
     metrics.materials,
     title=f"{crystals.label}, {split} split, n = {len(chosen)}",
 )
 if out:
     file = Path(out) / f"error-distribution-{crystals.name}"
-    figures.save(figure, file, metrics.materials)
+    save(figure, file, metrics.materials)
 figure
 
 # %% [markdown]

@@ -23,7 +23,7 @@
 benchmark: str = "cpu-lcs6"  # folder of results/benchmarks/
 
 # %% tags=["hide-input"]
-from nesf_studies.pages import check_parameters
+from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
@@ -32,15 +32,16 @@ check_parameters(globals())
 import pandas as pd
 from IPython.display import display
 
-from nesf_studies import figures
-from nesf_studies.pages import (
+from nesf_studies.speed import (
     agreement_table,
     memory_table,
-    presets_table,
     recorded_benchmark,
     recorded_streaming,
+    scaling,
     speed_table,
+    step_profile,
 )
+from nesf_studies.trials import presets_table
 
 # %%
 record = recorded_benchmark(benchmark)
@@ -108,7 +109,7 @@ for t in record["speed"]["timings"]:
 
 # %%
 if "scaling" in record:
-    display(figures.scaling(record["scaling"]["series"]))
+    display(scaling(record["scaling"]["series"]))
 else:
     print("not yet recorded")
 
@@ -121,7 +122,7 @@ else:
 
 # %%
 if "profile" in record:
-    display(figures.step_profile(record["profile"]["profiles"]))
+    display(step_profile(record["profile"]["profiles"]))
 else:
     print("not yet recorded")
 

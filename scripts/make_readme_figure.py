@@ -15,14 +15,14 @@ from nesf.crystals import Crystals
 from nesf.decode import reconstruct
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
-from nesf_studies import figures
-from nesf_studies.pages import recorded_run
+from nesf_studies.fields import learned_field, overview
+from nesf_studies.page import recorded_run
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "images" / "overview.png"
 
 
 def main() -> None:
-    """Draw the figure."""
+    """Draw the figure and write it."""
     parser = argparse.ArgumentParser(description="Draw book/images/overview.png.")
     parser.add_argument("run", type=Path, nargs="?", help="run folder trained on starter (default: the recorded one)")
     folder = parser.parse_args().run or recorded_run("starter")
@@ -30,19 +30,18 @@ def main() -> None:
     test = data.load("starter").split("test")
     reconstruction = reconstruct(model, test).crystals
     i = choose(test, reconstruction)
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    figures.overview(test.select([i]), reconstruction.select([i]), field=figures.learned_field(model, test.select([i]))).savefig(TARGET, dpi=130)
+    example = test.select([i])
+    overview(example, reconstruction.select([i]), field=learned_field(model, example)).savefig(TARGET, dpi=130)
     print(f"{TARGET}: {test.ids[i]} from {folder}")
 
 
 def choose(actual: Crystals, detected: Crystals) -> int:
-    """The crystal that shows most: three elements in a cell of five atoms; of these the one with the median position error."""
+    """Return the crystal that shows most: three elements in a cell of five atoms; of these the one with the median position error."""
     elements = np.array([len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))])
     errors = evaluate(actual, detected, match=False).materials
     good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (errors["species_error_actual_percent"] == 0)
-    candidates = np.flatnonzero((elements >= 3) & good.to_numpy(bool) & (actual.n_atoms == 5)) if good.any() else np.arange(len(actual))
-    if not len(candidates):
-        candidates = np.arange(len(actual))
+    fits = (elements >= 3) & good.to_numpy(bool) & (actual.n_atoms == 5)
+    candidates = np.flatnonzero(fits) if fits.any() else np.arange(len(actual))
     order = errors["position_error_actual_angstrom"].to_numpy(float)[candidates].argsort(kind="stable")
     return int(candidates[order[len(order) // 2]])
 

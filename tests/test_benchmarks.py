@@ -31,9 +31,8 @@ from nesf.errors import DataError
 from nesf.fields import Sampler
 from nesf.saved import TrainedModel, model_for
 from nesf.training import FieldTrainer, learning_rate, losses
-from nesf_studies import figures
-from nesf_studies.pages import BENCHMARKS, agreement_table, memory_table, recorded_benchmark, speed_table
-from nesf_studies.pages.benchmarks import read_benchmark
+from nesf_studies import speed
+from nesf_studies.speed import BENCHMARKS, agreement_table, memory_table, read_benchmark, recorded_benchmark, speed_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = REPOSITORY / "results" / "starter" / "nesf" / "cpu" / "seed-0"
@@ -303,12 +302,34 @@ def test_stopwatch_counts_a_section_inside_of_another_once(monkeypatch: pytest.M
 def test_figures_say_the_exponent_and_stack_the_sections() -> None:
     points = [{"size": s, "seconds": s / 10, "rounds": 1} for s in (1, 10, 100)]
     series = [{"quantity": q, "case": "c", "points": points, "exponent": 1.0, "exponent_upper_half": 1.02} for q in ("queries", "atoms")]
-    figure = figures.scaling(series)
+    figure = speed.scaling(series)
     assert [ax.get_xlabel() for ax in figure.axes] == ["queries", "atoms"]
+    measured, linear = figure.axes[0].lines
+    assert list(measured.get_ydata()) == [0.1, 1, 10] and list(linear.get_xdata()) == [1, 100] and list(linear.get_ydata()) == [0.1, 10]
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
     assert "n^{1.00}" in labels[0] and "n^{1.02}" in labels[0] and labels[-1] == "linear"
     sections = {"encoder": 1.0, "backward": 2.0, "other": 0.5}
-    bars = (
-        figures.step_profile([{"case": c, "what": "w", "steps": 1, "seconds": 3.5, "sections": sections} for c in ("plain", "fp32")]).axes[0].patches
+    profiles = [{"case": c, "what": "w", "steps": 1, "seconds": 3.5, "sections": sections} for c in ("plain", "fp32")]
+    seconds, percent = speed.step_profile(profiles).axes
+    assert [b.get_width() for b in seconds.patches] == [1, 1, 2, 2, 0.5, 0.5]  # type: ignore[attr-defined]
+    assert [b.get_x() for b in seconds.patches] == [0, 0, 1, 1, 3, 3]  # type: ignore[attr-defined]
+    assert [t.get_text() for t in seconds.texts] == [" 3.5 s", " 3.5 s"]
+    assert max(b.get_x() + b.get_width() for b in percent.patches) == pytest.approx(100)  # type: ignore[attr-defined]
+
+
+def test_times_are_written_in_the_unit_that_fits() -> None:
+    timing = {"group": "g", "unit": "step", "rounds": 3, "ratio": None, "ratio_of_minima": 2.0}
+    table = speed_table([timing | {"case": str(seconds), "median": seconds} for seconds in (12.0, 0.1, 0.02, 0.00005)])
+    assert table["median"].tolist() == ["12 s", "0.1 s", "20 ms", "50 µs"]
+    assert table["by the fastest rounds"].tolist() == ["2.0"] * 4
+
+
+def test_streaming_lists_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    assert speed.recorded_streaming().empty
+    (tmp_path / "benchmarks" / "a").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "a" / "streaming.json").write_text(
+        '{"kind": "streaming", "rows": [{"crystals": 10}, {"crystals": 20, "note": "cold"}]}'
     )
-    assert max(b.get_x() + b.get_width() for b in bars) == pytest.approx(3.5) and len(bars) == 6  # type: ignore[attr-defined]
+    table = speed.recorded_streaming()
+    assert table["crystals"].tolist() == [10, 20] and table["note"].tolist() == ["–", "cold"]

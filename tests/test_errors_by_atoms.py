@@ -11,8 +11,7 @@ import pytest
 
 from nesf import records as results
 from nesf.records import RecordedRun
-from nesf_studies import figures
-from nesf_studies.analysis.errors import ERRORS, by_number_of_atoms, claims, left_out, materials_of, verdicts
+from nesf_studies.errors_by_atoms import by_number_of_atoms, claims, errors_by_atoms, left_out, materials_of, verdicts
 
 
 def materials(rows: list[tuple[str, int, int, float, float]]) -> pd.DataFrame:
@@ -75,10 +74,14 @@ def test_seeds_are_put_together_and_trials_are_not(tmp_path: Path) -> None:
 def test_figure_draws_medians_and_ranges() -> None:
     rows = [(f"{n}-{i}", n, n - (n == 12), 0.01 * n + 0.001 * i, 5.0 * n) for n in (2, 5, 12) for i in range(10)]
     table = by_number_of_atoms(materials(rows))
-    figure = figures.errors_by_atoms({"LCS6Å": {"nesf": table, "copy": table}, "YBCO-like": {"nesf": table[table["n_atoms"] == 5]}}, ERRORS)
-    assert len(figure.axes) == 6
-    left = figure.axes[0]
+    figure = errors_by_atoms({"LCS6Å": {"nesf": table, "copy": table}, "YBCO-like": {"nesf": table[table["n_atoms"] == 5]}})
+    left, right = figure.axes[:2]
+    assert (left.get_title(), right.get_title()) == ("LCS6Å", "YBCO-like") and left.get_ylabel() == "detected − actual, atoms"
+    assert [t.get_text() for t in right.get_xticklabels()] == ["5"] and list(right.lines[0].get_ydata()) == [0]
     assert [t.get_text() for t in left.get_xticklabels()] == ["2", "5", "12"]
     assert [line.get_ydata().tolist() for line in left.lines if line.get_marker() == "o"] == [[0, 0, -1]]
     medians = next(line for line in figure.axes[2].lines if line.get_marker() == "o").get_ydata()
     assert medians == pytest.approx([0.0245, 0.0545, 0.1245])
+    ranges = [path.vertices[:, 1].tolist() for path in figure.axes[2].collections[1].get_paths()]  # after the band: a line for each class
+    shown = table[table["error"] == "position_error_actual_angstrom"]
+    assert np.allclose(ranges, shown[["low", "high"]].to_numpy())

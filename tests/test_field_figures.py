@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.quiver import Quiver
 
 from nesf import data
 from nesf.config import ReconstructionConfig
@@ -18,9 +20,12 @@ from nesf.decode import reconstruct
 from nesf.decoding_fields import GroundTruthFields
 from nesf.errors import DataError
 from nesf.saved import TrainedModel
-from nesf_studies import figures
-from nesf_studies import viewer as views
-from nesf_studies.analysis.fields import DISTANCES, encode_one, field_errors, follow, particles_left
+from nesf_studies import fields, particles
+from nesf_studies.crystals import from_front
+from nesf_studies.fields import DISTANCES, encode_one, field_errors
+from nesf_studies.particles import MOMENTS, follow, particles_left
+from nesf_studies.style import save
+from nesf_studies.viewer import picture_slider
 
 STARTER = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "seed-0"
 BOX = ((0.0, 0.0, 0.0), (4.0, 4.0, 4.0))
@@ -45,7 +50,7 @@ def model() -> TrainedModel:
 @pytest.fixture(scope="module")
 def example() -> Crystals:
     test = data.load("starter").split("test")
-    return test.select([figures.best_for_slice(test)])
+    return test.select([fields.best_for_slice(test)])
 
 
 def test_steps_of_the_true_field_end_at_the_atoms() -> None:
@@ -62,18 +67,18 @@ def test_steps_of_the_true_field_end_at_the_atoms() -> None:
 
 
 def test_moments_are_those_of_an_unfinished_movement() -> None:
-    fields = Shrunk(pad(SALT, (11, 17)))
-    steps = follow(fields, BOX, (11, 17), moments=(0, 1, 3))
+    halved = Shrunk(pad(SALT, (11, 17)))
+    steps = follow(halved, BOX, (11, 17), moments=(0, 1, 3))
     rest = [np.linalg.norm(steps.moments[t] - SALT.positions[:, None], axis=-1).min(0).max() for t in (0, 1, 3)]
     assert rest[1] == pytest.approx(rest[0] / 2, rel=0.05) and rest[2] == pytest.approx(rest[0] / 8, rel=0.05)
-    strict = follow(fields, BOX, (11, 17), ReconstructionConfig(score_threshold=0.01), moments=(0, 1))
+    strict = follow(halved, BOX, (11, 17), ReconstructionConfig(score_threshold=0.01), moments=(0, 1))
     assert not strict.kept.all() and (strict.cluster[~strict.kept] == -1).all()
     assert (strict.kept == (strict.scores <= 0.01)).all()
-    lonely = follow(fields, BOX, (11, 17), ReconstructionConfig(min_particles=10**6))
+    lonely = follow(halved, BOX, (11, 17), ReconstructionConfig(min_particles=10**6))
     assert not lonely.accepted.any() and len(lonely.positions) == 0
-    figures.reconstruction_steps(lonely, SALT)
-    assert len(figures.votes_chart(lonely, SALT).axes[0].patches) == 0 and figures.votes_table(lonely, SALT).empty
-    votes = figures.votes_table(steps, SALT)
+    particles.reconstruction_steps(lonely, SALT)
+    assert len(particles.votes_chart(lonely, SALT).axes[0].patches) == 0 and particles.votes_table(lonely, SALT).empty
+    votes = particles.votes_table(steps, SALT)
     assert votes.groupby("atom")["votes"].sum().tolist() == [steps.answers.shape[1]] * len(steps.positions)
     assert votes.groupby("atom")["share_percent"].sum().to_numpy() == pytest.approx(100)
     most = votes.loc[votes.groupby("atom")["votes"].idxmax()]
@@ -94,27 +99,86 @@ def test_followed_steps_give_what_reconstruct_gives(model: TrainedModel, example
 
 
 def test_plane_of_the_true_field_agrees_with_itself(example: Crystals) -> None:
-    table = figures.plane_fields(example, figures.true_field(example), n=36)
-    found = figures.plane_agreement(table)
+    table = fields.plane_fields(example, fields.true_field(example), n=36)
+    found = fields.plane_agreement(table)
     assert found == {"difference_median": 0, "difference_84": 0, "same_end_percent": 100, "same_species_percent": 100}
     inside = table[table["inside"]]
     assert 0 < len(inside) < len(table) and inside["x"].min() > -1e-6 and inside["x"].max() < example.lattice[0, 0, 0] + 1e-6
 
 
 def test_agreement_counts_what_differs() -> None:
-    fields = figures.true_field(SALT)
+    true = fields.true_field(SALT)
 
     def wrong(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        vectors, species = fields(points)
+        vectors, species = true(points)
         right_side = points[..., 0] > 2
         return vectors + np.where(right_side[..., None], [0.0, 0.0, 1.0], 0.0), np.where(right_side, 99, species)
 
-    found = figures.plane_agreement(figures.plane_fields(SALT, wrong, height=0.0, n=101))
+    found = fields.plane_agreement(fields.plane_fields(SALT, wrong, height=0.0, n=101))
     assert found["same_end_percent"] == pytest.approx(50, abs=3) and found["same_species_percent"] == pytest.approx(50, abs=3)
     assert found["difference_84"] == pytest.approx(1, abs=1e-6)
-    figure = figures.compare_fields(SALT, figures.plane_fields(SALT, wrong, height=0.0, n=36))
-    titles = [ax.get_title() for ax in figure.axes]
-    assert "position field, learned" in titles and any(t.startswith("another element: ") for t in titles)
+    table = fields.plane_fields(SALT, wrong, height=0.0, n=36)
+    panels = {ax.get_title(): ax for ax in fields.compare_fields(SALT, table).axes}
+    difference = panels["position field, difference"].images[0].get_array()
+    assert np.allclose(difference[:, table["x"][:36] > 2], 1) and np.allclose(difference[:, table["x"][:36] < 2], 0)
+    (arrows,) = (c for c in panels["position field, learned"].collections if isinstance(c, Quiver))
+    drawn = table.set_index(["x", "y"]).loc[list(map(tuple, np.column_stack([arrows.X, arrows.Y])))]
+    assert np.allclose(arrows.U, drawn["learned_x"]) and np.allclose(arrows.V, drawn["learned_y"])
+    (share,) = (title for title in panels if title.startswith("another element: "))
+    assert float(share.split()[2]) == pytest.approx(50, abs=6)
+
+
+def test_slice_draws_the_field_it_is_given() -> None:
+    def upwards(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.broadcast_to([0.0, 2.0, 0.0], points.shape), np.full(points.shape[:-1], 17)
+
+    left, right = fields.structure_field(SALT, field=upwards).axes
+    (arrows,) = (c for c in left.collections if isinstance(c, Quiver))
+    assert (arrows.U == 0).all() and (arrows.V == 2).all()
+    assert (left.images[0].get_array() == 2).all() and (right.images[0].get_array() == 1).all()  # chlorine is the second of sodium and chlorine
+    inside = [p for p in left.patches if p.get_fill()]
+    assert sorted(p.center for p in inside) == [(0, 0), (2, 2)]  # the third atom is 2 Å above the fullest plane
+    middle = fields.overview(SALT, SALT, field=upwards).axes[1]
+    assert all((c.V == 2).all() for c in middle.collections if isinstance(c, Quiver)) and "field" in middle.get_title()
+
+
+def test_error_curves_draw_the_table() -> None:
+    rows = [("nesf", 0.0, 0.5, 20, 0.1, 0.2, 0.3, 100.0), ("nesf", 0.5, 1.0, 30, 0.2, 0.4, 0.8, 90.0), ("nesf", 1.0, 2.0, 9, 1.0, 1.0, 1.0, 0.0)]
+    table = pd.DataFrame(rows, columns=["field", "from", "to", "n_points", "low", "median", "high", "species"])
+    position, species = fields.field_error_curves(table).axes
+    assert np.allclose(position.lines[0].get_xydata(), [(0.25, 0.2), (0.75, 0.4)])  # nine points are too few
+    assert list(species.lines[0].get_ydata()) == [100, 90]
+    band = position.collections[0].get_paths()[0].vertices
+    assert {(0.25, 0.1), (0.25, 0.3), (0.75, 0.2), (0.75, 0.8)} <= {tuple(v) for v in band.round(6).tolist()}
+
+
+def test_panels_draw_particles_clusters_and_votes() -> None:
+    steps = follow(GroundTruthFields(pad(SALT, (11, 17))), BOX, (11, 17), moments=(0, 64))
+    panels = {ax.get_title(): ax for ax in particles.reconstruction_steps(steps, SALT).axes if ax.get_title()}
+    start = panels[f"start: {len(steps.scores)} particles on a grid"]
+    true, dots = start.collections[1:]  # after the edges of the cell
+    assert np.allclose(true.get_offsets(), from_front(SALT.positions)[:, :2])
+    assert np.allclose(dots.get_offsets(), from_front(steps.moments[0])[:, :2])
+    clusters = panels["clusters: 3 atoms"]
+    assert [t.get_text() for t in clusters.texts] == [str(size) for size in steps.sizes]
+    assert np.allclose([t.xy for t in clusters.texts], from_front(steps.positions)[:, :2])
+    colours = [tuple(c) for c in dots.get_facecolors()]
+    assert len({(cluster, colour) for cluster, colour in zip(steps.cluster, colours, strict=True)}) == 3  # one colour a cluster
+    chart = particles.votes_chart(steps, SALT).axes[0]
+    table = particles.votes_table(steps, SALT)
+    assert sorted(b.get_width() for b in chart.patches if b.get_width()) == pytest.approx(sorted(table["share_percent"]))  # type: ignore[attr-defined]
+    assert [t.get_text() for t in chart.get_yticklabels()] == [
+        f"{winner}   (true: {true})" for winner, true in table.groupby("atom")[["winner", "nearest_true_atom"]].first().to_numpy()
+    ]
+    (seen,) = particles.particle_paths({"start": steps.moments[0]}, SALT).axes
+    assert np.allclose(seen.lines[0].get_xydata(), steps.moments[0][:, :2]) and seen.get_title() == f"start\n{len(steps.scores)} particles"
+
+
+def test_film_and_still_come_from_one_decoding(model: TrainedModel, example: Crystals) -> None:
+    film = follow(encode_one(model, example), model.box, model.vocabulary, moments=(*range(7), 64))
+    still = follow(encode_one(model, example), model.box, model.vocabulary)
+    assert tuple(film.at(MOMENTS).moments) == MOMENTS
+    assert particles.steps_table(film.at(MOMENTS)).equals(particles.steps_table(still))
 
 
 def test_field_errors_by_distance(model: TrainedModel) -> None:
@@ -133,16 +197,16 @@ def test_film_is_small_and_complete(model: TrainedModel, example: Crystals, tmp_
     from PIL import Image
 
     steps = follow(encode_one(model, example), model.box, model.vocabulary, moments=(0, 1, 64))
-    images, titles = figures.reconstruction_frames(steps, example, between=2)
+    images, titles = particles.reconstruction_frames(steps, example, between=2)
     assert len(images) == len(titles) and titles[-3].startswith("kept") and titles[-1].startswith("votes")
     assert titles[1:3] == ["on the way to iteration 1"] * 2  # they start Å away from where they are after one step
     assert {Image.open(io.BytesIO(i)).size for i in images} == {(380, 380)} and sum(map(len, images)) < 500_000
-    gif = Image.open(io.BytesIO(figures.animation(images)))
+    gif = Image.open(io.BytesIO(particles.animation(images)))
     assert gif.n_frames >= 5
-    one, other = (views.picture_slider(images, titles, start=1).data for _ in range(2))
+    one, other = (picture_slider(images, titles, start=1).data for _ in range(2))
     assert len(set(re.findall(r'id="(pictures-\w+)"', one + other))) == 2
     assert base64.b64encode(images[1]).decode() in one.split("<script>")[0] and len(one) < 700_000
-    table = figures.steps_table(steps)
+    table = particles.steps_table(steps)
     assert len(table) == 3 * len(steps.scores)
-    figures.save(figures.reconstruction_steps(steps, example), tmp_path / "steps", table)
+    save(particles.reconstruction_steps(steps, example), tmp_path / "steps", table)
     assert (tmp_path / "steps.csv").read_text().startswith("iterations,particle,x,y,z,score,cluster")

@@ -18,9 +18,16 @@ from nesf.decode import reconstruct
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
 from nesf_studies import viewer as views
-from nesf_studies.analysis.chemistry import NOTHING as NO_FORMULA
-from nesf_studies.analysis.chemistry import charge_balanced, reduced_formula, smallest_distance, structure_distance
-from nesf_studies.analysis.symmetry import crystal_system, space_group, symbol
+from nesf_studies.crystals import NOTHING as NO_FORMULA
+from nesf_studies.crystals import (
+    charge_balanced,
+    crystal_system,
+    reduced_formula,
+    smallest_distance,
+    space_group,
+    space_group_symbol,
+    structure_distance,
+)
 from nesf_studies.interpolation import (
     LatentPath,
     Parameters,
@@ -103,8 +110,8 @@ def test_sequences() -> None:
 
 
 def test_space_groups() -> None:
-    assert space_group(MGO, 0.01) == 225 and symbol(225) == "Fm-3m" and crystal_system(225) == "cubic"
-    assert space_group(NOTHING, 0.01) == 0 and symbol(0) == "–" and crystal_system(0) == "unknown"
+    assert space_group(MGO, 0.01) == 225 and space_group_symbol(225) == "Fm-3m" and crystal_system(225) == "cubic"
+    assert space_group(NOTHING, 0.01) == 0 and space_group_symbol(0) == "–" and crystal_system(0) == "unknown"
     assert [crystal_system(n) for n in (1, 2, 3, 15, 16, 74, 75, 142, 143, 167, 168, 194, 195)] == (
         ["triclinic"] * 2 + ["monoclinic"] * 2 + ["orthorhombic"] * 2 + ["tetragonal"] * 2 + ["trigonal"] * 2 + ["hexagonal"] * 2 + ["cubic"]
     )

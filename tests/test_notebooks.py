@@ -17,7 +17,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from nesf.errors import ConfigError, DataError
-from nesf_studies.pages import check_parameters, open_dataset, open_model, recorded_run
+from nesf_studies.page import check_parameters, open_dataset, open_model, recorded_run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")]  # those pages show what is recorded

@@ -13,7 +13,6 @@ import yaml
 from nesf.config import PAPER
 from nesf.errors import ConfigError
 from nesf.records import RecordedRun
-from workflow.plan import planned_runs
 from nesf_studies.search import (
     PRIMARY,
     SECONDARY,
@@ -32,6 +31,7 @@ from nesf_studies.search import (
     winner_table,
 )
 from nesf_studies.style import NESF
+from workflow.plan import planned_runs
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

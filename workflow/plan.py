@@ -18,7 +18,7 @@ from nesf import methods
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, write_atomically
 from nesf.runs import FOLDER_NAME, Run
-from nesf_studies.analysis import ANALYSES
+from nesf_studies import ANALYSES
 
 FETCHED = ("lcs6", "ybco", "icsg3d", "icsg3d-as-released")  # `nesf data fetch` gets them
 N_FOLDS = {"ybco": 20}
@@ -96,7 +96,7 @@ class PlannedAnalysis:
     """An analysis of a trained model that is asked for (`nesf analyse`).
 
     Attributes:
-        analysis: one of `nesf_studies.analysis.ANALYSES`.
+        analysis: one of `nesf_studies.ANALYSES`.
         run: the folder of the model's run below `results/`.
         changes: parameter and value (text, JSON), as for `--set`.
     """

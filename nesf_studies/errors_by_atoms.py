@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from nesf.records import RecordedRun
+from nesf.records import MATERIAL_COLUMNS, RecordedRun
+from nesf_studies.paper import shown_method
+from nesf_studies.style import DRAWN, METHOD_COLOURS, NESF, subplots
 
 FEWEST = 10  # materials; the paper leaves numbers of atoms out that fewer have (caption of Figure 4)
 # The rows of Figure 4. The paper shows the errors «actual», for both methods find the right number of atoms or too few in most cases.
@@ -19,28 +20,24 @@ ERRORS = {
     "position_error_actual_angstrom": "position (actual), Å",
     "species_error_actual_percent": "species (actual), %",
 }
+_MARKERS = {"nesf": "o", "copy": "s", "oracle": "^"}
 
 
 def materials_of(
     runs: Sequence[RecordedRun], dataset: str, method: str, *, preset: str | None = None, splits: Sequence[str] = ("test",)
-) -> DataFrame:
-    """Materials of all recorded seeds or folds of a method, one under the other.
+) -> pd.DataFrame:
+    """Join the materials of all recorded seeds or folds of a method.
 
     Args:
         runs: recorded runs.
         dataset: name.
-        method: as in comparisons (`nesf.records.shown_method`): nesf, copy, oracle, icsg3d-repaired, ...
+        method: as in comparisons (`nesf_studies.paper.shown_method`): nesf, copy, oracle, icsg3d-repaired, ...
         preset: None for any but trials of a recipe.
         splits: train, val, test; those that a run does not have are left out.
 
     Returns:
         `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` = detected − actual; without a row where nothing is recorded.
     """
-    import pandas as pd
-
-    from nesf.records import MATERIAL_COLUMNS
-    from nesf_studies.paper import shown_method
-
     chosen = [r for r in runs if (r.run["dataset"]["name"], shown_method(r.run["method"], r.run["preset"])) == (dataset, method) and r.metrics]
     chosen = [r for r in chosen if (r.run["preset"] == preset if preset else not r.run["preset"].startswith("trial-"))]
     if not chosen:
@@ -50,22 +47,16 @@ def materials_of(
     return materials.assign(n_atoms_difference=materials["n_atoms_detected"] - materials["n_atoms_actual"])
 
 
-def by_number_of_atoms(materials: DataFrame, *, fewest: int = FEWEST) -> DataFrame:
-    """Median and 68 % range of each error of Figure 4, by the number of atoms in the cell.
+def by_number_of_atoms(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
+    """Return median and 68 % range of each error of Figure 4, by the number of atoms in the cell.
 
     paper: «x-axis points counting less than 10 materials samples» are left out / here: different materials are counted, however many seeds there are.
-
-    Args:
-        materials: of `materials_of`.
-        fewest: materials that a number of atoms needs to be shown.
 
     Returns:
         One row per error (`ERRORS`) and number of atoms: `error`, `n_atoms`, `n_materials` (different ones), `n_samples` (over all seeds, those for
         which the error is defined: without a detected atom there is no position error), `low`, `median`, `high` (16th, 50th and 84th percentile),
-        `shown`.
+        `shown` (whether there are at least `fewest` materials).
     """
-    import pandas as pd
-
     rows = []
     for error in ERRORS:
         for n, group in materials.groupby("n_atoms_actual"):
@@ -76,8 +67,8 @@ def by_number_of_atoms(materials: DataFrame, *, fewest: int = FEWEST) -> DataFra
     return pd.DataFrame(rows, columns=["error", "n_atoms", "n_materials", "n_samples", "low", "median", "high", "shown"])
 
 
-def left_out(table: DataFrame) -> str:
-    """What `by_number_of_atoms` does not show, in words."""
+def left_out(table: pd.DataFrame) -> str:
+    """Tell in words what `by_number_of_atoms` does not show."""
     classes = table[table["error"] == "n_atoms_difference"]
     hidden = classes[~classes["shown"]]
     if hidden.empty:
@@ -86,20 +77,14 @@ def left_out(table: DataFrame) -> str:
     return f"left out: {hidden['n_materials'].sum()} of {classes['n_materials'].sum()} materials (with {numbers} atoms)"
 
 
-def claims(materials: DataFrame, *, fewest: int = FEWEST) -> dict[str, float]:
-    """What the paper says of Figure 4, as numbers that can be checked.
-
-    Args:
-        materials: of `materials_of`.
-        fewest: as of `by_number_of_atoms`.
+def claims(materials: pd.DataFrame, *, fewest: int = FEWEST) -> dict[str, float]:
+    """Return the numbers that check what the paper says of Figure 4.
 
     Returns:
         Shares in percent, over all seeds: `right`, `too few`, `too many` atoms among all materials; `least right`: the share of materials with the right
         number of atoms in the shown class where it is smallest; `both species right`: among the materials with two atoms. `position trend`,
         `species trend`: Spearman's rank correlation of the error with the number of atoms. NaN where there is nothing to count.
     """
-    from scipy.stats import spearmanr
-
     difference = materials["n_atoms_difference"].to_numpy(float)
     classes = [g for _, g in materials.groupby("n_atoms_actual") if g["id"].nunique() >= fewest]
     two = materials[materials["n_atoms_actual"] == 2]
@@ -124,18 +109,12 @@ def claims(materials: DataFrame, *, fewest: int = FEWEST) -> dict[str, float]:
     }
 
 
-def verdicts(materials: DataFrame, *, fewest: int = FEWEST) -> DataFrame:
-    """The paper's claims about Figure 4 beside what recorded runs say.
-
-    Args:
-        materials: of `materials_of`, of one dataset and method.
-        fewest: as of `by_number_of_atoms`.
+def verdicts(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
+    """Compare the paper's claims about Figure 4 with recorded runs of one dataset and method.
 
     Returns:
         One row per claim: `ours` (text) and `verdict`: agrees, differs or «–» where there is nothing to say it of.
     """
-    import pandas as pd
-
     found, table = claims(materials, fewest=fewest), by_number_of_atoms(materials, fewest=fewest)
     positions = table[(table["error"] == "position_error_actual_angstrom") & table["shown"]]["median"].to_numpy()
     ends = f"; medians {positions[0]:.3f} Å (fewest atoms), {positions[-1]:.3f} Å (most)" if len(positions) > 1 else ""
@@ -148,3 +127,41 @@ def verdicts(materials: DataFrame, *, fewest: int = FEWEST) -> DataFrame:
     }
     texts = {claim: ("–", "–") if "nan" in text else (text, "agrees" if holds else "differs") for claim, (text, holds) in rows.items()}
     return pd.DataFrame(texts, index=["ours", "verdict"]).T.rename_axis("the paper says")
+
+
+def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Draw Figure 4: a column a dataset, a row an error; medians (points) and 68 % ranges (bands, or bars where there is one class) of each method.
+
+    The tables, title of the dataset to method to table, are of `by_number_of_atoms`; classes that are not `shown` are left out.
+    """
+    figure, axes = subplots(len(tables), 4.6 * len(tables), 2.3 * len(ERRORS) + 0.6, n_rows=len(ERRORS))
+    handles = {}
+    for k, ax in enumerate(axes):
+        row, column = divmod(k, len(tables))
+        error, (title, methods) = list(ERRORS)[row], list(tables.items())[column]
+        numbers = sorted({int(n) for table in methods.values() for n in table[table["shown"]]["n_atoms"]})
+        for i, (method, table) in enumerate(methods.items()):
+            part = table[(table["error"] == error) & table["shown"]].sort_values("n_atoms")
+            # evenly spaced: the small numbers of atoms are the frequent ones
+            x = np.searchsorted(numbers, part["n_atoms"]) + 0.07 * (i - (len(methods) - 1) / 2)
+            colour, marker = METHOD_COLOURS.get(method, NESF), _MARKERS.get(method, "D")
+            low, middle, high = (part[name].to_numpy(float) for name in ("low", "median", "high"))
+            if len(part) > 1:
+                ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            ax.vlines(x, low, high, color=colour, linewidth=1)
+            (handles[method],) = ax.plot(x, middle, marker=marker, color=colour, markersize=5, linewidth=1, label=DRAWN.get(method, method))
+        if error == "n_atoms_difference":
+            ax.axhline(0, color="black", linewidth=0.6, zorder=0)
+            bottom, top = ax.get_ylim()
+            ax.set_ylim(min(bottom, -1.2), max(top, 1.2))
+        else:
+            ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])
+        ax.set_xticks(range(len(numbers)), [str(n) for n in numbers])
+        if len(numbers) == 1:
+            ax.set_xlim(-1, 1)
+        ax.grid(axis="y", alpha=0.3)
+        ax.set_ylabel("" if column else ERRORS[error])
+        ax.set_title("" if row else title, fontsize="medium")
+        ax.set_xlabel("atoms in the cell" if row == len(ERRORS) - 1 else "")
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=len(handles), frameon=False)
+    return figure

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from nesf.baselines import copy_nearest
 from nesf.config import ReconstructionConfig
@@ -14,11 +17,11 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import oracle, reconstruct
 from nesf.errors import ConfigError, DataError
+from nesf.icsg3d.baseline import VoxelBaseline
 from nesf.metrics import align, evaluate
 from nesf.saved import TrainedModel
-
-if TYPE_CHECKING:
-    import pandas as pd
+from nesf_studies.crystals import draw_crystal
+from nesf_studies.style import subplots
 
 PLACES = ("best", "median", "worst")
 # By what crystals are sorted, one after the other where the one before is equal; the id comes last, so that no two are equal.
@@ -35,7 +38,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """Choices of the analysis."""
+    """Parameters of the analysis."""
 
     split: Literal["train", "val", "test"] = "test"  # the paper shows test crystals
     n_each: int = 1  # crystals of each kind (best, median, worst); the paper shows a few, and does not say how they were chosen
@@ -50,7 +53,7 @@ class Parameters:
 
 
 def ranking(materials: pd.DataFrame) -> np.ndarray:
-    """Crystals from best to worst.
+    """Sort crystals from best to worst.
 
     By the position error (actual), where it is equal by how far the number of atoms is off, then by the species error (actual), then by the id. A
     crystal in which nothing is detected has no position error and comes after all others.
@@ -67,11 +70,7 @@ def ranking(materials: pd.DataFrame) -> np.ndarray:
 
 
 def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
-    """The first, the middle and the last of a ranking, n each and none twice.
-
-    Args:
-        order: [B], of `ranking`.
-        n_each: of each kind; the median ones are those around place B / 2.
+    """Return the first, the middle and the last n of a ranking [B], none twice; the median ones are those around place B / 2.
 
     Raises:
         DataError: fewer crystals than three times n.
@@ -86,15 +85,9 @@ def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
 
 
 def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
-    """What another method gave for some crystals of a split.
+    """Return the reconstruction of some crystals of a split, from a run folder of the voxel baseline or a packed file.
 
-    Args:
-        path: run folder of the voxel baseline, or a packed file.
-        split: train, val or test.
-        actual: the crystals; only they are decoded where the folder holds weights and no reconstruction of the split.
-
-    Returns:
-        Same ids and order as `actual`.
+    Only these crystals are decoded where the folder holds weights and no reconstruction of the split.
 
     Raises:
         DataError: there is neither, or the reconstruction lacks some of the crystals.
@@ -102,8 +95,6 @@ def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
     folder = Path(path)
     file = folder if folder.suffix == ".safetensors" else folder / "reconstruction" / split / "crystals.safetensors"
     if not file.exists() and (folder / "model.json").exists():
-        from nesf.icsg3d.baseline import VoxelBaseline
-
         baseline = VoxelBaseline.load(folder)
         return baseline.reconstruct(actual, seed=baseline.info["seed"]).crystals
     theirs = Crystals.load(file)
@@ -123,16 +114,13 @@ def compare(
         detected: what the model gave for them, same ids and order.
         train: the training split, from which `copy` takes the nearest crystal.
         model: its box and vocabulary serve the oracle.
-        parameters: `n_each` and `icsg3d` are used.
+        parameters: `n_each`, `mode` and `icsg3d` are used.
 
     Returns:
         `examples`: a row per crystal and method, best first, with `place`, `rank` (1 is the best), `of` (B), errors as in `materials.csv`; `actual`, `nesf`,
         `copy` and, if it is given, `icsg3d`: these crystals (those of the oracle are the actual ones wherever its errors are zero).
     """
-    import pandas as pd
-
-    metrics = evaluate(crystals, detected)
-    order = ranking(metrics.materials)
+    order = ranking(evaluate(crystals, detected, match=False).materials)
     places = choose(order, parameters.n_each)
     rows = np.concatenate(list(places.values()))
     actual = crystals.select(rows)
@@ -153,21 +141,42 @@ def compare(
         about = pd.DataFrame({"place": np.repeat(list(places), parameters.n_each), "rank": rank[rows], "of": len(order), "method": method})
         tables.append(about.assign(id=errors["id"], formula=errors["formula"], formula_detected=formulas, **{name: errors[name] for name in SHOWN}))
     table = pd.concat(tables, ignore_index=True).sort_values("rank", kind="stable", ignore_index=True)
-    return {"examples": table, "actual": _bare(actual), **{method: _bare(found) for method, found in methods.items() if method != "oracle"}}
-
-
-def _bare(crystals: Crystals) -> Crystals:
-    """Without properties: a record holds what is shown."""
-    return Crystals(*(getattr(crystals, f.name) for f in fields(Crystals) if f.name != "properties"))
+    shown = {"actual": actual} | {method: found for method, found in methods.items() if method != "oracle"}
+    return {"examples": table, **{method: replace(found, properties={}) for method, found in shown.items()}}
 
 
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame | Crystals]:
-    """Reconstruct a split and record its best, median and worst crystals; see `compare` for what is returned."""
+    """Reconstruct a split and compare all methods on its best, median and worst crystals; see `compare` for what is returned."""
     crystals = dataset.split(parameters.split)
     if parameters.n_crystals:
         crystals = crystals.select(range(min(parameters.n_crystals, len(crystals))))
-    if len(crystals) < 3 * parameters.n_each:
-        choose(np.arange(len(crystals)), parameters.n_each)  # says so before anything is computed
-    config = ReconstructionConfig(mode=parameters.mode)
-    detected = reconstruct(model, crystals, config, progress=progress).crystals
+    choose(np.arange(len(crystals)), parameters.n_each)  # too few crystals are refused before anything is computed
+    detected = reconstruct(model, crystals, ReconstructionConfig(mode=parameters.mode), progress=progress).crystals
     return compare(crystals, detected, dataset.split("train"), model, parameters)
+
+
+def example_grid(table: pd.DataFrame, crystals: Mapping[str, Crystals], names: Mapping[str, str], *, title: str = "") -> Figure:
+    """Draw Figure 3: a row an example of the table of `compare`, a column the true crystal (`actual`) or a method's reconstruction of it."""
+    rows = table.drop_duplicates("id")
+    figure, axes = subplots(len(crystals), 2.2 * max(4, len(crystals)), 2.5 * len(rows), n_rows=len(rows))
+    for i, row in enumerate(rows.itertuples()):
+        for j, (method, batch) in enumerate(crystals.items()):
+            ax = axes[i * len(crystals) + j]
+            (structure,) = batch.select([batch.ids.index(row.id)]).to_structures()
+            draw_crystal(ax, structure)
+            ax.set_title(example_caption(table, row.id, method).replace("; ", "\n"), fontsize=8)
+            if i == 0:
+                ax.annotate(names[method], (0.5, 1), (0, 39), xycoords="axes fraction", textcoords="offset points", ha="center", fontweight="bold")
+    figure.suptitle(title)
+    return figure
+
+
+def example_caption(table: pd.DataFrame, identifier: str, method: str) -> str:
+    """Return the caption of a crystal, in parts with semicolons between: for the true one its rank, for a method's its formula and errors."""
+    row = table[(table["id"] == identifier) & ((table["method"] == method) | (method == "actual"))].iloc[0]
+    if method == "actual":
+        return f"{row['place']} ({row['rank']} of {row['of']}); {row['formula']}, {row['n_atoms_actual']} atoms; {row['id']}"
+    if not row["n_atoms_detected"]:
+        return "nothing detected"
+    errors = f"position {row['position_error_actual_angstrom']:.3f} Å; species {row['species_error_actual_percent']:.0f} %"
+    return f"{row['formula_detected']}, {row['n_atoms_detected']} atoms; {errors}"

@@ -1,0 +1,181 @@
+"""Crystals drawn and described: unit cell, elements of a dataset, space group, formula, charge balance, distances."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.utils import rotate
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.path import Path
+from pymatgen.core import Composition, Element, Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+from pymatgen.symmetry.groups import sg_symbol_from_int_number
+
+from nesf.crystals import Crystals
+from nesf_studies.style import element_colour, subplots
+
+ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
+VIEW = "-90x,10x,-20y,0z"  # from the front, as ASE writes rotations
+NOTHING = "nothing"  # the formula of a structure without atoms
+SYSTEMS = {  # crystal system to its last space group (International Tables for Crystallography A)
+    "triclinic": 2,
+    "monoclinic": 15,
+    "orthorhombic": 74,
+    "tetragonal": 142,
+    "trigonal": 167,
+    "hexagonal": 194,
+    "cubic": 230,
+}
+
+
+def cell_corners(lattice: np.ndarray) -> np.ndarray:
+    """Return the corners [8, 3] of a unit cell, from its lattice vectors [3, 3]."""
+    return np.array(list(itertools.product((0, 1), repeat=3))) @ lattice
+
+
+def cell_edges(lattice: np.ndarray) -> np.ndarray:
+    """Return the ends [12, 2, 3] of the edges of a unit cell, from its lattice vectors [3, 3]."""
+    corners = cell_corners(lattice)
+    return np.array([(corners[k], corners[k | bit]) for k in range(8) for bit in (1, 2, 4) if not k & bit])
+
+
+def from_front(points: np.ndarray) -> np.ndarray:
+    """Turn points [..., 3] to the view of all drawings: x and y lie in the picture, z points to the eye."""
+    return points @ rotate(VIEW)
+
+
+def with_border_images(structure: Structure) -> Atoms:
+    """Return the atoms of a cell with their images on its opposite faces, edges and corners, as drawings of unit cells show them."""
+    border = ON_BORDER / np.array(structure.lattice.abc)
+    positions, numbers = [], []
+    for site in structure:
+        shifts = [[0] + [1] * int(abs(x) < b) + [-1] * int(abs(x - 1) < b) for x, b in zip(site.frac_coords, border, strict=True)]
+        for shift in itertools.product(*shifts):
+            positions.append(structure.lattice.get_cartesian_coords(site.frac_coords + np.array(shift)))
+            numbers.append(site.specie.Z)
+    return Atoms(numbers=numbers, positions=np.reshape(positions, (-1, 3)), cell=structure.lattice.matrix, pbc=True)
+
+
+def draw_crystal(ax: Axes, structure: Structure) -> None:
+    """Draw a unit cell into axes, with the atoms on its faces repeated, seen from the front; all in one artist, sorted by depth."""
+    ax.set_axis_off()
+    if not len(structure):
+        ax.text(0.5, 0.5, "nothing detected", ha="center", transform=ax.transAxes)
+        return
+    atoms = with_border_images(structure)
+    centres, radii = from_front(atoms.positions), 0.45 * covalent_radii[atoms.numbers]
+    shapes = [(z, Path.circle((x, y), r), element_colour(n)) for (x, y, z), r, n in zip(centres, radii, atoms.numbers, strict=True)]
+    for start, end in from_front(cell_edges(structure.lattice.matrix)):
+        for a, b in itertools.pairwise(np.linspace(start, end, 31)):  # short pieces: an edge passes behind some atoms and before others
+            if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
+                shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
+    _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
+    ax.add_collection(PathCollection(paths, facecolors=colours, edgecolors="black", linewidths=1, capstyle="round", snap=False))
+    ax.set_aspect("equal")
+    ax.margins(0.05)
+
+
+def element_map(crystals: Crystals, *, title: str = "") -> Figure:
+    """Draw on the periodic table how many crystals hold each element."""
+    owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
+    numbers, counts = np.unique(np.unique(np.stack([crystals.species, owner]), axis=1)[0], return_counts=True)
+    table = np.full((9, 18), np.nan)
+    figure, (ax,) = subplots(1, 11, 5)
+    for z in range(1, 104):
+        element = Element.from_Z(z)
+        if 57 <= z <= 71 or 89 <= z <= 103:  # the f block stands below
+            row, column = (7 if z <= 71 else 8), 2 + z - (57 if z <= 71 else 89)
+        else:
+            row, column = element.row - 1, element.group - 1
+        count = int(counts[numbers == z].sum())
+        table[row, column] = count or np.nan
+        ax.text(column, row - 0.12, element.symbol, ha="center", va="center", fontsize=10, color="black" if count else "#aaaaaa")
+        ax.text(column, row + 0.28, str(count or ""), ha="center", va="center", fontsize=7)
+    blues = np.linspace([0.93, 0.96, 1.0, 1.0], [0.25, 0.55, 0.85, 1.0], 256)  # light enough for black text
+    image = ax.imshow(table, cmap=ListedColormap(blues), norm=LogNorm(1, max(2, counts.max(initial=2))), aspect="auto")
+    figure.colorbar(image, ax=ax, label="crystals that hold the element", shrink=0.7)
+    ax.set_title(title)
+    ax.set_axis_off()
+    return figure
+
+
+def space_group(structure: Structure, symprec: float) -> int:
+    """Return the number of the space group, 1-230; 0 where there is none: no atoms, or atoms on top of each other.
+
+    Args:
+        structure: any pymatgen structure.
+        symprec: largest distance (Å) of an atom from its symmetric position.
+    """
+    if not len(structure):
+        return 0
+    try:
+        return int(SpacegroupAnalyzer(structure, symprec=symprec).get_space_group_number())
+    except SymmetryUndeterminedError:
+        return 0
+
+
+def space_group_symbol(number: int) -> str:
+    """Return the Hermann-Mauguin symbol of a space group, "–" for 0."""
+    return str(sg_symbol_from_int_number(number)) if number else "–"
+
+
+def crystal_system(number: int) -> str:
+    """Return the crystal system of a space group, "unknown" for 0."""
+    return next((name for name, last in SYSTEMS.items() if 0 < number <= last), "unknown")
+
+
+def reduced_formula(structure: Structure) -> str:
+    """Return the formula in the smallest whole numbers, elements by electronegativity, as the paper writes it: NaO, where pymatgen says Na2O2."""
+    return _formula(structure.composition)
+
+
+def in_our_spelling(formulas: str) -> list[str]:
+    """Write the paper's formulas, separated by blanks, as `reduced_formula` does: TePb2S for its Pb2STe."""
+    return [_formula(Composition(formula)) for formula in formulas.split()]
+
+
+def _formula(composition: Composition) -> str:
+    counts = {name: round(n) for name, n in composition.get_el_amt_dict().items()}
+    divisor = math.gcd(*counts.values()) if counts else 1
+    names = sorted(counts, key=lambda name: (Element(name).X if Element(name).X == Element(name).X else 10.0, name))  # noble gases have no value
+    return "".join(f"{name}{counts[name] // divisor if counts[name] > divisor else ''}" for name in names) or NOTHING
+
+
+@functools.lru_cache(maxsize=4096)
+def charge_balanced(formula: str) -> bool:
+    """Tell whether the elements have oxidation states that add up to zero, by pymatgen's guesses (states in the ICSD, mixed valence allowed).
+
+    An element alone is neutral.
+    """
+    if formula == NOTHING:
+        return False
+    composition = Composition(formula)
+    return len(composition) == 1 or bool(composition.oxi_state_guesses())
+
+
+def smallest_distance(structure: Structure) -> float:
+    """Return the distance (Å) of the two nearest atoms, an atom's own images included; NaN without atoms."""
+    if not len(structure):
+        return math.nan
+    distances = structure.distance_matrix[np.triu_indices(len(structure), 1)]
+    return float(min([*distances.tolist(), *structure.lattice.abc]))
+
+
+def structure_distance(a: Structure, b: Structure) -> float:
+    """Return the mean distance (Å) from an atom of one structure to the nearest of the other, averaged over both directions.
+
+    Fractional coordinates are compared, periodic, in the mean of both cells, whatever the elements; NaN where one has no atoms.
+    """
+    if not len(a) or not len(b):
+        return math.nan
+    mean = Lattice.from_parameters(*((np.array(a.lattice.parameters) + np.array(b.lattice.parameters)) / 2))
+    distances = mean.get_all_distances(a.frac_coords, b.frac_coords)
+    return float((distances.min(0).mean() + distances.min(1).mean()) / 2)
