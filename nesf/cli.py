@@ -56,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("nesf"):
+            raise
+        print(f"nesf: error: {error.name} is not installed; install what this command needs with pip install 'nesf[dev]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130

@@ -46,13 +46,7 @@ class Method:
         return self.default_preset != "default"
 
     def config(self, dataset: str, preset: str | None = None, changes: Mapping[str, Any] | None = None, label: str | None = None) -> Any:
-        """Return the config of a run.
-
-        Args:
-            dataset: name, for presets differ by dataset.
-            preset: None for the default.
-            changes: dotted key to value.
-            label: under which a changed preset is recorded.
+        """Return a preset for a dataset with `changes` (dotted key to value), named by its label.
 
         Raises:
             ConfigError: there is no such preset or key.
@@ -77,7 +71,7 @@ class Method:
         return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
 
     def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
-        """Tell whether a recorded config is the one asked for; what data and machine decide is left out."""
+        """Tell whether a recorded config is the one asked for, but for what data and machine set."""
         return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
 
@@ -114,11 +108,7 @@ class TrainedMethod(Method):
         return replace(config, decoding=type(config.decoding)(), **sections)
 
     def train(self, dataset: Any, config: Any, folder: Path, *, minutes: float | None = None, maps: Path | None = None, **options: Any) -> Any:
-        """Train with the method's `train`.
-
-        Raises:
-            ConfigError: the method cannot plan its epochs by time.
-        """
+        """Train with the method's `train`; `ConfigError` where it cannot plan by time."""
         if minutes is not None and not self.streams:
             raise ConfigError(f"--minutes: {self.name} cannot plan its epochs by time; give --set unet.epochs=N --set vae.epochs=N")
         options |= ({"minutes": minutes} if self.streams else {}) | ({"maps": maps} if self.keeps_maps else {})
@@ -136,13 +126,9 @@ class TrainedMethod(Method):
 
 @dataclass(frozen=True)
 class Predictor(Method):
-    """A method without training.
+    """A method without training."""
 
-    Attributes:
-        predict: (dataset, split, config, progress) → predicted crystals.
-    """
-
-    predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)
+    predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)  # (dataset, split, config, progress) → predicted crystals
 
 
 def _load_nesf(folder: Path, device: str) -> Any:
@@ -244,34 +230,21 @@ TRAINED = {name: method for name, method in METHODS.items() if isinstance(method
 
 
 def method(name: str) -> TrainedMethod | Predictor:
-    """Return a method by name.
-
-    Raises:
-        ConfigError: there is no such method.
-    """
+    """Return a method by name, or raise `ConfigError` where there is none."""
     if name not in METHODS:
         raise ConfigError(f"method {name!r} does not exist; choose from {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def trained(name: str) -> TrainedMethod:
-    """Return a method that is trained, by name.
-
-    Raises:
-        ConfigError: there is no such method, or nothing in it to train.
-    """
+    """Return a method that is trained by name, or raise `ConfigError`."""
     if method(name).name not in TRAINED:
         raise ConfigError(f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}")
     return TRAINED[name]
 
 
 def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
-    """Return the method of the model in a folder, by its `model.json` (or `checkpoint.json`).
-
-    Raises:
-        DataError: there is no such file.
-        ConfigError: it names a method that does not exist.
-    """
+    """Return the method of the model in a folder, by its `model.json` (or `checkpoint.json`)."""
     return trained(read_json(Path(folder) / file).get("method", NESF.name))
 
 

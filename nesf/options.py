@@ -26,11 +26,7 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
 
 
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
-    """Return the values of a repeated KEY=VALUE option.
-
-    Raises:
-        ConfigError: a pair without `=`.
-    """
+    """Return the values of a repeated KEY=VALUE option."""
     for pair in pairs:
         if "=" not in pair:
             raise ConfigError(f"{option} {pair!r}: KEY=VALUE is expected")

@@ -9,8 +9,7 @@ results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     analysis/<name>/   what an analysis of the model made (`nesf_studies.record`)
 results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
 results/SHA256SUMS   of every file that is published
-results/benchmarks/<device>-<dataset>/
-    speed.json, scaling.json, profile.json   what `make bench` measured (schema/benchmark.json)
+results/benchmarks/<name>/*.json   what `make bench` measured (schema/benchmark.json)
 """
 
 from __future__ import annotations
@@ -46,13 +45,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A recorded run as read from its folder.
-
-    Attributes:
-        folder: where it is.
-        run: content of `run.json`.
-        metrics: content of `metrics.json`, split to summary; empty when the run has not been evaluated yet.
-    """
+    """A recorded run: content of `run.json` and of `metrics.json` ({} before it is scored)."""
 
     folder: Path
     run: dict[str, Any]
@@ -68,7 +61,7 @@ class RecordedRun:
 
 
 def commit() -> str:
-    """Return the commit of the clone, with `-dirty` where a package differs; `unknown` without one."""
+    """Return the commit of the clone (`-dirty`: a package differs), or `unknown`."""
     clone = Path(__file__).resolve().parent.parent
     if not (clone / ".git").exists():
         return "unknown"
@@ -88,11 +81,7 @@ def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return the part of `run.json` that the machine decides: versions, device, memory, …
-
-    Args:
-        device: where the run computes, as torch names it (`cpu`, `cuda`, `cuda:0`).
-    """
+    """Return the part of `run.json` that the machine decides; `device` as torch names it."""
     import torch
 
     cuda = device.startswith("cuda")
@@ -115,11 +104,10 @@ def write_run(
     """Write `run.json`, after what it describes has ended (time and memory are known then).
 
     Args:
-        folder: the run's folder; the weights in it, if any, are hashed.
+        folder: the run's; the weights in it, if any, are hashed.
         dataset: what was trained on or predicted for.
-        about: `method`, `preset`, `seed`, `command` (`command_line`), `config` ({} where there is nothing to choose) and `wall_time_seconds` (in all, or
-            one number a stage); optionally `finished` (False when a time budget or Ctrl-C ended it), `started` (UTC), `commit` (that of the start), and
-            further entries, kept as given.
+        about: `method`, `preset`, `seed`, `command`, `config` ({} where there is nothing to choose) and `wall_time_seconds` (in all, or one number a stage);
+            optionally `finished`, `started` (UTC), `commit` (that of the start), and further entries, kept as given.
         device: where it computed.
         peak_before: peak memory of the sessions that this one resumed, bytes.
 
@@ -129,27 +117,13 @@ def write_run(
     Raises:
         DataError: the content is not valid; the message says where.
     """
-    weights = Path(folder) / WEIGHTS
-    started = datetime.now(UTC) - timedelta(seconds=seconds(about))
-    machine = environment(device)
-    run = {
-        "format": FORMAT,
-        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
-        "method": None,  # here and below: the order of the keys in the file
-        "preset": None,
-        "seed": None,
-        "command": None,
-        "commit": None,
-        "started": started.isoformat(timespec="seconds"),
-        "wall_time_seconds": None,
-        "finished": True,
-        "checkpoint": {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None,
-        **machine,
-        "peak_memory_bytes": max(machine["peak_memory_bytes"], peak_before),
-        "config": {},
-        **about,
-    }
-    run["commit"] = run["commit"] or commit()
+    weights, machine = Path(folder) / WEIGHTS, environment(device)
+    started = (datetime.now(UTC) - timedelta(seconds=seconds(about))).isoformat(timespec="seconds")
+    run = {"format": FORMAT, "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}}
+    run |= dict.fromkeys(("method", "preset", "seed", "command"))  # the order of the keys in the file
+    run |= {"commit": commit() if "commit" not in about else None, "started": started, "wall_time_seconds": None, "finished": True}
+    run["checkpoint"] = {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None
+    run |= machine | {"peak_memory_bytes": max(machine["peak_memory_bytes"], peak_before), "config": {}} | dict(about)
     write_checked(Path(folder) / "run.json", run, "run")
     return run
 
@@ -164,11 +138,7 @@ def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
-    """Write `metrics.json` and `materials.csv` (6 significant digits).
-
-    Args:
-        folder: the run's folder.
-        metrics: split name to its metrics; both files hold exactly these splits afterwards.
+    """Write `metrics.json` and `materials.csv` (6 significant digits) with exactly these splits.
 
     Raises:
         DataError: a split is not train, val or test.

@@ -82,11 +82,7 @@ class Run:
         return self.dataset if self.fold is None else f"{self.dataset}/fold-{self.fold}"
 
     def config(self) -> Any:
-        """Return its config.
-
-        Raises:
-            ConfigError: there is no such preset or key.
-        """
+        """Return its config, or raise `ConfigError` where there is no such preset or key."""
         return methods.method(self.method).config(self.dataset, self.preset, dict(self.changes), self.label)
 
     def decoding(self) -> dict[str, Any]:
@@ -94,7 +90,7 @@ class Run:
         return as_json(self.config().decoding) if self.method in methods.TRAINED else {}
 
     def options(self) -> list[str]:
-        """Return the options of `nesf train` (of a predictor: `nesf run`) after the dataset's name."""
+        """Return the options of `nesf train` (a predictor's: `nesf run`) for it."""
         words = [] if self.fold is None else ["--fold", str(self.fold)]
         method = methods.method(self.method)
         if self.method != "nesf":
@@ -108,16 +104,10 @@ class Run:
         return words + (["--label", self.label] if self.label else [])
 
     def missing(self, results: Path, data: Path) -> Literal["nothing", "decoding", "everything"]:
-        """Return what of the run is not recorded as asked for.
+        """Return what of the run is not recorded as asked for below `results`.
 
-        `decoding` means reconstruction and scores, while the training is recorded.
-
-        Args:
-            results: folder of recorded runs.
-            data: folder of packed datasets; a dataset that is in it must be the recorded one.
-
-        Raises:
-            ConfigError: the preset or a changed key does not exist.
+        `decoding` means reconstruction and scores, while the training is recorded. `data` is the folder of packed datasets: one that is in it must be
+        the recorded one.
         """
         folder, method, asked = Path(results) / self.name, methods.method(self.method), self.config()
         try:
@@ -156,7 +146,7 @@ def train(
     Args:
         run: what is asked for.
         dataset: in memory, or streamed.
-        folder: where the training leaves its files.
+        folder: for weights, log, checkpoint and `run.json`.
         config: None for that of the checkpoint, with `resume` only.
         resume: as in `nesf.training.train`; `if-possible` goes on from the folder's checkpoint if it is of this very training, and otherwise starts
             anew in place of what the folder holds: for a scheduler that runs the same command until it has succeeded.
@@ -166,11 +156,8 @@ def train(
     from nesf.distributed import n_processes, rank
     from nesf.records import commit, write_run
 
-    about: dict[str, Any] = {
-        "command": command,
-        "commit": commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # the code that runs is that of the start
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    about: dict[str, Any] = {"command": command, "commit": commit(), "started": started}  # the code that runs is that of the start
     method, folder = methods.trained(run.method), Path(folder)
     if resume == "if-possible":
         resume = method.can_resume(folder, dataset, config, seed=run.seed, device=options.get("device", "auto"))
@@ -189,10 +176,8 @@ def train(
         about["processes"] = n_processes()
     config = result.model.config
     about |= {"method": method.name, "preset": config.preset, "seed": run.seed, "config": config.to_dict(), "finished": result.finished}
-    wall_time = {"train": round(60 * result.model.info["minutes"], 1)}
-    write_run(
-        folder, dataset, about | {"wall_time_seconds": wall_time}, device=str(result.model.device), peak_before=before.get("peak_memory_bytes", 0)
-    )
+    about["wall_time_seconds"] = {"train": round(60 * result.model.info["minutes"], 1)}
+    write_run(folder, dataset, about, device=str(result.model.device), peak_before=before.get("peak_memory_bytes", 0))
     return result
 
 
@@ -222,10 +207,8 @@ def reconstruct(
         dataset: what it was trained on.
         splits: train, val or test.
         decode: changed parameters of the decoding.
-        model: the run's model, where it is at hand; None: it is read.
-        device: auto, cpu, cuda, ...
+        model: the run's model, where it is at hand; None: it is read, to `device`.
         command: what is recorded, where this stage has a command of its own.
-        progress: a progress bar on standard error.
 
     Raises:
         ConfigError: an unknown parameter of the decoding.
@@ -253,14 +236,7 @@ def reconstruct(
 def evaluate(
     folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, command: str | None = None, progress: bool = True
 ) -> dict[str, Metrics]:
-    """Score a run's reconstructions and write `metrics.json` and `materials.csv`.
-
-    Args:
-        folder: the run's.
-        dataset: what it was trained on.
-        splits: None for all that were reconstructed.
-        command: what is recorded, where this stage has a command of its own.
-        progress: a progress bar on standard error.
+    """Score a run's reconstructions (`splits` None: all) and write `metrics.json`, `materials.csv`.
 
     Raises:
         DataError: nothing was reconstructed, or the dataset is another one.
@@ -298,13 +274,8 @@ def predict(
 ) -> dict[str, Metrics]:
     """Score the predictions of a method without training, and record them.
 
-    Args:
-        run: of `copy`, `constant` (`nesf.baselines`), `oracle` (the ground-truth fields decoded) or `icsg3d-oracle` (the ground-truth maps segmented).
-        dataset: whose crystals are predicted; its training split may be used.
-        folder: the run's.
-        decode: changed parameters of the decoding.
-        command: what is recorded.
-        progress: a progress bar on standard error.
+    The training split may be used: by `copy` and `constant` (`nesf.baselines`), not by `oracle` (the ground-truth fields decoded) and `icsg3d-oracle`
+    (the ground-truth maps segmented). `decode` changes parameters of the decoding.
 
     Raises:
         ConfigError: the method is trained, or has no such parameter.
@@ -325,11 +296,7 @@ def predict(
 
 
 def check_dataset(recorded: Mapping[str, Any], dataset: Dataset, folder: Path) -> None:
-    """Refuse a dataset that is not the one a run was trained on.
-
-    Raises:
-        DataError: another name, fold or content.
-    """
+    """Raise `DataError` for a dataset that is not the one a run was trained on."""
     if recorded["hash"] != dataset.hash():
         fold = "" if recorded["fold"] is None else f" fold {recorded['fold']}"
         raise DataError(

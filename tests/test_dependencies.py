@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = {canonicalize_name(r.name): r for r in map(Requirement, re.findall(r"^[^#\s].*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))}
-FIRST_PARTY = {"nesf", "nesf_studies", "benchmarks", "scripts", "conftest", *(p.stem for p in (ROOT / "scripts").glob("*.py"))}
+FIRST_PARTY = {"nesf", "nesf_studies", "benchmarks", "scripts", "workflow", "conftest", *(p.stem for p in (ROOT / "scripts").glob("*.py"))}
 WITH_TORCH = {"triton"}  # a CUDA build of torch brings it; without it nothing is compiled
 # Folder, extras that it may import from anywhere, and extras that the named modules may import beyond these.
 AREAS: list[tuple[str, set[str], dict[str, str]]] = [
@@ -31,7 +31,7 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
     ("scripts", {"dev"}, {}),
     ("tests", {"dev"}, {}),
 ]
-NEED_EXTRAS = {"nesf.__main__", "nesf.icsg3d.segmentation", "nesf.icsg3d.oracle"}  # imported when a command or method asks for them
+NEED_EXTRAS = {"nesf.__main__", "nesf.icsg3d.segmentation"}  # imported when a command or method asks for them
 OF_BASE_TOO = {"requests", "monty", "packaging", "setuptools"}  # declared in an extra, but dependencies of base packages as well
 CHILD = """
 import importlib, sys

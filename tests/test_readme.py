@@ -46,7 +46,6 @@ def python_example(text: str) -> str:
     return example
 
 
-@pytest.mark.xfail(not hasattr(nesf, "load_model"), reason="the public face is not there yet", strict=True)
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = python_example(README)
     assert example.count("import") == 1 and len(example.splitlines()) == 5
