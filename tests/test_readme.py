@@ -10,7 +10,6 @@ import papermill
 import pytest
 from pymatgen.core import Structure
 
-import nesf
 from nesf.cli import _parser
 from nesf.data import load
 from nesf.records import all_runs
