@@ -55,7 +55,7 @@ def load(
 
 
 def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None) -> StreamedDataset:
-    """Open a dataset that stays on disk, to train on millions of crystals; arguments and errors as of `load`.
+    """Open a dataset that stays on disk, to train on millions of crystals; arguments as of `load`.
 
     It must be packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`; else a ConfigError.
     """

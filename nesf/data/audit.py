@@ -90,7 +90,7 @@ class Audit:
 
 
 def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = True) -> Audit:
-    """Count what a dataset holds, and look for leaks between its splits; `near_duplicates`: compare structures, too."""
+    """Count what a dataset holds, and look for leaks between its splits (`near_duplicates`: of structures)."""
     from pymatgen.core import Element
 
     parts = dataset.splits
@@ -124,7 +124,7 @@ def cell_shapes(crystals: Crystals) -> list[str]:
 
 
 def shortest_distances(crystals: Crystals) -> np.ndarray:
-    """Return the shortest interatomic distances [B], Å; periodic images, also an atom's own, count."""
+    """Return the shortest interatomic distances [B], Å, periodic images included."""
     shortest = np.empty(len(crystals))
     for i, structure in enumerate(crystals.to_structures()):
         between = structure.distance_matrix[np.triu_indices(len(structure), 1)]

@@ -54,11 +54,7 @@ class Dataset:
         return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def split(self, name: str) -> Crystals:
-        """Return a split by name.
-
-        Raises:
-            DataError: there is no such split.
-        """
+        """Return a split by name; a DataError if there is no such split."""
         if name not in self.splits:
             raise DataError(f"split {name!r} does not exist; choose from {', '.join(self.splits)}")
         return self.splits[name]
@@ -73,11 +69,7 @@ class Dataset:
 
 
 def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
-    """Return the SHA-256 of the ids and arrays of all splits, with Å rounded to 1e-6.
-
-    Args:
-        splits: for each of `SPLITS`, the pieces of `ids` (bytes of `id_lines`) and of each array, in order.
-    """
+    """Return the SHA-256 of splits, given in pieces: `ids` as `id_lines`, arrays with Å rounded to 1e-6."""
     digest = hashlib.sha256()
     for name in SPLITS:
         digest.update(f"{name}\n".encode())
@@ -117,7 +109,7 @@ def default_data_dir() -> Path:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import inside the block into a NesfError that names the package's extra to install."""
+    """Turn a failed import inside the block into a NesfError that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -157,7 +149,7 @@ def description_of(dataset: Any) -> dict[str, Any]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read `dataset.json` of a packed folder; a DataError if it is missing, incomplete or of another version."""
+    """Read `dataset.json`; a DataError if it is missing, incomplete or of another version."""
     file = folder / "dataset.json"
     description = read_json(file)
     if not isinstance(description, dict):
@@ -170,11 +162,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load_packed(folder: Path) -> Dataset:
-    """Read a packed folder.
-
-    Raises:
-        DataError: no such dataset, a damaged file, a form of another version, or content that does not match its hash.
-    """
+    """Read a packed folder; a DataError if it is missing, damaged or of another version."""
     folder = Path(folder)
     description = read_description(folder)
     splits = {s: Crystals.load(folder / f"{s}.safetensors") for s in SPLITS}

@@ -100,7 +100,7 @@ def read_structures(
 
 
 def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None = None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
-    """Return the crystals of a path, the split of each where the files tell, and what was left out."""
+    """Return the crystals of a path, the split of each if the files tell, and what was left out."""
     if cell not in get_args(Cell):
         raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(get_args(Cell))}")
     with warnings.catch_warnings():
@@ -109,7 +109,8 @@ def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | Non
         kept, skipped = usable_entries(entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad)
     if not kept:
         raise DataError(f"{path}: no usable structure" + (f", {len(skipped)} left out, the first because {skipped[0].reason}" if skipped else ""))
-    columns = {column: _column([entry.row.get(column, "") for entry, _ in kept]) for column in kept[0][0].row}
+    names = sorted({c for e, _ in kept for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
+    columns = {c: _column([e.row.get(c, "") for e, _ in kept]) for c in names}
     crystals = Crystals.from_structures([s for _, s in kept], [e.identifier for e, _ in kept], columns)
     splits = [e.split for e, _ in kept if e.split is not None]
     return _wrapped(crystals.in_standard_setting()), splits or None, skipped
@@ -140,7 +141,7 @@ def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_ba
 
 
 def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """Return the structure of an entry in the requested cell; a DataError says why it cannot be used."""
+    """Return the structure of an entry in the requested cell, or raise a DataError with the reason."""
     try:
         structure = entry.read()
     except UNREADABLE as error:
@@ -211,11 +212,10 @@ def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]
         for i, row in enumerate(_rows(file), start=1):
             identifier, cif = row.pop("material_id").strip(), row.pop("cif")
             entries.append(Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
-    columns = sorted({c for e in entries for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
-    return [replace(e, row={c: e.row.get(c, "") for c in columns}) for e in entries]
+    return entries
 
 
-def _rows(file: Path) -> list[dict[Any, str]]:
+def _rows(file: Path) -> list[dict[str, str]]:
     import pandas as pd
 
     try:
@@ -260,7 +260,7 @@ def _from_poscar(text: str) -> Structure:
 
 
 def _extxyz_entries(file: Path) -> list[Entry]:
-    """Return an entry per frame; id: `material_id` of the comment line, else the file's stem and the frame's number."""
+    """Return an entry per frame; id: `material_id` of the comment line, else stem and number."""
     with needs_extra("ase"):
         from ase import io
     try:
@@ -281,11 +281,12 @@ def _from_atoms(atoms: Any) -> Structure:
 
 
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
-    """Return structures as a batch in the standard setting; their ids are `properties["id"]`, else the place in the list.
+    """Return structures as a batch in the standard setting.
+
+    Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list.
 
     Args:
-        structures: one or several pymatgen structures or ASE atoms (id: `info["id"]`), which are checked, their atoms wrapped into the cell; or
-            `Crystals`, which are taken as they are.
+        structures: one or several, which are checked, their atoms wrapped into the cell; or `Crystals`, which are taken as they are.
         decoded: take positions as they are, and structures without sites: what a decoder gives.
 
     Raises:

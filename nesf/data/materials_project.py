@@ -98,7 +98,7 @@ def _source(database: str, query: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefilter(rules: Rules) -> dict[str, Any]:
-    """Return the query for what the rules select, as parameters of the interface's route `materials/summary`.
+    """Return the query for what the rules select: parameters of the route `materials/summary`.
 
     It is never stricter than the rules, which are applied to what comes back. The cells that the Materials Project stores are primitive: they
     have at most the sites and the volume of the conventional ones.
@@ -119,7 +119,7 @@ def prefilter(rules: Rules) -> dict[str, Any]:
 
 @contextmanager
 def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterator[Any]:
-    """Open mp-api's client; inside the block its errors, and answers of another form than the interface's, become one sentence."""
+    """Open mp-api's client; inside the block its errors and malformed answers become one sentence."""
     with needs_extra("materials-project"):
         from mp_api.client import MPRester
         from mp_api.client.core.exceptions import MPRestError, MPRestWarning
@@ -181,7 +181,7 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
 
 
 def _conventional(document: Any) -> tuple[Structure, str]:
-    """Return a document's conventional standard structure and crystal system; a DataError says why it cannot be used."""
+    """Return a document's conventional standard structure and crystal system; a DataError says why not."""
     from pymatgen.core import Structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -202,7 +202,7 @@ def _conventional(document: Any) -> tuple[Structure, str]:
 
 
 def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[Skipped]]:
-    """Return the cells of the documents, with the property `crystal_system`, and what was left out."""
+    """Return the cells with the property `crystal_system`, and what was left out."""
     entries = []
     for number, document in enumerate(documents):
         identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""

@@ -1,4 +1,4 @@
-"""The official data release: fetched from one pinned commit, verified, converted to our packed form.
+"""The official data release: fetched from one pinned commit, verified, packed.
 
 Nothing of a file is interpreted before its hash is right, and the pickles are read by an unpickler that knows three numpy
 globals and nothing else.
@@ -49,7 +49,7 @@ TIMEOUT = 30.0  # seconds without a byte
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """A file of the release: its path in the repository and what its content must be (None: not known)."""
+    """A file of the release: its path and what its content must be (None: not known)."""
 
     path: str
     size: int | None
@@ -73,7 +73,7 @@ def manifest() -> dict[str, ReleaseFile]:
 
 
 def check_new_name(name: str) -> None:
-    """Raise a ConfigError for a name that no dataset of the user can have: that of another one, or no folder name."""
+    """Raise a ConfigError for a name that the release or `starter` has, or that is no folder name."""
     if name in (*OFFICIAL, "starter") or not re.fullmatch(r"[^./\\][^/\\]*", name):
         raise ConfigError(f"{name!r} cannot be the name of an imported or built dataset; give another by --name")
 
@@ -100,7 +100,7 @@ def fetch(
     progress: bool = True,
     base_url: str = BASE_URL,
 ) -> Path:
-    """Get a dataset of the official release and write it as a packed folder, unless it is already there and whole.
+    """Write a dataset of the official release as a packed folder, unless it is there and whole.
 
     Args:
         name: `lcs6`, `ybco`, `icsg3d` (the clean split) or `icsg3d-as-released`.
@@ -109,7 +109,7 @@ def fetch(
         base_url: address of the repository's root at the pinned commit.
 
     Returns:
-        The packed folder: `data_dir/NAME`, or `data_dir/ybco/fold-K`; `data_dir/ybco` for all folds.
+        The packed folder (`packed_folder`); `data_dir/ybco` for all folds.
 
     Raises:
         ConfigError: no such dataset or fold.
@@ -167,7 +167,7 @@ def _dataset(name: str, fold: int | None, parts: dict[str, tuple[Crystals, tuple
 
 
 def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals, tuple[int, ...]]:
-    """Return one split of the release in the standard setting, and its species list in ascending order.
+    """Return one split in the standard setting, and the release's species list in ascending order.
 
     Args:
         pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species indices [N], lengths (a, b, c) in Å,
@@ -215,7 +215,7 @@ def _reason_against_entry(entry: Any, identifier: str, n_species: int) -> str | 
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Unpickler that knows three globals of numpy, by their names of numpy 1 and 2, and nothing else."""
+    """Unpickler that knows three globals of numpy (names of numpy 1 and 2), and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
@@ -227,7 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def restricted_loads(pickled: bytes, where: object) -> Any:
-    """Unpickle numpy arrays and plain Python values; a DataError for anything else, of which nothing is imported or called."""
+    """Unpickle arrays and plain values; a DataError for others, of which nothing is imported or called."""
     try:
         return _RestrictedUnpickler(io.BytesIO(pickled)).load()
     except DataError as error:
@@ -268,7 +268,7 @@ def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    """Return the content of an address; a DataError if there is none, or if the network failed `ATTEMPTS` times."""
+    """Return the content of an address; a DataError if there is none, or after `ATTEMPTS` failures."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
-CRYSTAL_SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
+CrystalSystem = Literal["triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rules:
 
     description: str = ""  # one line, recorded with the dataset
     anonymous_formulas: tuple[str, ...] | None = None  # such as ABC3
-    crystal_system: str | None = None  # one of CRYSTAL_SYSTEMS
+    crystal_system: CrystalSystem | None = None
     max_sites: int | None = None  # atoms in the cell, at most
     n_sites: int | None = None  # atoms in the cell, exactly
     max_length: float | None = None  # Å; a, b and c are at most this long
@@ -44,8 +44,6 @@ class Rules:
     folds: int | None = None  # cross-validation: in each of so many folds one part is test, the next is validation
 
     def __post_init__(self) -> None:
-        if self.crystal_system is not None and self.crystal_system not in CRYSTAL_SYSTEMS:
-            raise ConfigError(f"crystal_system: {self.crystal_system!r} does not exist; choose from {', '.join(CRYSTAL_SYSTEMS)}")
         if self.reference_id is not None and not re.fullmatch(r"mp-\w+", self.reference_id):
             raise ConfigError(f"reference_id: {self.reference_id!r} is no Materials Project id, such as mp-20674")
         for name in ("max_sites", "n_sites", "max_length", "reference_tolerance", "element_fraction", "test_fraction", "val_fraction"):
@@ -61,7 +59,7 @@ class Rules:
 
 
 def rule_sets() -> tuple[str, ...]:
-    """Return the names of the rule sets that come with the package: the paper's."""
+    """Return the names of the paper's rule sets, which come with the package."""
     return tuple(sorted(p.stem for p in RULES_FOLDER.glob("*.json")))
 
 
@@ -142,7 +140,7 @@ def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
 
 
 def anonymous_formula(species: np.ndarray) -> str:
-    """Return the anonymous formula of species [N], such as `ABC3`; pymatgen's `anonymized_formula`."""
+    """Return the anonymous formula of species [N], `ABC3`, as pymatgen's `anonymized_formula`."""
     _, amounts = np.unique(species, return_counts=True)
     amounts = np.sort(amounts) // np.gcd.reduce(amounts)
     return "".join(f"{chr(ord('A') + i)}{n if n > 1 else ''}" for i, n in enumerate(amounts))
