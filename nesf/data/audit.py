@@ -90,7 +90,7 @@ class Audit:
 
 
 def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = True) -> Audit:
-    """Count what a dataset holds, and look for leaks between its splits (`near_duplicates`: of structures)."""
+    """Count what a dataset holds, and look for leaks (`near_duplicates`: of structures, too)."""
     from pymatgen.core import Element
 
     parts = dataset.splits

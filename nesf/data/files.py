@@ -141,7 +141,7 @@ def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_ba
 
 
 def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """Return the structure of an entry in the requested cell, or raise a DataError with the reason."""
+    """Return the structure of an entry in the requested cell; a DataError says why not."""
     try:
         structure = entry.read()
     except UNREADABLE as error:

@@ -119,7 +119,7 @@ def prefilter(rules: Rules) -> dict[str, Any]:
 
 @contextmanager
 def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterator[Any]:
-    """Open mp-api's client; inside the block its errors and malformed answers become one sentence."""
+    """Open mp-api's client; its errors and malformed answers become one sentence."""
     with needs_extra("materials-project"):
         from mp_api.client import MPRester
         from mp_api.client.core.exceptions import MPRestError, MPRestWarning
@@ -181,7 +181,7 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
 
 
 def _conventional(document: Any) -> tuple[Structure, str]:
-    """Return a document's conventional standard structure and crystal system; a DataError says why not."""
+    """Return a document's conventional cell and its crystal system; a DataError says why not."""
     from pymatgen.core import Structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 

@@ -73,7 +73,7 @@ def manifest() -> dict[str, ReleaseFile]:
 
 
 def check_new_name(name: str) -> None:
-    """Raise a ConfigError for a name that the release or `starter` has, or that is no folder name."""
+    """Raise a ConfigError for a name of the release or `starter`, or one that is no folder name."""
     if name in (*OFFICIAL, "starter") or not re.fullmatch(r"[^./\\][^/\\]*", name):
         raise ConfigError(f"{name!r} cannot be the name of an imported or built dataset; give another by --name")
 
@@ -227,7 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def restricted_loads(pickled: bytes, where: object) -> Any:
-    """Unpickle arrays and plain values; a DataError for others, of which nothing is imported or called."""
+    """Unpickle arrays and plain values; a DataError for others, which are not imported or called."""
     try:
         return _RestrictedUnpickler(io.BytesIO(pickled)).load()
     except DataError as error:
@@ -268,7 +268,7 @@ def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    """Return the content of an address; a DataError if there is none, or after `ATTEMPTS` failures."""
+    """Return what is at an address; a DataError if nothing is, or after `ATTEMPTS` failures."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))

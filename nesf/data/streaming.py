@@ -150,7 +150,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 class PaddedStream:
-    """The crystals of a file as padded tensors, read batch by batch, in place of `PaddedCrystals`."""
+    """The crystals of a file as padded tensors, read batch by batch; like `PaddedCrystals`."""
 
     def __init__(self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device) -> None:
         self.crystals, self.vocabulary, self.device = crystals, tuple(vocabulary), device
@@ -224,7 +224,7 @@ class StreamedDataset:
 
 
 def open_streamed(folder: Path, *, check: bool = True) -> StreamedDataset:
-    """Open a packed folder without loading it; errors as of `load_packed`; `check`: its hash, too."""
+    """Open a packed folder without loading it (`check`: its hash); errors as of `load_packed`."""
     folder = Path(folder)
     about = read_description(folder)
     splits = {s: StreamedCrystals(folder / f"{s}.safetensors") for s in SPLITS}
@@ -239,7 +239,7 @@ def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
 
 @dataclass
 class PackedWriter:
-    """Writer of a packed folder: `with PackedWriter(folder, name) as w: w.append("train", crystals)`.
+    """Writer of a packed folder: `with PackedWriter(folder, "x") as w: w.append("train", part)`.
 
     The folder is what `save_dataset` writes, without properties (the model never uses them); what it held before is replaced. It is complete
     when the block ends without an error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
