@@ -301,14 +301,16 @@ def test_rules_from_json(tmp_path: Path) -> None:
     assert load_rules(mine) == Rules(max_length=5, crystal_system="cubic")
     for text, said in {
         '{"max_lenght": 5}': "max_lenght",
-        '{"max_length": "5"}': "max_length is '5'",
-        '{"max_length": -1}': "max_length: -1",
+        '{"max_length": "5"}': "max_length = '5'",
+        '{"max_length": -1}': "max_length = -1",
+        '{"max_length": 0}': "max_length: 0",
+        '{"anonymous_formulas": "AB"}': "anonymous_formulas = 'AB'",
         '{"crystal_system": "kubisch"}': "kubisch",
         '{"element_fraction": 1.5}': "element_fraction: 1.5",
         '{"folds": 2}': "folds: 2",
         '{"reference_id": "20674"}': "reference_id: '20674'",
-        '{"max_sites": true}': "max_sites is True",
-        "[]": "list",
+        '{"max_sites": true}': "max_sites = True",
+        "[]": "Rules = []",
         "{": "JSON",
     }.items():
         mine.write_text(text)

@@ -1,4 +1,4 @@
-"""Datasets: the official release, own files, the embedded starter set, and one `load` for all of them."""
+"""Datasets: the official release, own files, the embedded starter set; and one `load` for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from nesf.data.dataset import Dataset, default_data_dir, load_packed, save_dataset
-from nesf.data.official import AS_RELEASED_WARNING, OFFICIAL, check_fold, fetch, packed_folder
+from nesf.data.official import AS_RELEASED_WARNING, FOLDS, OFFICIAL, check_fold, fetch, packed_folder
 from nesf.data.streaming import StreamedDataset, open_streamed
 from nesf.errors import ConfigError, DataError
 
@@ -17,9 +17,9 @@ STARTER_FOLDER = Path(__file__).parent / "starter_dataset"
 
 def available(data_dir: Path | None = None) -> dict[str, Path]:
     """Return the packed folders of the datasets on this machine, by label (`ybco fold 3`)."""
-    data_dir = Path(data_dir) if data_dir else default_data_dir()
+    data_dir = Path(data_dir or default_data_dir())
     found = {f.parent.name: f.parent for f in sorted(data_dir.glob("*/dataset.json"))}
-    found |= {f"ybco fold {k}": f for k in range(20) if (f := packed_folder("ybco", k, data_dir)).joinpath("dataset.json").exists()}
+    found |= {f"ybco fold {k}": f for k in range(FOLDS) if (f := packed_folder("ybco", k, data_dir)).joinpath("dataset.json").exists()}
     return {"starter": STARTER_FOLDER} | found
 
 
@@ -32,7 +32,6 @@ def load(
         name: `lcs6`, `ybco`, `icsg3d`, `icsg3d-as-released`; `starter` (embedded); the name of a dataset that was imported or built; or a
             path to own data (`nesf.data.files.read`) or to a packed folder.
         fold: of `ybco`, 0-19.
-        data_dir: data folder; None for the user's default.
         mirror: a local copy of the official release to take the files from.
         fetch: download what is of the official release and not on disk yet.
         skip_bad: for own data, leave out what cannot be used; a warning counts it, `provenance["skipped"]` lists it.
@@ -41,10 +40,8 @@ def load(
         ConfigError: a fold that does not exist.
         DataError: no such dataset, or not on disk yet; the message names the command that fetches it.
     """
-    name = str(name)
-    data_dir = Path(data_dir) if data_dir else default_data_dir()
-    folder = _packed(name, fold, data_dir, mirror, fetch)
-    if folder is not None:
+    name, data_dir = str(name), Path(data_dir or default_data_dir())
+    if folder := _packed(name, fold, data_dir, mirror, fetch):
         return load_packed(folder)
     if Path(name).exists():
         from nesf.data.files import read
@@ -58,27 +55,20 @@ def load(
 
 
 def stream(name: str, *, fold: int | None = None, data_dir: Path | None = None, mirror: Path | None = None) -> StreamedDataset:
-    """Open a dataset that stays on disk, to train on millions of crystals.
+    """Open a dataset that stays on disk, to train on millions of crystals; arguments as of `load`.
 
-    Args:
-        name: as of `load`, but packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`.
-        fold, data_dir, mirror: as of `load`.
-
-    Raises:
-        ConfigError: a fold that does not exist, or own data that is not packed.
-        DataError: as `load`.
+    It must be packed: fetched, imported, built, or written with `nesf.data.streaming.PackedWriter`; else a ConfigError.
     """
     name = str(name)
-    folder = _packed(name, fold, Path(data_dir) if data_dir else default_data_dir(), mirror, False)
-    if folder is None and Path(name).exists():
+    if folder := _packed(name, fold, Path(data_dir or default_data_dir()), mirror, False):
+        return open_streamed(folder)
+    if Path(name).exists():
         raise ConfigError(f"{name}: is not packed, so it cannot be streamed; pack it with `nesf data import` first")
-    if folder is None:
-        raise DataError(f"{name!r} is not a packed dataset; `nesf data list` shows those that are on this machine")
-    return open_streamed(folder)
+    raise DataError(f"{name!r} is not a packed dataset; `nesf data list` shows those that are on this machine")
 
 
 def _packed(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fetch_missing: bool) -> Path | None:
-    """Return the packed folder of a dataset, or None for a name or path that has none."""
+    """Return the packed folder of a dataset, if it has one."""
     check_fold(name, fold)
     if name == "starter":
         return STARTER_FOLDER
@@ -89,9 +79,7 @@ def _packed(name: str, fold: int | None, data_dir: Path, mirror: Path | None, fe
         fetch(name, fold=fold, data_dir=data_dir, mirror=mirror)
     elif not (folder / "dataset.json").exists():
         command = f"nesf data fetch {name}" + (f" --fold {fold}" if fold is not None else "")
-        raise DataError(
-            f"{name} is not on disk ({folder}); get it with `{command}`, or from a local copy of the release with `{command} --mirror DIR`"
-        )
+        raise DataError(f"{name} is not on disk ({folder}); get it with `{command}`, or with `{command} --mirror DIR` from a copy of the release")
     elif name == "icsg3d-as-released":
         warnings.warn(AS_RELEASED_WARNING, stacklevel=3)
     return folder

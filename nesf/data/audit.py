@@ -1,11 +1,12 @@
-"""What a dataset holds, and whether its splits leak: counts, elements, cell shapes, shared ids, near-duplicate structures."""
+"""Audits of datasets: what they hold, and whether their splits leak."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,11 @@ from tqdm import tqdm
 from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import SPLITS, Dataset
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
 LENGTH_TOLERANCE = 1e-3  # relative; two lengths this close count as equal
 ANGLE_TOLERANCE = 0.1  # degrees
 SHAPES = ("cubic", "tetragonal", "orthorhombic", "hexagonal", "rhombohedral", "monoclinic", "triclinic")
-SHOWN = 10  # examples in the text; `to_dict` has all
+SPREAD = ("smallest", "median", "largest")
+SHOWN = 10  # examples in the text
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Audit:
     """The findings about one dataset.
 
     Attributes:
-        label: name, with the fold where there is one.
         counts: split → number of materials.
         atoms: split → atoms per cell → number of materials (the paper's Tables 2-4).
         elements: element → number of materials that contain it, most frequent first.
@@ -46,7 +44,7 @@ class Audit:
         lengths: split → [smallest, largest] of a, b, c, Å.
         min_distances: split → smallest, median and largest of the materials' shortest interatomic distances, images included, Å.
         shared_ids: the pairs of equal ids in two splits.
-        near_duplicates: pairs of structures with different ids that StructureMatcher (its defaults) takes for the same; None where not looked for.
+        near_duplicates: the result of `find_near_duplicates`; None where not looked for.
     """
 
     label: str
@@ -65,32 +63,34 @@ class Audit:
 
     def __str__(self) -> str:
         """Return the findings as text tables."""
-        lines = [f"{self.label}: " + ", ".join(f"{s} {n}" for s, n in self.counts.items()), ""]
-        lines += [_table("atoms per cell", self.atoms, sorted({n for row in self.atoms.values() for n in row})), ""]
-        lines += [_table("shape of the cell", self.shapes, [s for s in SHAPES if any(s in row for row in self.shapes.values())]), ""]
-        spans = {s: " ".join(f"{x} {low:.2f}-{high:.2f}" for x, (low, high) in zip("abc", rows, strict=True)) for s, rows in self.lengths.items()}
-        lines += [f"cell lengths, {s} (Å): {span}" for s, span in spans.items()]
-        lines += [
-            f"shortest distance, {s} (Å): {low:.2f} smallest, {mid:.2f} median, {high:.2f} largest"
-            for s, (low, mid, high) in self.min_distances.items()
-        ]
-        lines += ["", f"{len(self.elements)} elements (materials): " + " ".join(f"{e} {n}" for e, n in self.elements.items()), ""]
-        lines += _pairs_text("ids in two splits", self.shared_ids, self.counts)
-        if self.near_duplicates is None:
-            lines.append("near-duplicate structures: not looked for")
-        else:
-            lines += _pairs_text("near-duplicate structures in two splits (other ids)", self.near_duplicates, self.counts)
+        lengths = {s: {x: f"{low:.2f}-{high:.2f}" for x, (low, high) in zip("abc", spans, strict=False)} for s, spans in self.lengths.items()}
+        spread = {s: dict(zip(SPREAD, values, strict=True)) for s, values in self.min_distances.items()}
+        parts = (
+            f"{self.label}: " + ", ".join(f"{s} {n}" for s, n in self.counts.items()),
+            _table("atoms per cell", self.atoms, sorted({n for row in self.atoms.values() for n in row})),
+            _table("shape of the cell", self.shapes, SHAPES),
+            _table("cell lengths (Å)", lengths, "abc"),
+            _table("shortest distance (Å)", spread, SPREAD),
+            f"{len(self.elements)} elements (materials): " + " ".join(f"{e} {n}" for e, n in self.elements.items()),
+            self._pairs_text("ids in two splits", self.shared_ids),
+            self._pairs_text("near-duplicate structures in two splits (other ids)", self.near_duplicates),
+        )
+        return "\n\n".join(parts)
+
+    def _pairs_text(self, title: str, pairs: list[Pair] | None) -> str:
+        if pairs is None:
+            return f"{title}: not looked for"
+        lines = [f"{title}: {len(pairs) or 'none'}"]
+        for a, b in combinations(SPLITS, 2):
+            if found := [p for p in pairs if (p.split, p.other_split) == (a, b)]:
+                examples = [p.material if p.material == p.other_material else f"{p.material} = {p.other_material}" for p in found]
+                shown = ", ".join(examples[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+                lines.append(f"  {len({p.other_material for p in found})} of the {self.counts[b]} of {b} are also in {a}: {shown}")
         return "\n".join(lines)
 
 
 def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = True) -> Audit:
-    """Count what a dataset holds, and look for leaks between its splits.
-
-    Args:
-        dataset: any dataset.
-        near_duplicates: compare structures across splits with pymatgen's StructureMatcher (some ten seconds for LCS6Å).
-        progress: show a bar while comparing.
-    """
+    """Count what a dataset holds, and look for leaks (`near_duplicates`: of structures, too)."""
     from pymatgen.core import Element
 
     parts = dataset.splits
@@ -101,15 +101,15 @@ def audit(dataset: Dataset, *, near_duplicates: bool = True, progress: bool = Tr
         atoms={s: dict(sorted(Counter(parts[s].n_atoms.tolist()).items())) for s in SPLITS},
         elements={Element.from_Z(z).symbol: n for z, n in crystals_with.most_common()},
         shapes={s: dict(Counter(cell_shapes(parts[s]))) for s in SPLITS},
-        lengths={s: [[float(x.min()), float(x.max())] for x in parts[s].lengths.T] if len(parts[s]) else [] for s in SPLITS},
-        min_distances={s: _spread(shortest_distances(parts[s])) for s in SPLITS if len(parts[s])},
+        lengths={s: np.stack([parts[s].lengths.min(0), parts[s].lengths.max(0)], 1).tolist() if len(parts[s]) else [] for s in SPLITS},
+        min_distances={s: [float(f(x)) for f in (np.min, np.median, np.max)] for s in SPLITS if len(x := shortest_distances(parts[s]))},
         shared_ids=[Pair(a, i, b, i) for a, b in combinations(SPLITS, 2) for i in sorted({*parts[a].ids} & {*parts[b].ids})],
         near_duplicates=find_near_duplicates(dataset, progress=progress) if near_duplicates else None,
     )
 
 
 def cell_shapes(crystals: Crystals) -> list[str]:
-    """Return the shape of each cell by its lengths and angles: one of `SHAPES`, the most symmetric that fits."""
+    """Return the shape of each cell by its lengths and angles, the most symmetric that fits."""
     lengths, angles = lattice_parameters(crystals.lattice)
     degrees = np.degrees(angles)
     right = np.abs(degrees - 90) < ANGLE_TOLERANCE
@@ -124,7 +124,7 @@ def cell_shapes(crystals: Crystals) -> list[str]:
 
 
 def shortest_distances(crystals: Crystals) -> np.ndarray:
-    """Return the shortest interatomic distance of each crystal, periodic images (also an atom's own) included, [B], Å."""
+    """Return the shortest interatomic distances [B], Å, periodic images included."""
     shortest = np.empty(len(crystals))
     for i, structure in enumerate(crystals.to_structures()):
         between = structure.distance_matrix[np.triu_indices(len(structure), 1)]
@@ -133,42 +133,23 @@ def shortest_distances(crystals: Crystals) -> np.ndarray:
 
 
 def find_near_duplicates(dataset: Dataset, *, progress: bool = True) -> list[Pair]:
-    """Return the pairs of structures in two splits, with different ids, that pymatgen's StructureMatcher (its defaults) takes for the same.
+    """Return the pairs of structures in two splits, with different ids, that are the same.
 
-    Only structures of one reduced formula are compared: 214 pairs in LCS6Å, a few seconds.
+    By pymatgen's StructureMatcher with its defaults. Only structures of one reduced formula are compared: 214 pairs in LCS6Å, a few seconds.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    groups: dict[str, list[tuple[str, str, Structure]]] = {}
+    groups: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
     for split in SPLITS:
         for identifier, structure in zip(dataset.splits[split].ids, dataset.splits[split].to_structures(), strict=True):
-            groups.setdefault(structure.composition.reduced_formula, []).append((split, identifier, structure))
+            groups[structure.composition.reduced_formula].append((split, identifier, structure))
     candidates = [(a, b) for group in groups.values() for a, b in combinations(group, 2) if a[0] != b[0] and a[1] != b[1]]
     matcher = StructureMatcher()
-    pairs = []
-    for (split, identifier, a), (other_split, other, b) in tqdm(candidates, desc="near-duplicates", unit="pair", disable=not progress):
-        if matcher.fit(a, b):
-            pairs.append(Pair(split, identifier, other_split, other))
-    return pairs
+    bar = tqdm(candidates, desc="near-duplicates", unit="pair", disable=not progress)
+    return [Pair(*a[:2], *b[:2]) for a, b in bar if matcher.fit(a[2], b[2])]
 
 
-def _spread(values: np.ndarray) -> list[float]:
-    return [float(values.min()), float(np.median(values)), float(values.max())]
-
-
-def _table(title: str, rows: dict[str, dict[Any, int]], columns: list[Any]) -> str:
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(columns, name=title), dtype="Int64")
-    return frame.astype(object).fillna("").to_string()
-
-
-def _pairs_text(title: str, pairs: list[Pair], counts: dict[str, int]) -> list[str]:
-    if not pairs:
-        return [f"{title}: none"]
-    lines = [f"{title}: {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"]
-    for a, b in combinations(SPLITS, 2):
-        found = [p for p in pairs if {p.split, p.other_split} == {a, b}]
-        if found:
-            materials = {p.other_material for p in found}
-            examples = ", ".join(f"{p.material} = {p.other_material}" if p.material != p.other_material else p.material for p in found[:SHOWN])
-            lines.append(f"  {len(materials)} of the {counts[b]} of {b} are also in {a}: {examples}{', …' if len(found) > SHOWN else ''}")
-    return lines
+def _table(title: str, rows: Mapping[str, Mapping[Any, Any]], order: Iterable[Any]) -> str:
+    columns = [c for c in order if any(c in row for row in rows.values())]
+    frame = pd.DataFrame([[row.get(c, "") for c in columns] for row in rows.values()], list(rows), pd.Index(columns, name=title))
+    return frame.to_string(float_format="{:.2f}".format)

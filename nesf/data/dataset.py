@@ -1,4 +1,4 @@
-"""A dataset: three splits, a vocabulary, a bounding box and where they come from; and its packed folder on disk."""
+"""Datasets: three splits, a vocabulary and where they come from; and their packed folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from nesf.files import read_json, write_json
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+FILES = (*(f"{s}.safetensors" for s in SPLITS), "dataset.json")  # of a packed folder; the last one marks it as complete
+HASHED = ("positions", "lattice", "species", "offsets")  # arrays, in the order in which `content_hash` reads them
 REMEDY = "fetch, import or build it again"
 
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -28,9 +30,8 @@ class Dataset:
     """Crystals in three splits.
 
     Attributes:
-        name: `lcs6`, `ybco`, `icsg3d`, `icsg3d-as-released`, `icsg3d-recovered`, `starter` or the user's own.
-        splits: `train`, `val`, `test`, each a `Crystals` in the standard setting (`standard_lattice`).
-        fold: the fold of a cross-validation, or None.
+        splits: `train`, `val`, `test`, in the standard setting (`standard_lattice`).
+        fold: of a cross-validation.
         provenance: source, licence, counts, notes; what `dataset.json` says.
         vocabulary: atomic numbers, ascending, of the model's species axis; given by the release, else the elements of all splits.
     """
@@ -42,8 +43,7 @@ class Dataset:
     vocabulary: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = [s for s in SPLITS if s not in self.splits]
-        if missing:
+        if missing := [s for s in SPLITS if s not in self.splits]:
             raise DataError(f"dataset {self.name}: split {missing[0]} is missing")
         if not self.vocabulary:
             object.__setattr__(self, "vocabulary", vocabulary_of(*self.splits.values()))
@@ -54,11 +54,7 @@ class Dataset:
         return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def split(self, name: str) -> Crystals:
-        """Return a split by name.
-
-        Raises:
-            DataError: there is no such split.
-        """
+        """Return a split by name; a DataError if there is no such split."""
         if name not in self.splits:
             raise DataError(f"split {name!r} does not exist; choose from {', '.join(self.splits)}")
         return self.splits[name]
@@ -69,27 +65,20 @@ class Dataset:
 
     @cached_property
     def _hash(self) -> str:
-        arrays = ("positions", "lattice", "species", "offsets")
-        return content_hash({s: {"ids": [id_lines(c.ids)]} | {a: [getattr(c, a)] for a in arrays} for s, c in self.splits.items()})
+        return content_hash({s: {"ids": [id_lines(c.ids)]} | {a: [getattr(c, a)] for a in HASHED} for s, c in self.splits.items()})
 
 
 def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
-    """Return the SHA-256 of ids, positions (rounded to 1e-6 Å), lattices (likewise), species and offsets of all splits.
-
-    Args:
-        splits: for each of `SPLITS`, the pieces of `ids` (bytes of `id_lines`) and of each array, in order.
-    """
+    """Return the SHA-256 of splits in pieces: `ids` as `id_lines`, and arrays, Å rounded to 1e-6."""
     digest = hashlib.sha256()
     for name in SPLITS:
         digest.update(f"{name}\n".encode())
         for piece in splits[name]["ids"]:
             digest.update(piece)
-        for key in ("positions", "lattice"):
+        for key in HASHED:
             for piece in splits[name][key]:
-                digest.update(np.round(piece * 1e6).astype("<i8").tobytes())
-        for key in ("species", "offsets"):
-            for piece in splits[name][key]:
-                digest.update(piece.astype("<i8").tobytes())
+                whole = np.round(piece * 1e6) if key in ("positions", "lattice") else piece
+                digest.update(whole.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -99,18 +88,16 @@ def id_lines(ids: Iterable[str]) -> bytes:
 
 
 def bounding_box(crystals: Crystals) -> Box:
-    """Return the box, common to a dataset, that encompasses all atoms of its training crystals (Section 2.1, step 1).
+    """Return the lower and upper corner, Å, of the box around all atoms (Section 2.1, step 1).
 
-    Grids over it (`nesf.fields.box_grid`) grow it by one interval on each side.
-
-    Args:
-        crystals: the training split.
-
-    Returns:
-        Lower and upper corner (x, y, z), Å.
+    The box of a dataset is that of its training split. Grids over it (`nesf.fields.box_grid`) grow it by one interval on each side.
     """
-    low, high = crystals.positions.min(0).tolist(), crystals.positions.max(0).tolist()
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+    return box_between(crystals.positions.min(0), crystals.positions.max(0))
+
+
+def box_between(low: np.ndarray, high: np.ndarray) -> Box:
+    """Return two corners [3] as a box."""
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def default_data_dir() -> Path:
@@ -122,14 +109,7 @@ def default_data_dir() -> Path:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import inside the block into an error that names the extra to install.
-
-    Args:
-        extra: an optional dependency of the package: `ase`, `materials-project`, `icsg3d`, `book`, `workflow`.
-
-    Raises:
-        NesfError: a module is not installed.
-    """
+    """Turn a failed import inside the block into a NesfError that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -137,21 +117,26 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`, which marks it as complete."""
+    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`."""
     folder = Path(folder)
-    (folder / "dataset.json").unlink(missing_ok=True)
+    remove_packed(folder)
     try:
         for name in SPLITS:
             dataset.splits[name].save(folder / f"{name}.safetensors")
         write_json(folder / "dataset.json", description_of(dataset))
     except BaseException:  # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
-        for name in SPLITS:
-            (folder / f"{name}.safetensors").unlink(missing_ok=True)
+        remove_packed(folder)
         raise
 
 
+def remove_packed(folder: Path) -> None:
+    """Remove the dataset of a packed folder, if there is one."""
+    for file in reversed(FILES):
+        (folder / file).unlink(missing_ok=True)
+
+
 def description_of(dataset: Any) -> dict[str, Any]:
-    """Return the content of `dataset.json`, for a `Dataset` or a `nesf.data.streaming.StreamedDataset`."""
+    """Return the content of `dataset.json`, for a `Dataset` or a `StreamedDataset`."""
     return {
         "format": FORMAT,
         "name": dataset.name,
@@ -164,11 +149,7 @@ def description_of(dataset: Any) -> dict[str, Any]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read `dataset.json` of a packed folder.
-
-    Raises:
-        DataError: it is missing, incomplete or of another version.
-    """
+    """Read `dataset.json`; a DataError if it is missing, incomplete or of another version."""
     file = folder / "dataset.json"
     description = read_json(file)
     if not isinstance(description, dict):
@@ -180,19 +161,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_packed(folder: Path, *, check: bool = True) -> Dataset:
-    """Read a packed folder.
-
-    Args:
-        check: compare the content with the recorded hash.
-
-    Raises:
-        DataError: no such dataset, a damaged file, a form of another version, or content that does not match its hash.
-    """
+def load_packed(folder: Path) -> Dataset:
+    """Read a packed folder; a DataError if it is missing, damaged or of another version."""
     folder = Path(folder)
     description = read_description(folder)
     splits = {s: Crystals.load(folder / f"{s}.safetensors") for s in SPLITS}
     dataset = Dataset(description["name"], splits, description["fold"], description["provenance"], tuple(description["vocabulary"]))
-    if check and dataset.hash() != description["hash"]:
+    if dataset.hash() != description["hash"]:
         raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
     return dataset

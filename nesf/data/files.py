@@ -1,4 +1,4 @@
-"""Structures from the user's own files: tables of CIF texts, folders of CIF or POSCAR files, extxyz.
+"""The user's own structures: tables of CIF texts, folders of CIF or POSCAR files, extxyz.
 
 Every entry ends as a crystal in the standard setting with its atoms wrapped into the cell, or as an error that names the
 entry and the reason; with `skip_bad`, as a line in the list of what was left out.
@@ -23,7 +23,6 @@ from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ase import Atoms
     from pymatgen.core import Structure
 
@@ -48,7 +47,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Entry:
-    """A structure before it is read: its name in messages, its id, its reader, its split and further columns of its table."""
+    """A structure before it is read; `row` holds the further columns of its table."""
 
     label: str
     identifier: str
@@ -57,44 +56,30 @@ class Entry:
     row: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(
-    path: Path,
-    *,
-    name: str | None = None,
-    seed: int = 0,
-    cell: Cell = "as-given",
-    skip_bad: bool = False,
-    vocabulary: Sequence[int] | None = None,
-) -> tuple[Dataset, list[Skipped]]:
+def read(path: Path, *, name: str | None = None, seed: int = 0, cell: Cell = "as-given", skip_bad: bool = False) -> tuple[Dataset, list[Skipped]]:
     """Read own data as a dataset; where it has no splits they are made by the paper's rule.
 
     Args:
         path: a folder with `train.csv`, `val.csv`, `test.csv` (or `.csv.gz`; columns `material_id`, `cif`, further ones are kept as
             properties), a single such table, a folder of `.cif`, `.vasp` or `POSCAR*` files, one such file, or an `.extxyz`.
         name: of the dataset; None for that of the file or folder.
-        seed: of the split, where one is made.
         cell: `as-given`, or pymatgen's `conventional` or `primitive` standard structure. The paper uses conventional cells.
         skip_bad: leave out what cannot be used, and list it, instead of raising an error.
-        vocabulary: atomic numbers that are allowed; None for all.
-
-    Returns:
-        The dataset, and what was left out.
 
     Raises:
         ConfigError: `cell` does not exist.
-        DataError: an entry is unreadable, disordered, empty, absurd, outside the vocabulary, or has another's id; or a split is missing or empty.
+        DataError: an entry is unreadable, disordered, empty, absurd, or has another's id; or a split is missing or empty.
         NesfError: an `.extxyz` without ASE, which the extra `ase` installs.
     """
     path = Path(path)
-    crystals, splits, skipped = _read(path, cell, skip_bad, vocabulary)
+    crystals, splits, skipped = _read(path, cell, skip_bad)
     if splits is None:
         parts = split(crystals, seed=seed)
     else:
         parts = {s: crystals.select(np.flatnonzero(np.array(splits) == s)) for s in SPLITS}
-        empty = [s for s in SPLITS if not len(parts[s])]
-        if empty:
+        if empty := [s for s in SPLITS if not len(parts[s])]:
             raise DataError(f"{path}: split {empty[0]} has no usable structure; add some, or give one table without splits")
-    provenance: dict[str, Any] = {
+    provenance = {
         "source": f"own data, {path.resolve().name}",
         "cell": cell,
         "split": "as given" if splits else f"the paper's rule, seed {seed}",
@@ -106,13 +91,16 @@ def read(
 def read_structures(
     path: Path, *, cell: Cell = "as-given", skip_bad: bool = False, vocabulary: Sequence[int] | None = None
 ) -> tuple[Crystals, list[Skipped]]:
-    """Read own data as one batch, without splits, in the order of the files (sorted names; train, val, test); arguments as of `read`."""
+    """Read own data as one batch, in the order of the files (sorted names; train, val, test).
+
+    Arguments as of `read`; structures with elements outside the vocabulary, if one is given, cannot be used.
+    """
     crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
     return crystals, skipped
 
 
-def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
-    """Return the crystals of a path, the split of each where the files tell, and what was left out."""
+def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None = None) -> tuple[Crystals, list[str] | None, list[Skipped]]:
+    """Return the crystals of a path, the split of each if the files tell, and what was left out."""
     if cell not in get_args(Cell):
         raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(get_args(Cell))}")
     with warnings.catch_warnings():
@@ -121,17 +109,18 @@ def _read(path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | Non
         kept, skipped = usable_entries(entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad)
     if not kept:
         raise DataError(f"{path}: no usable structure" + (f", {len(skipped)} left out, the first because {skipped[0].reason}" if skipped else ""))
-    columns = {column: _column([entry.row.get(column, "") for entry, _ in kept]) for column in kept[0][0].row}
+    names = sorted({c for e, _ in kept for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
+    columns = {c: _column([e.row.get(c, "") for e, _ in kept]) for c in names}
     crystals = Crystals.from_structures([s for _, s in kept], [e.identifier for e, _ in kept], columns)
     splits = [e.split for e, _ in kept if e.split is not None]
     return _wrapped(crystals.in_standard_setting()), splits or None, skipped
 
 
 def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_bad: bool) -> tuple[list[tuple[Entry, T]], list[Skipped]]:
-    """Return the entries, each with what `read` returned for it, and those left out where `skip_bad` is set.
+    """Return the entries, each with what `read` returned for it, and those that were left out.
 
     Raises:
-        DataError: `read` raised one, or an entry has no id or that of another; the message names the entry and the reason.
+        DataError: without `skip_bad`; `read` raised one, or an entry has no id or that of another.
     """
     kept: list[tuple[Entry, T]] = []
     skipped: list[Skipped] = []
@@ -152,21 +141,15 @@ def usable_entries(entries: Iterable[Entry], read: Callable[[Entry], T], skip_ba
 
 
 def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """Return the structure of an entry in the requested cell.
-
-    Raises:
-        DataError: the reason why it cannot be used.
-    """
+    """Return the structure of an entry in the requested cell; a DataError says why not."""
     try:
         structure = entry.read()
     except UNREADABLE as error:
         raise DataError(f"it cannot be read ({_first_line(error)})") from None
-    reason = reason_against(structure)
-    if reason:
+    if reason := reason_against(structure):
         raise DataError(reason)
-    foreign = sorted({site.specie.symbol for site in structure if vocabulary is not None and site.specie.Z not in vocabulary})
-    if foreign:
-        raise DataError(f"element {foreign[0]} is outside the vocabulary of {len(vocabulary or ())} species")
+    if vocabulary is not None and (foreign := sorted({site.specie.symbol for site in structure if site.specie.Z not in vocabulary})):
+        raise DataError(f"element {foreign[0]} is outside the vocabulary of {len(vocabulary)} species")
     if cell == "as-given":
         return structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
@@ -184,12 +167,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _wrapped(crystals: Crystals) -> Crystals:
-    """Return the crystals with every atom inside its cell: the published fields know no periodic images."""
+    """Move every atom into its cell: the published fields know no periodic images."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     fractional = np.einsum("ni,nij->nj", crystals.positions, np.linalg.inv(crystals.lattice)[owner])
     fractional -= np.floor(fractional + WRAP_TOLERANCE)
-    positions = np.einsum("ni,nij->nj", fractional, crystals.lattice[owner])
-    return replace(crystals, positions=positions)
+    return replace(crystals, positions=np.einsum("ni,nij->nj", fractional, crystals.lattice[owner]))
 
 
 def _column(values: list[str]) -> np.ndarray:
@@ -204,24 +186,21 @@ def _column(values: list[str]) -> np.ndarray:
 def _entries(path: Path) -> list[Entry]:
     """Return the entries of a path, by the form it has."""
     if path.is_dir():
-        if any(_table_of(path, s) for s in SPLITS):
-            return _table_entries({s: _table_of(path, s) for s in SPLITS}, path)
-        if entries := _file_entries(sorted(f for f in path.iterdir() if f.is_file())):
-            return entries
-        raise DataError(f"{path}: holds nothing that can be read; give {FORMS}")
-    if not path.is_file():
+        tables = {s: next((f for f in (path / f"{s}.csv", path / f"{s}.csv.gz") if f.is_file()), None) for s in SPLITS}
+        if any(tables.values()):
+            return _table_entries(tables, path)
+        files = sorted(f for f in path.iterdir() if f.is_file())
+    elif not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    if path.name.endswith((".csv", ".csv.gz")):
+    elif path.name.endswith((".csv", ".csv.gz")):
         return _table_entries({None: path}, path)
-    if path.suffix in (".extxyz", ".xyz"):
+    elif path.suffix in (".extxyz", ".xyz"):
         return _extxyz_entries(path)
-    if entries := _file_entries([path]):
+    else:
+        files = [path]
+    if entries := [entry for file in files if (entry := _file_entry(file))]:
         return entries
-    raise DataError(f"{path}: its name tells no form; give {FORMS}")
-
-
-def _table_of(folder: Path, name: str) -> Path | None:
-    return next((f for f in (folder / f"{name}.csv", folder / f"{name}.csv.gz") if f.is_file()), None)
+    raise DataError(f"{path}: holds nothing that can be read, or its name tells no form; give {FORMS}")
 
 
 def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]:
@@ -230,14 +209,13 @@ def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]
     for name, file in tables.items():
         if file is None:
             raise DataError(f"{path}: {name}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits")
-        for i, row in enumerate(_table(file).to_dict("records"), start=1):
+        for i, row in enumerate(_rows(file), start=1):
             identifier, cif = row.pop("material_id").strip(), row.pop("cif")
             entries.append(Entry(f"{file.name}, {identifier or f'entry {i}'}", identifier, partial(_from_cif, cif), name, row))
-    columns = sorted({c for e in entries for c in e.row if not c.startswith("Unnamed:")})  # an index column has no name
-    return [replace(e, row={c: e.row.get(c, "") for c in columns}) for e in entries]
+    return entries
 
 
-def _table(file: Path) -> pd.DataFrame:
+def _rows(file: Path) -> list[dict[str, str]]:
     import pandas as pd
 
     try:
@@ -245,29 +223,22 @@ def _table(file: Path) -> pd.DataFrame:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{file}: cannot be read as a table ({_first_line(error)})") from None
-    missing = [c for c in ("material_id", "cif") if c not in table.columns]
-    if missing:
+    if missing := [c for c in ("material_id", "cif") if c not in table.columns]:
         raise DataError(f"{file}: column {missing[0]} is missing; it has {', '.join(map(str, table.columns))}")
-    return table
+    return table.to_dict("records")
 
 
-def _file_entries(files: Sequence[Path]) -> list[Entry]:
-    """Return the entries of those files whose name tells that they hold a structure."""
-    entries = []
-    for file in files:
-        if file.suffix.lower() == ".cif":
-            parse = _from_cif
-        elif file.suffix.lower() in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
-            parse = _from_poscar
-        else:
-            continue
-        identifier = file.stem if file.suffix.lower() in (".cif", ".vasp", ".poscar") else file.name
-        entries.append(Entry(file.name, identifier, partial(_from_file, file, parse)))
-    return entries
-
-
-def _from_file(file: Path, parse: Callable[[str], Structure]) -> Structure:
-    return parse(file.read_text(encoding="utf-8", errors="replace"))
+def _file_entry(file: Path) -> Entry | None:
+    """Return the entry of a file, if its name tells that it holds a structure."""
+    suffix = file.suffix.lower()
+    if suffix == ".cif":
+        parse = _from_cif
+    elif suffix in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
+        parse = _from_poscar
+    else:
+        return None
+    identifier = file.stem if suffix in (".cif", ".vasp", ".poscar") else file.name
+    return Entry(file.name, identifier, lambda: parse(file.read_text(encoding="utf-8", errors="replace")))
 
 
 def _from_cif(text: str) -> Structure:
@@ -289,18 +260,16 @@ def _from_poscar(text: str) -> Structure:
 
 
 def _extxyz_entries(file: Path) -> list[Entry]:
-    """Return the entries of the frames of an extxyz file: id from `material_id` in the comment line, else the file's stem and the frame's number."""
+    """Return an entry per frame; id: `material_id` of the comment line, else stem and number."""
     with needs_extra("ase"):
         from ase import io
     try:
         frames = list(io.iread(file, index=":", format="extxyz"))
     except UNREADABLE as error:
         raise DataError(f"{file}: cannot be read as extxyz ({_first_line(error)})") from None
-    entries = []
-    for i, atoms in enumerate(frames):
-        identifier = atoms.info.get("material_id", file.stem if len(frames) == 1 else f"{file.stem}-{i}")
-        entries.append(Entry(f"{file.name}, frame {i}", str(identifier), partial(_from_atoms, atoms)))
-    return entries
+    names = [file.stem] if len(frames) == 1 else [f"{file.stem}-{i}" for i in range(len(frames))]
+    ids = [str(atoms.info.get("material_id", name)) for atoms, name in zip(frames, names, strict=True)]
+    return [Entry(f"{file.name}, frame {i}", ids[i], partial(_from_atoms, atoms)) for i, atoms in enumerate(frames)]
 
 
 def _from_atoms(atoms: Any) -> Structure:
@@ -312,22 +281,21 @@ def _from_atoms(atoms: Any) -> Structure:
 
 
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
-    """Return structures as a batch.
+    """Return structures as a batch in the standard setting.
+
+    Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list.
 
     Args:
-        structures: one or several pymatgen structures or ASE atoms, which are put into the standard setting, their atoms wrapped into the cell and
-            checked; or `Crystals`, which are taken as they are.
+        structures: one or several, which are checked, their atoms wrapped into the cell; or `Crystals`, which are taken as they are.
         decoded: take positions as they are, and structures without sites: what a decoder gives.
-
-    Returns:
-        Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list.
 
     Raises:
         DataError: a structure is disordered, empty or absurd, or is no structure; the message names it.
     """
     if isinstance(structures, Crystals):
         return structures
-    items = [_as_structure(s) for s in (structures if isinstance(structures, Sequence) and not hasattr(structures, "lattice") else [structures])]
+    several = isinstance(structures, Sequence) and not hasattr(structures, "lattice")  # a Structure is a sequence of sites
+    items = [_as_structure(s) for s in (structures if several else [structures])]
     ids = [str(s.properties.get("id", i)) for i, s in enumerate(items)]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
@@ -336,7 +304,7 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
 
 
 def _as_structure(item: Any) -> Structure:
-    """Return a pymatgen structure as it is, ASE atoms as one."""
+    """Return a pymatgen structure as it is, and ASE atoms as one."""
     if hasattr(item, "cart_coords"):
         return item
     if not hasattr(item, "get_atomic_numbers"):

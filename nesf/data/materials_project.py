@@ -1,4 +1,4 @@
-"""Datasets from the Materials Project: query with its own client, conventional cells, selection by rules, split.
+"""Datasets from the Materials Project: query by mp-api, conventional cells, selection, split.
 
 The database has grown since the paper, so a rebuilt `lcs6` holds more materials than the release, and other splits.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nesf.crystals import Crystals, reason_against
 from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
 from nesf.data.files import Entry, Skipped, usable_entries
-from nesf.data.official import OFFICIAL
+from nesf.data.official import check_new_name, packed_folder
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CHUNK = 500  # documents a request: a thousand structures can take longer than the client's 20 s
 FIELDS = ["material_id", "structure"]
+STATUS = "https://status.materialsproject.org"
 KEY_HELP = "get a key at https://materialsproject.org/api and give it by --api-key, MP_API_KEY, or PMG_MAPI_KEY in ~/.config/.pmgrc.yaml"
 
 
@@ -45,17 +46,12 @@ def build(
     skip_bad: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Query the Materials Project, select by rules, split, and write a packed dataset (Section 4.1).
+    """Query the Materials Project, select, split, and write a packed dataset (Section 4.1).
 
     Args:
         rules: what to select, and how to split (`nesf.data.rules.load_rules`).
-        name: of the dataset; not one of the official release's.
-        api_key: 32 characters; None for mp-api's usual configuration.
-        endpoint: address of the interface; None for mp-api's usual configuration.
-        data_dir: where the folder goes; None for the user's data folder.
-        seed: of the split.
+        api_key: 32 characters; None, as for `endpoint`, for mp-api's usual configuration.
         skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead of raising an error.
-        progress: show progress bars.
 
     Returns:
         The packed folder; with folds, the folder that holds fold-0, fold-1 and so on.
@@ -65,9 +61,8 @@ def build(
         DataError: a document that cannot be used, or too few materials left to split.
         NesfError: mp-api is not installed; or the interface refuses the key, is unreachable, or answers something else than it should.
     """
-    if name in (*OFFICIAL, "starter") or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ConfigError(f"{name!r} cannot be the name of a built dataset; give another, such as {re.sub(r'[^A-Za-z0-9_-]', '-', name)}-mp")
-    folder = (Path(data_dir) if data_dir else default_data_dir()) / name
+    check_new_name(name)
+    folder = Path(data_dir or default_data_dir()) / name
     query = prefilter(rules)
     with _client(api_key, endpoint, progress) as client:
         documents = _search(client, query)
@@ -75,13 +70,16 @@ def build(
         database = client.db_version
     crystals, skipped = _conventional_cells(documents, skip_bad, progress)
     selected, counts = select(crystals, rules, reference)
-    found = {"documents": len(documents), "skipped": [asdict(s) for s in skipped], "selection": [asdict(c) for c in counts], "seed": seed}
-    provenance = _source(database, query) | {"rules": rules.to_dict()} | found
+    provenance = _source(database, query) | {
+        "rules": rules.to_dict(),
+        "documents": len(documents),
+        "skipped": [asdict(s) for s in skipped],
+        "selection": [asdict(c) for c in counts],
+        "seed": seed,
+    }
     for fold, parts in enumerate(split_by_rules(selected.in_standard_setting(), rules, seed=seed)):
-        if rules.folds is None:
-            save_dataset(Dataset(name, parts, None, provenance), folder)
-        else:
-            save_dataset(Dataset(name, parts, fold, provenance), folder / f"fold-{fold}")
+        k = None if rules.folds is None else fold
+        save_dataset(Dataset(name, parts, k, provenance), packed_folder(name, k, folder.parent))
     return folder
 
 
@@ -100,12 +98,10 @@ def _source(database: str, query: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefilter(rules: Rules) -> dict[str, Any]:
-    """Return the query for what the rules select, as far as the interface can; the rules are applied to what comes back.
+    """Return the query for what the rules select: parameters of the route `materials/summary`.
 
-    It is never stricter than the rules. The cells that the Materials Project stores are primitive: they have at most the sites and the volume of the conventional ones.
-
-    Returns:
-        Parameters of the `materials/summary` route, by the names that the interface uses.
+    It is never stricter than the rules, which are applied to what comes back. The cells that the Materials Project stores are primitive: they
+    have at most the sites and the volume of the conventional ones.
     """
     # 2023's GNoME structures (CC BY-NC) came after the paper
     query: dict[str, Any] = {"deprecated": False, "batch_id_not_eq": "gnome_r2scan_statics"}
@@ -123,7 +119,7 @@ def prefilter(rules: Rules) -> dict[str, Any]:
 
 @contextmanager
 def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterator[Any]:
-    """Open mp-api's client; its errors inside the block become one sentence."""
+    """Open mp-api's client; its errors and malformed answers become one sentence."""
     with needs_extra("materials-project"):
         from mp_api.client import MPRester
         from mp_api.client.core.exceptions import MPRestError, MPRestWarning
@@ -139,44 +135,33 @@ def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterat
         if not key:
             raise ConfigError(f"no key for the Materials Project; {KEY_HELP}")
         try:
-            client = _ask(lambda: MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=not progress))
-            if not client.db_version:
-                raise NesfError(f"{client.endpoint}: the Materials Project refuses this client; see https://status.materialsproject.org")
-            with client:
+            with MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=not progress) as client:
+                if not client.db_version:
+                    raise NesfError(f"{client.endpoint}: the Materials Project refuses this client; see {STATUS}")
                 yield client
-        except (MPRestError, RequestException) as error:
-            raise NesfError(_sentence(str(error))) from None
-
-
-def _sentence(message: str) -> str:
-    """Return one sentence for what the client says."""
-    if re.search(r"status code (401|403)\b", message):
-        return f"the Materials Project refuses the key; {KEY_HELP}"
-    return f"the Materials Project does not answer as it should ({' '.join(message.split())[:300]}); try again later, see https://status.materialsproject.org"
-
-
-def _ask(request: Callable[[], Any]) -> Any:
-    """Call the client; an answer of another form than the interface's becomes one sentence."""
-    try:
-        return request()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, no `data` or `meta`, or of another type
-        raise NesfError(_sentence(f"{type(error).__name__}: {error}")) from None
+        # not JSON, no `data` or `meta`, or of another type
+        except (MPRestError, RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+            if re.search(r"status code (401|403)\b", str(error)):
+                raise NesfError(f"the Materials Project refuses the key; {KEY_HELP}") from None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise NesfError(f"the Materials Project does not answer as it should ({reason}); try again later, see {STATUS}") from None
 
 
 def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all documents of a query, page by page. With criteria, the client never reads the open-data buckets instead of the interface."""
+    """Return all documents of a query, page by page."""
     route = client.materials.summary
-    total = _ask(lambda: route.count(dict(query)))
-    arguments = {
-        "deprecated": query["deprecated"],
-        "include_gnome": "batch_id_not_eq" not in query,
-        "formula": query.get("formula"),
-        "crystal_system": query.get("crystal_system"),
-        "num_sites": (query["nsites_min"], query["nsites_max"]) if "nsites_max" in query else None,
-        "volume": (query["volume_min"], query["volume_max"]) if "volume_max" in query else None,
-    }
-    # sorted, or a material can be in two pages while another is in none
-    documents = _ask(lambda: route.search(**arguments, fields=FIELDS, chunk_size=CHUNK, _sort_fields="material_id"))
+    total = route.count(dict(query))
+    documents = route.search(
+        deprecated=False,  # without any criterion the client would read the open-data buckets instead of the interface
+        include_gnome=False,
+        formula=query.get("formula"),
+        crystal_system=query.get("crystal_system"),
+        num_sites=(query["nsites_min"], query["nsites_max"]) if "nsites_max" in query else None,
+        volume=(query["volume_min"], query["volume_max"]) if "volume_max" in query else None,
+        fields=FIELDS,
+        chunk_size=CHUNK,
+        _sort_fields="material_id",  # unsorted, a material can be in two pages while another is in none
+    )
     if not isinstance(documents, list) or len(documents) != total:
         raise NesfError(f"the Materials Project announced {total} materials and sent {len(documents)}; try again")
     return documents
@@ -186,7 +171,7 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
     """Return the lattice vectors of the reference's conventional standard cell, [3, 3] in Å."""
     if rules.reference_id is None:
         return None
-    documents = _ask(lambda: client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS))
+    documents = client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS)
     if not documents:
         raise DataError(f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another")
     try:
@@ -196,11 +181,7 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
 
 
 def _conventional(document: Any) -> tuple[Structure, str]:
-    """Return the conventional standard structure of a document and its crystal system.
-
-    Raises:
-        DataError: the reason why it cannot be used.
-    """
+    """Return a document's conventional cell and its crystal system; a DataError says why not."""
     from pymatgen.core import Structure
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -221,7 +202,7 @@ def _conventional(document: Any) -> tuple[Structure, str]:
 
 
 def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[Skipped]]:
-    """Return the conventional standard cells of the documents, with the property `crystal_system`, and what was left out."""
+    """Return the cells with the property `crystal_system`, and what was left out."""
     entries = []
     for number, document in enumerate(documents):
         identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""

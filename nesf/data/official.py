@@ -1,4 +1,4 @@
-"""The official data release of the paper: fetched from one pinned commit, verified, converted to our packed form.
+"""The official data release: fetched from one pinned commit, verified, packed.
 
 Nothing of a file is interpreted before its hash is right, and the pickles are read by an unpickler that knows three numpy
 globals and nothing else.
@@ -11,13 +11,13 @@ import http.client
 import io
 import json
 import pickle
+import re
 import time
 import urllib.error
 import urllib.request
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ TIMEOUT = 30.0  # seconds without a byte
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """A file of the release: its path in the repository and what its content must be (None where the manifest does not know)."""
+    """A file of the release: its path and what its content must be (None: not known)."""
 
     path: str
     size: int | None
@@ -57,34 +57,29 @@ class ReleaseFile:
     sha256: str | None
 
     def check(self, content: bytes, where: object) -> None:
-        """Compare content with size, SHA-256 and git blob SHA-1.
-
-        Raises:
-            DataError: they differ; the message names the place, both values and the remedy.
-        """
+        """Compare content with size, SHA-256 and git blob SHA-1; a DataError if they differ."""
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         found = {"size": len(content), "SHA-256": hashlib.sha256(content).hexdigest(), "git blob SHA-1": blob}
-        wanted = {"size": self.size, "SHA-256": self.sha256, "git blob SHA-1": self.git_blob_sha1}
-        for what, value in wanted.items():
-            if value is not None and found[what] != value:
-                raise DataError(
-                    f"{where}: {what} is {found[what]}, not {value}: damaged, truncated or another version; it was not read, get it again"
-                )
+        for (what, value), known in zip(found.items(), (self.size, self.sha256, self.git_blob_sha1), strict=True):
+            if known not in (None, value):
+                raise DataError(f"{where}: {what} is {value}, not {known}: damaged, truncated or another version; it was not read, get it again")
 
 
 def manifest() -> dict[str, ReleaseFile]:
     """Return the files of the pinned commit, by path (package data `official_manifest.tsv`)."""
-    rows = (package_files("nesf.data") / "official_manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = Path(__file__).with_name("official_manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
     fields = [row.split("\t") for row in rows]
     return {path: ReleaseFile(path, int(size) if size else None, sha1, sha256 or None) for path, size, sha1, sha256 in fields}
 
 
-def check_fold(name: str, fold: int | None) -> None:
-    """Check that a fold is given for `ybco`, and only for it.
+def check_new_name(name: str) -> None:
+    """Raise a ConfigError for a name of the release or `starter`, or one that is no folder name."""
+    if name in (*OFFICIAL, "starter") or not re.fullmatch(r"[^./\\][^/\\]*", name):
+        raise ConfigError(f"{name!r} cannot be the name of an imported or built dataset; give another by --name")
 
-    Raises:
-        ConfigError: a fold that does not exist, or one for a dataset without folds.
-    """
+
+def check_fold(name: str, fold: int | None) -> None:
+    """Raise a ConfigError unless a fold is given for `ybco`, and only for it."""
     if name == "ybco" and fold not in range(FOLDS):
         raise ConfigError(f"ybco has folds 0-{FOLDS - 1}, not {fold}; choose one (fold=0, --fold 0)")
     if name != "ybco" and fold is not None:
@@ -105,18 +100,16 @@ def fetch(
     progress: bool = True,
     base_url: str = BASE_URL,
 ) -> Path:
-    """Get a dataset of the official release and write it as a packed folder, unless it is already there and whole.
+    """Write a dataset of the official release as a packed folder, unless it is there and whole.
 
     Args:
         name: `lcs6`, `ybco`, `icsg3d` (the clean split) or `icsg3d-as-released`.
         fold: of `ybco`, 0-19; None fetches all 20.
-        data_dir: data folder; None for the user's default.
         mirror: a local copy of the repository, or of its folder `data/dataset_paper`, to read instead of the network.
-        progress: show a bar over the files.
         base_url: address of the repository's root at the pinned commit.
 
     Returns:
-        The packed folder: `data_dir/NAME`, or `data_dir/ybco/fold-K`; `data_dir/ybco` for all folds.
+        The packed folder (`packed_folder`); `data_dir/ybco` for all folds.
 
     Raises:
         ConfigError: no such dataset or fold.
@@ -125,7 +118,7 @@ def fetch(
     """
     if name not in OFFICIAL:
         raise ConfigError(f"{name!r} is not in the official release; choose from {', '.join(OFFICIAL)}")
-    data_dir = Path(data_dir) if data_dir else default_data_dir()
+    data_dir = Path(data_dir or default_data_dir())
     if name == "ybco" and fold is None:
         for k in tqdm(range(FOLDS), desc="ybco folds", disable=not progress):
             fetch(name, fold=k, data_dir=data_dir, mirror=mirror, progress=False, base_url=base_url)
@@ -134,10 +127,11 @@ def fetch(
     if name == "icsg3d-as-released":
         warnings.warn(AS_RELEASED_WARNING, stacklevel=2)
     folder = packed_folder(name, fold, data_dir)
-    if _is_current(folder):
-        return folder
-
-    paths = [f"{_release_folder(name, fold, s)}/{file}" for s in SPLITS for file in ("dataset.pkl", "dataset_attr.json")]
+    with suppress(DataError):  # not there yet, or damaged since
+        if load_packed(folder).provenance.get("commit") == COMMIT:
+            return folder
+    places = {s: f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{s}" for s in SPLITS}
+    paths = [f"{place}/{file}" for place in places.values() for file in ("dataset.pkl", "dataset_attr.json")]
     known = manifest()
     contents: dict[str, bytes] = {}
     for path in tqdm(paths, desc=name, unit="file", disable=not progress):
@@ -145,62 +139,40 @@ def fetch(
             contents[path] = _from_mirror(known[path], Path(mirror))
         else:
             contents[path] = _from_network(known[path], data_dir / "official" / COMMIT[:12], base_url)
-    save_dataset(_dataset(name, fold, contents, known), folder)
+    parts = {s: to_crystals(contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place) for s, place in places.items()}
+    save_dataset(_dataset(name, fold, parts, {path: known[path].git_blob_sha1 for path in paths}), folder)
     return folder
 
 
-def _release_folder(name: str, fold: int | None, split: str) -> str:
-    return f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{split}"
-
-
-def _is_current(folder: Path) -> bool:
-    """Tell whether a packed folder is there, whole, and from the pinned commit."""
-    if not (folder / "dataset.json").exists():
-        return False
-    try:
-        return load_packed(folder).provenance.get("commit") == COMMIT
-    except DataError:
-        return False
-
-
-def _dataset(name: str, fold: int | None, contents: dict[str, bytes], known: dict[str, ReleaseFile]) -> Dataset:
-    """Turn verified file contents into a dataset."""
-    splits, vocabularies = {}, {}
-    for split in SPLITS:
-        place = _release_folder(name, fold, split)
-        splits[split], vocabularies[split] = to_crystals(contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place)
-    if len(set(vocabularies.values())) != 1:
+def _dataset(name: str, fold: int | None, parts: dict[str, tuple[Crystals, tuple[int, ...]]], files: dict[str, str]) -> Dataset:
+    """Return a dataset of its splits, their vocabularies, and the hashes of their files."""
+    splits, vocabularies = {s: crystals for s, (crystals, _) in parts.items()}, {vocabulary for _, vocabulary in parts.values()}
+    if len(vocabularies) != 1:
         raise DataError(f"{name}: its splits have different species lists; this is not the release that this version knows")
     provenance: dict[str, Any] = {
         "source": f"official release, https://github.com/{REPOSITORY}",
         "commit": COMMIT,
         "licence": LICENCE,
         "cell": "pymatgen's conventional standard structure (as released)",
-        "files": {path: known[path].git_blob_sha1 for path in contents},
+        "files": files,
     }
     if name == "icsg3d":
-        held_out = {*splits["val"].ids, *splits["test"].ids}
-        keep = [i for i, identifier in enumerate(splits["train"].ids) if identifier not in held_out]
-        provenance["notes"] = (
-            f"training split: {len(keep)} of the {len(splits['train'])} released, which contain every validation and test material; those are left out"
-        )
-        splits["train"] = splits["train"].select(keep)
+        released, held_out = splits["train"], {*splits["val"].ids, *splits["test"].ids}
+        splits["train"] = released.select([i for i, identifier in enumerate(released.ids) if identifier not in held_out])
+        counts = f"{len(splits['train'])} of the {len(released)} released"
+        provenance["notes"] = f"training split: {counts}, which contain every validation and test material; those are left out"
     if name == "icsg3d-as-released":
         provenance["warning"] = AS_RELEASED_WARNING
-    return Dataset(name, splits, fold, provenance, vocabularies["train"])
+    return Dataset(name, splits, fold, provenance, vocabularies.pop())
 
 
 def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals, tuple[int, ...]]:
-    """Turn one split of the release into crystals in the standard setting.
+    """Return one split in the standard setting, and the release's species list in ascending order.
 
     Args:
         pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species indices [N], lengths (a, b, c) in Å,
             angles (α, β, γ) in radians, material id).
         attributes: content of `dataset_attr.json`; its `sidx_to_z` maps species index to atomic number.
-        where: named in errors.
-
-    Returns:
-        The crystals, and the atomic numbers of the release's species list, ascending.
 
     Raises:
         DataError: a global that is not allowed, or a form that is not the release's; nothing of the pickle was executed.
@@ -215,8 +187,7 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
     if not isinstance(entries, list) or len(entries) != len(ids) or not entries:
         raise DataError(f"{where}/dataset.pkl: not a list with an entry for each of the {len(ids)} ids of dataset_attr.json; get it again")
     for i, entry in enumerate(entries):
-        reason = _reason_against_entry(entry, ids[i], sidx_to_z)
-        if reason:
+        if reason := _reason_against_entry(entry, ids[i], len(sidx_to_z)):
             raise DataError(f"{where}/dataset.pkl, entry {i}: {reason}; not the form of the official release, get it again")
     # The matrix is not stored; positions are in pymatgen's conventional standard setting of these lengths and angles. Checked on all 164
     # oblique cells of LCS6Å and YBCO: every fractional coordinate is in [0, 1), and pymatgen's own conventional cell has the same matrix.
@@ -224,7 +195,7 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
     return Crystals.from_arrays(ids, [e[0] for e in entries], [sidx_to_z[e[1]] for e in entries], lattice), tuple(sorted(sidx_to_z.tolist()))
 
 
-def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) -> str | None:
+def _reason_against_entry(entry: Any, identifier: str, n_species: int) -> str | None:
     """Return why an entry of the pickled list is not of the release's form, or None."""
     if not isinstance(entry, tuple) or len(entry) != 5:
         return "not a tuple of five"
@@ -233,8 +204,8 @@ def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) ->
         return "positions are not a float array [N, 3]"
     if not isinstance(species, np.ndarray) or species.dtype.kind not in "iu" or species.shape != positions.shape[:1]:
         return "species are not an integer array [N]"
-    if species.min() < 0 or species.max() >= len(sidx_to_z):
-        return f"species index {species.max()} is outside the {len(sidx_to_z)} species"
+    if species.min() < 0 or species.max() >= n_species:
+        return f"species index {species.max()} is outside the {n_species} species"
     for triple, upper in ((lengths, np.inf), (angles, np.pi)):
         if not isinstance(triple, tuple) or len(triple) != 3 or not all(isinstance(x, float) and 0 < x < upper for x in triple):
             return f"{triple!r} are not three lengths or angles"
@@ -244,7 +215,7 @@ def _reason_against_entry(entry: Any, identifier: str, sidx_to_z: np.ndarray) ->
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Unpickler that knows numpy's three globals under their numpy 1 and numpy 2 names, and refuses everything else."""
+    """Unpickler that knows three globals of numpy (names of numpy 1 and 2), and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
@@ -256,11 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def restricted_loads(pickled: bytes, where: object) -> Any:
-    """Unpickle numpy arrays and plain Python values, nothing else.
-
-    Raises:
-        DataError: another global is asked for (it is neither imported nor called), or it is not a pickle.
-    """
+    """Unpickle arrays and plain values; a DataError for others, which are not imported or called."""
     try:
         return _RestrictedUnpickler(io.BytesIO(pickled)).load()
     except DataError as error:
@@ -270,8 +237,8 @@ def restricted_loads(pickled: bytes, where: object) -> Any:
 
 
 def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
-    """Return the verified content of a file of a local copy (repository root, or its folder data/dataset_paper)."""
-    places = [mirror / file.path, mirror / Path(file.path).relative_to(RELEASE_FOLDER)]
+    """Return the verified content of a file of a local copy."""
+    places = (mirror / file.path, mirror / Path(file.path).relative_to(RELEASE_FOLDER))
     place = next((p for p in places if p.is_file()), None)
     if place is None:
         remedy = "use a complete copy, or leave --mirror out to download it"
@@ -301,11 +268,7 @@ def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    """Return the content of an address.
-
-    Raises:
-        DataError: there is no such file, or the network failed `ATTEMPTS` times.
-    """
+    """Return what is at an address; a DataError if nothing is, or after `ATTEMPTS` failures."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))

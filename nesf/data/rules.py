@@ -1,4 +1,4 @@
-"""Selection and splitting of datasets by rules: the paper's three rule sets, and those that users write in the same JSON.
+"""Selection and splitting of datasets by rules: the paper's three sets, and the users' own in JSON.
 
 Every rule looks at the conventional standard cell (pymatgen's `get_conventional_standard_structure`).
 """
@@ -8,33 +8,34 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from nesf.config import as_json, from_values
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
-CRYSTAL_SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
+CrystalSystem = Literal["triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a material must satisfy to be in a dataset, and how the dataset is split; a rule that is None does not apply.
+    """What a material must satisfy to be in a dataset, and how the dataset is split.
 
-    Section 4.1, made exact by the official code. The rules apply in the order of the fields.
+    Section 4.1, made exact by the official code. The rules apply in the order of the fields; one that is None does not apply.
     """
 
     description: str = ""  # one line, recorded with the dataset
     anonymous_formulas: tuple[str, ...] | None = None  # such as ABC3
-    crystal_system: str | None = None  # one of CRYSTAL_SYSTEMS
+    crystal_system: CrystalSystem | None = None
     max_sites: int | None = None  # atoms in the cell, at most
     n_sites: int | None = None  # atoms in the cell, exactly
     max_length: float | None = None  # Å; a, b and c are at most this long
-    min_lattice_entry: float | None = None  # Å; no entry of the lattice matrix is smaller
+    min_lattice_entry: float | None = field(default=None, metadata={"signed": True})  # Å; no entry of the lattice matrix is smaller
     reference_id: str | None = None  # a Materials Project id: the cell that the lattice vectors are compared with
     reference_tolerance: float = 0.2  # each vector differs from the reference's by less than this fraction of that one's length
     element_fraction: float | None = None  # the int(fraction * n) most frequent of the n elements are kept, counted by materials
@@ -43,35 +44,27 @@ class Rules:
     folds: int | None = None  # cross-validation: in each of so many folds one part is test, the next is validation
 
     def __post_init__(self) -> None:
-        if self.anonymous_formulas is not None:
-            object.__setattr__(self, "anonymous_formulas", tuple(self.anonymous_formulas))
-        if self.crystal_system is not None and self.crystal_system not in CRYSTAL_SYSTEMS:
-            raise ConfigError(f"crystal_system: {self.crystal_system!r} does not exist; choose from {', '.join(CRYSTAL_SYSTEMS)}")
         if self.reference_id is not None and not re.fullmatch(r"mp-\w+", self.reference_id):
             raise ConfigError(f"reference_id: {self.reference_id!r} is no Materials Project id, such as mp-20674")
-        for name in ("max_sites", "n_sites", "max_length", "reference_tolerance"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name}: {value!r} selects nothing; give a value above 0")
-        for name in ("element_fraction", "test_fraction", "val_fraction"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ConfigError(f"{name}: {value!r} is no fraction; give a value above 0 and at most 1")
+        for name in ("max_sites", "n_sites", "max_length", "reference_tolerance", "element_fraction", "test_fraction", "val_fraction"):
+            value, most = getattr(self, name), 1 if name.endswith("fraction") else math.inf
+            if value is not None and not 0 < value <= most:
+                raise ConfigError(f"{name}: {value!r} makes no sense; give a value above 0" + (" and at most 1" if most == 1 else ""))
         if self.folds is not None and self.folds < 3:
             raise ConfigError(f"folds: {self.folds!r} leave nothing to train on; give at least 3")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rules that apply, as JSON takes them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+        return {k: v for k, v in as_json(self).items() if v is not None}
 
 
 def rule_sets() -> tuple[str, ...]:
-    """Return the names of the rule sets that come with the package: the paper's."""
+    """Return the names of the paper's rule sets, which come with the package."""
     return tuple(sorted(p.stem for p in RULES_FOLDER.glob("*.json")))
 
 
 def load_rules(name_or_path: str | Path) -> Rules:
-    """Load one of the paper's rule sets by name, or a user's own from a JSON file with the keys of `Rules`.
+    """Load one of the paper's rule sets by name, or a JSON file with the keys of `Rules`.
 
     Raises:
         ConfigError: no such set or file, an unknown key, or a value of the wrong type or range; the message names it.
@@ -81,30 +74,11 @@ def load_rules(name_or_path: str | Path) -> Rules:
     if not path.is_file():
         raise ConfigError(f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ConfigError(f"rules are a JSON object with keys such as max_length, not a {type(values).__name__}")
-        types = {f.name: str(f.type) for f in fields(Rules)}
-        for key, value in values.items():
-            if key not in types:
-                raise ConfigError(f"unknown key {key!r}; the keys are {', '.join(types)}")
-            if not _is_of_type(value, types[key]):
-                raise ConfigError(f"{key} is {value!r}; give a value of type {types[key]}")
-        return Rules(**values)
+        return from_values(Rules, json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON ({error})") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def _is_of_type(value: Any, annotation: str) -> bool:
-    """Tell whether a JSON value fits the annotation of a field of `Rules` (true and false are no numbers)."""
-    if value is None:
-        return "None" in annotation
-    if "tuple" in annotation:
-        return isinstance(value, list) and all(isinstance(v, str) for v in value)
-    kinds: tuple[type, ...] = (str,) if "str" in annotation else (int, float) if "float" in annotation else (int,)
-    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -121,11 +95,10 @@ def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
 
     Args:
         crystals: conventional standard cells; with the property `crystal_system` if the rules ask for one.
-        rules: what to keep.
         reference: [3, 3], Å, the conventional standard lattice of `rules.reference_id`, if the rules name one.
 
     Returns:
-        The crystals that satisfy every rule, in their order, and the counts before and after each.
+        The crystals that satisfy every rule, and the counts before and after each.
 
     Raises:
         DataError: a rule needs a reference or a property that is not given.
@@ -134,17 +107,16 @@ def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
 
     def keep(rule: str, mask: Any) -> None:
         nonlocal crystals
-        counts.append(Count(rule, len(crystals), int(mask.sum())))
-        crystals = crystals.select(np.flatnonzero(mask))
+        kept = np.flatnonzero(mask)
+        counts.append(Count(rule, len(crystals), len(kept)))
+        crystals = crystals.select(kept)
 
     if rules.anonymous_formulas is not None:
-        formulas = np.array([anonymous_formula(crystals.species[crystals.atoms(i)]) for i in range(len(crystals))], dtype=object)
-        keep(f"anonymous formula {', '.join(rules.anonymous_formulas)}", np.isin(formulas, rules.anonymous_formulas))
+        fits = [anonymous_formula(crystals.species[crystals.atoms(i)]) in rules.anonymous_formulas for i in range(len(crystals))]
+        keep(f"anonymous formula {', '.join(rules.anonymous_formulas)}", fits)
     if rules.crystal_system is not None:
         if "crystal_system" not in crystals.properties:
-            raise DataError(
-                "the rule crystal_system needs the property crystal_system of each crystal; build the dataset with materials_project.build"
-            )
+            raise DataError("the rule crystal_system needs this property of each crystal; build the dataset with materials_project.build")
         keep(f"crystal system {rules.crystal_system}", crystals.properties["crystal_system"] == rules.crystal_system)
     if rules.max_sites is not None:
         keep(f"at most {rules.max_sites} sites", crystals.n_atoms <= rules.max_sites)
@@ -163,22 +135,21 @@ def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
     if rules.element_fraction is not None:
         kept = frequent_elements(crystals, rules.element_fraction)
         frequent = [np.isin(crystals.species[crystals.atoms(i)], kept).all() for i in range(len(crystals))]
-        keep(f"the {len(kept)} most frequent elements ({rules.element_fraction:.0%})", np.array(frequent, dtype=bool))
+        keep(f"the {len(kept)} most frequent elements ({rules.element_fraction:.0%})", frequent)
     return crystals, counts
 
 
 def anonymous_formula(species: np.ndarray) -> str:
-    """Return the anonymous formula of the atoms of one cell: species [N] -> `ABC3`, as pymatgen's `anonymized_formula`."""
+    """Return the anonymous formula of species [N], `ABC3`, as pymatgen's `anonymized_formula`."""
     _, amounts = np.unique(species, return_counts=True)
     amounts = np.sort(amounts) // np.gcd.reduce(amounts)
     return "".join(f"{chr(ord('A') + i)}{n if n > 1 else ''}" for i, n in enumerate(amounts))
 
 
 def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
-    """Return the int(fraction * n) most frequent of the n elements, counted by materials (not atoms); of equally frequent ones the lighter.
+    """Return the atomic numbers of the int(fraction * n) most frequent of the n elements.
 
-    Returns:
-        Atomic numbers, most frequent first.
+    They are counted by materials, not atoms; of equally frequent ones the lighter comes first.
     """
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     elements, counts = np.unique(np.unique(np.stack([owner, crystals.species], 1), axis=0)[:, 1], return_counts=True)
@@ -187,31 +158,19 @@ def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
 
 
 def split(crystals: Crystals, *, seed: int) -> dict[str, Crystals]:
-    """Split as the paper does (Section 4.1; rule read from the official release): `split_by_rules` with the default fractions.
+    """Split as the paper does (Section 4.1): `split_by_rules` with the default fractions.
 
-    The rule gives the paper's counts: 6005 → 5418 / 286 / 301 (LCS6Å), 100 → 90 / 5 / 5 (YBCO-like), 7194 → 6492 / 342 / 360 (ICSG3D).
-
-    Args:
-        crystals: n crystals.
-        seed: of numpy's default generator; the same seed gives the same split.
-
-    Returns:
-        `train`, `val`, `test`.
-
-    Raises:
-        DataError: fewer than three crystals, so that a split would be empty.
+    They are read from the official release and give the paper's counts: 6005 → 5418 / 286 / 301 (LCS6Å), 100 → 90 / 5 / 5 (YBCO-like),
+    7194 → 6492 / 342 / 360 (ICSG3D).
     """
     return split_by_rules(crystals, Rules(), seed=seed)[0]
 
 
 def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[str, Crystals]]:
-    """Split as the rules say: one split, or one a fold (Section 4.1: shuffled; test, then validation, train the rest).
+    """Split as the rules say, once, or once a fold: {"train", "val", "test"} each.
 
-    In fold K of a cross-validation part K of the shuffled materials is test and the next part validation, so that each
-    material is in one test set.
-
-    Returns:
-        A list of {"train", "val", "test"}, of one entry unless the rules ask for folds.
+    Shuffled; test, then validation, train the rest (Section 4.1). In fold K of a cross-validation part K of the shuffled materials
+    is test and the next part validation, so that each material is in one test set.
 
     Raises:
         DataError: too few materials for a training set, or for the folds.

@@ -1,10 +1,9 @@
-"""Datasets larger than memory: packed folders that are read batch by batch during training, and written part by part.
+"""Datasets larger than memory: packed folders, read batch by batch and written part by part.
 
-No array with an entry per crystal or atom stays in memory: offsets, positions, species and lattices of a batch are read when it is needed.
-These are plain reads; slices of safetensors would map the file, which is slower for scattered crystals, reads more than is needed from a
-cold disk, and counts as the memory of the process. Training adds 8 bytes per crystal, the order of the epoch. Ids are read only to check the
-hash. `Crystals.save` keeps them as JSON in the file's header, which safetensors limits to 100 MB (some 8 million short ids); `PackedWriter`
-keeps them as an array of bytes, and `Crystals.load` reads both.
+No array with an entry per crystal or atom stays in memory, so that training keeps 8 bytes per crystal, the order of the epoch. Batches are
+read plainly: slices of safetensors would map the file, which is slower for scattered crystals, reads more than is needed from a cold disk, and
+counts as the memory of the process. Ids are read only to check the hash. `Crystals.save` keeps them as JSON in the file's header, which
+safetensors limits to 100 MB (some 8 million short ids); `PackedWriter` keeps them as an array of bytes, and `Crystals.load` reads both.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nesf.crystals import Crystals, PaddedCrystals, pad
-from nesf.data.dataset import REMEDY, SPLITS, Box, content_hash, description_of, id_lines, read_description
+from nesf.data.dataset import FILES, REMEDY, SPLITS, Box, box_between, content_hash, description_of, id_lines, read_description, remove_packed
 from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 
@@ -44,20 +42,15 @@ DTYPES = {"<f8": "F64", "<i8": "I64", "|u1": "U8"}  # names of safetensors
 
 
 class StreamedCrystals:
-    """The crystals of one packed file, on disk.
+    """The crystals of one file that `Crystals.save` or `PackedWriter` wrote, on disk.
 
     Attributes:
-        path: what `Crystals.save` or `PackedWriter` wrote.
         n_atoms: of all crystals together.
-        n_max: of the largest crystal.
+        n_max: number of atoms of the largest crystal.
     """
 
     def __init__(self, path: Path) -> None:
-        """Locate the arrays, and check the offsets in one pass.
-
-        Raises:
-            DataError: the file is missing, cut off or not of this form; the message names it.
-        """
+        """Locate the arrays, and check the offsets; a DataError if the file is not of this form."""
         self.path = Path(path)
         try:
             self._stamp = _stamp(os.stat(self.path))
@@ -86,19 +79,14 @@ class StreamedCrystals:
 
     @cached_property
     def box(self) -> Box:
-        """`bounding_box` of all crystals (Section 2.1, step 1), in one pass over the file."""
+        """`bounding_box` of all crystals, in one pass over the file."""
         low, high = np.full(3, np.inf), np.full(3, -np.inf)
         for chunk in self._chunks("positions"):
             low, high = np.minimum(low, chunk.min(0)), np.maximum(high, chunk.max(0))
-        (a, b, c), (d, e, f) = low.tolist(), high.tolist()
-        return (a, b, c), (d, e, f)
+        return box_between(low, high)
 
     def read(self, indices: Sequence[int]) -> Crystals:
-        """Read the crystals at the given indices, in that order; their ids are their numbers in the file.
-
-        Raises:
-            DataError: the file is damaged, or it is not the one that was opened.
-        """
+        """Read the crystals at some indices; a DataError if the file is damaged or was changed."""
         if outside := [i for i in indices if not 0 <= i < len(self)]:
             raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on")
         with self._open() as file:
@@ -109,13 +97,11 @@ class StreamedCrystals:
 
     def pieces(self) -> dict[str, Iterable[Any]]:
         """Return the ids and arrays as `content_hash` takes them, read chunk by chunk."""
-        ids: Iterable[Any]
-        if "ids" in self._lengths:
-            ids = self._chunks("ids")
-        else:
-            with safe_open(str(self.path), framework="numpy") as file:
-                ids = [id_lines(json.loads(file.metadata()["ids"]))]
-        return {"ids": ids} | {name: self._chunks(name) for name in ARRAYS if name != "ids"}
+        pieces: dict[str, Iterable[Any]] = {name: self._chunks(name) for name in self._lengths}
+        if "ids" in pieces:
+            return pieces
+        with safe_open(str(self.path), framework="numpy") as file:
+            return pieces | {"ids": [id_lines(json.loads(file.metadata()["ids"]))]}
 
     def _find_arrays(self) -> None:
         with self._open() as file:
@@ -132,7 +118,7 @@ class StreamedCrystals:
             self._starts[name], self._lengths[name] = 8 + size + about["data_offsets"][0], about["shape"][0]
 
     def _open(self) -> FileIO:
-        """Open the file for one use: without a handle that stays, threads share nothing and a file that was replaced is noticed."""
+        """Open the file for one use: threads share nothing, and a changed file is noticed."""
         try:
             file = FileIO(str(self.path))
         except OSError as error:
@@ -143,7 +129,6 @@ class StreamedCrystals:
         return file
 
     def _rows(self, file: FileIO, name: str, start: int, n: int) -> np.ndarray:
-        """Read n entries of an array."""
         dtype = ARRAYS[name]
         file.seek(self._starts[name] + start * dtype.itemsize)
         content = file.read(n * dtype.itemsize)
@@ -152,7 +137,6 @@ class StreamedCrystals:
         return np.frombuffer(content, dtype)
 
     def _chunks(self, name: str) -> Iterator[np.ndarray]:
-        """Read an array from its beginning to its end, in pieces."""
         with self._open() as file:
             for start in range(0, self._lengths[name], CHUNK):
                 yield self._rows(file, name, start, min(CHUNK, self._lengths[name] - start))
@@ -166,7 +150,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 class PaddedStream:
-    """The crystals of a file as padded tensors on a device, read batch by batch; training uses it in place of `PaddedCrystals`."""
+    """The crystals of a file as padded tensors, read batch by batch; like `PaddedCrystals`."""
 
     def __init__(self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device) -> None:
         self.crystals, self.vocabulary, self.device = crystals, tuple(vocabulary), device
@@ -179,7 +163,7 @@ class PaddedStream:
         return len(self.crystals)
 
     def expect(self, batches: Iterable[Tensor]) -> None:
-        """Prefetch batches of indices in the order in which they will be selected; other batches can be selected too."""
+        """Prefetch batches of indices in the order in which they will be selected."""
         for _, future in self._prefetched:
             future.cancel()
         self._prefetched.clear()
@@ -187,25 +171,19 @@ class PaddedStream:
         self._prefetch()
 
     def select(self, indices: Tensor, n_atoms: int | None = None) -> PaddedCrystals:
-        """Return the crystals at the given indices [b] (on the CPU), padded as `pad` pads the whole file.
+        """Return the crystals at the indices [b] (on the CPU), padded as the whole file would be.
 
-        Args:
-            n_atoms: not needed; as for `PaddedCrystals.select`.
-
-        Raises:
-            DataError: the file is damaged or was changed, or an element is outside the vocabulary.
+        A DataError if the file is damaged or was changed, or if an element is outside the vocabulary.
+        `n_atoms` is not needed; `PaddedCrystals.select` has it.
         """
         if self._prefetched and torch.equal(self._prefetched[0][0], indices):
             future = self._prefetched.popleft()[1]
             self._prefetch()
             batch = future.result()
         else:
-            if self._prefetched:
-                self.expect(())
+            self.expect(())
             batch = self._padded(indices)
-        if self.device.type != "cuda":
-            return batch.to(self.device)
-        return _with_tensors(batch, lambda x: x.to(self.device, non_blocking=True))
+        return _with_tensors(batch, lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"))
 
     def _prefetch(self) -> None:
         while len(self._prefetched) < PREFETCH and (indices := next(self._upcoming, None)) is not None:
@@ -217,7 +195,6 @@ class PaddedStream:
 
 
 def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> PaddedCrystals:
-    """Return the batch with every tensor changed."""
     tensors: dict[str, Any] = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
     return dataclasses.replace(batch, **tensors)
 
@@ -226,10 +203,7 @@ def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> 
 class StreamedDataset:
     """A packed folder that stays on disk; training takes it in place of a `Dataset`.
 
-    Attributes:
-        name, fold, provenance, vocabulary: as of `Dataset`.
-        splits: `train`, `val`, `test`.
-        recorded_hash: of `dataset.json`; `open_streamed` compares it with the content.
+    Attributes are as of `Dataset`; `recorded_hash` is that of `dataset.json`, which `open_streamed` compares with the content.
     """
 
     name: str
@@ -250,14 +224,7 @@ class StreamedDataset:
 
 
 def open_streamed(folder: Path, *, check: bool = True) -> StreamedDataset:
-    """Open a packed folder without loading it.
-
-    Args:
-        check: compare the content with the recorded hash, in one pass over the files.
-
-    Raises:
-        DataError: as `load_packed`.
-    """
+    """Open a packed folder without loading it (`check`: its hash); errors as of `load_packed`."""
     folder = Path(folder)
     about = read_description(folder)
     splits = {s: StreamedCrystals(folder / f"{s}.safetensors") for s in SPLITS}
@@ -272,15 +239,11 @@ def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
 
 @dataclass
 class PackedWriter:
-    """Writes a packed folder part by part: `with PackedWriter(folder, "name") as w: w.append("train", crystals); ...`.
+    """Writer of a packed folder: `with PackedWriter(folder, "x") as w: w.append("train", part)`.
 
-    The folder is what `save_dataset` writes, without properties (the model never uses them). It is complete when the block ends without an
-    error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
-
-    Attributes:
-        folder: what it held before is replaced.
-        name, fold, provenance: as of `Dataset`.
-        vocabulary: atomic numbers; empty: those that occur.
+    The folder is what `save_dataset` writes, without properties (the model never uses them); what it held before is replaced. It is complete
+    when the block ends without an error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
+    Attributes are as of `Dataset`; an empty vocabulary: the elements that occur.
     """
 
     folder: Path
@@ -295,21 +258,16 @@ class PackedWriter:
         self._seen = np.zeros(256, dtype=bool)  # by atomic number
         with self._disk_errors(), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for file in ("dataset.json", *(f"{s}.safetensors" for s in SPLITS)):
-                (self.folder / file).unlink(missing_ok=True)
+            remove_packed(self.folder)
             self._made = Path(stack.enter_context(TemporaryDirectory(prefix=".parts-", dir=self.folder)))
-            self._parts = {(s, a): stack.enter_context(open(self._made / f"{s}.{a}", "wb")) for s in SPLITS for a in ARRAYS}
+            self._parts = {(s, a): stack.enter_context(TemporaryFile(dir=self._made)) for s in SPLITS for a in ARRAYS}
             self._stack = stack.pop_all()
         for split in SPLITS:
             self._parts[split, "offsets"].write(np.zeros(1, "<i8").tobytes())
         return self
 
     def append(self, split: str, crystals: Crystals) -> None:
-        """Add crystals, in the standard setting, to a split.
-
-        Raises:
-            DataError: no such split, an id with a line feed, or a species that is no element.
-        """
+        """Add crystals in the standard setting; a DataError for what a file cannot keep."""
         if split not in SPLITS:
             raise DataError(f"split {split!r} does not exist; choose from {', '.join(SPLITS)}")
         if bad := next((i for i in crystals.ids if "\n" in i), None):
@@ -329,8 +287,8 @@ class PackedWriter:
                 self._parts[split, name].write(array.astype(ARRAYS[name].base).tobytes())
         self._n_atoms[split] += len(crystals.species)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._disk_errors(), self._stack:  # which closes the parts and removes them
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._disk_errors(), self._stack:  # which removes the parts
             if error is None:
                 self._finish()
 
@@ -342,33 +300,31 @@ class PackedWriter:
             raise NesfError(f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
 
     def _finish(self) -> None:
-        """Put each split's parts behind a header, describe the whole, and move it into the folder."""
+        """Put the splits together, describe the whole, and move it into the folder."""
         for split in SPLITS:
-            self._put_together(split)
+            self._put_together({name: self._parts[split, name] for name in ARRAYS}, self._made / f"{split}.safetensors")
         splits = {s: StreamedCrystals(self._made / f"{s}.safetensors") for s in SPLITS}
         vocabulary = tuple(self.vocabulary) or tuple(np.flatnonzero(self._seen).tolist())
         dataset = StreamedDataset(self.name, splits, self.fold, dict(self.provenance), vocabulary, _hash_of(splits))
         write_json(self._made / "dataset.json", description_of(dataset))
-        for file in (*(f"{s}.safetensors" for s in SPLITS), "dataset.json"):
+        for file in FILES:
             os.replace(self._made / file, self.folder / file)
 
-    def _put_together(self, split: str) -> None:
+    def _put_together(self, parts: Mapping[str, IO[bytes]], path: Path) -> None:
         header: dict[str, Any] = {"__metadata__": {"columns": "{}", "metadata": "{}"}}
         start = 0
         for name, dtype in ARRAYS.items():
-            self._parts[split, name].close()
-            end = start + os.path.getsize(self._parts[split, name].name)
+            end = start + parts[name].tell()
             shape = [(end - start) // dtype.itemsize, *dtype.shape]
             header[name] = {"dtype": DTYPES[dtype.base.str], "shape": shape, "data_offsets": [start, end]}
             start = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        with open(self._made / f"{split}.safetensors", "wb") as file:
+        with open(path, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for name in ARRAYS:
-                part = Path(self._parts[split, name].name)
-                with open(part, "rb") as content:
-                    shutil.copyfileobj(content, file, 1 << 20)
-                part.unlink()
+            for part in parts.values():
+                part.seek(0)
+                shutil.copyfileobj(part, file, 1 << 20)
+                part.close()  # which deletes it
             file.flush()
             os.fsync(file.fileno())
