@@ -48,64 +48,50 @@ class FixedField:
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:
-        """Return the latent's part of the first layer [B, width], which a call needs; once per crystal."""
+        """Return the latent's part of the first layer [B, width], which a call needs."""
         return functional.linear(z, self.latent_weight, self.latent_bias)
 
     @torch.no_grad()
     def __call__(self, queries: Tensor, projected: Tensor, crystal: Tensor) -> Tensor:
-        """Return field values [M, n_out] at queries [M, 3] (Å) of the crystals [M], whose latent vectors `project` projected [B, width]."""
+        """Return values [M, n_out] at queries [M, 3] (Å) of the crystals [M] with `projected` [B, width]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
-        buffers: dict[tuple[int, int], Tensor] = {}
+        # Inputs of the layers [rows, width + columns], used again by every part; layers alternate between two buffers of each width.
+        keys = [(layer % 2, width) for layer, width in enumerate(self.widths)]
+        buffers = {k: weight.new_empty(min(rows, len(queries)), len(weight)) for k, weight in zip(keys, self.weights, strict=True)}
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            out[part] = self._layers(self.field.encode_query(queries[part]), projected, crystal[part], buffers)
+            query = self.field.encode_query(queries[part])
+            columns = columns_of(query, self.half)
+            inputs = {key: buffer[: len(query)] for key, buffer in buffers.items()}
+            for (_, width), buffer in inputs.items():
+                buffer[:, width:] = columns
+            x = inputs[keys[0]]
+            x[:, : self.widths[0]] = torch.addmm(projected[crystal[part]], query, self.query_weight).relu_()
+            for key, weight in zip(keys[1:], self.weights, strict=False):
+                output = inputs[key][:, : key[1]]
+                torch.mm(x, weight, out=output)
+                output.relu_()
+                x = inputs[key]
+            out[part] = x @ self.weights[-1]
         return out
-
-    def _layers(self, query: Tensor, projected: Tensor, crystal: Tensor, buffers: dict[tuple[int, int], Tensor]) -> Tensor:
-        """Return the values [n, n_out] of one part of the queries; `buffers` are used again by parts of the same size."""
-        n, columns = len(query), columns_of(query, self.half)
-        ready: dict[tuple[int, int], Tensor] = {}
-
-        def buffer(layer: int) -> Tensor:
-            """Return the input of a layer [n, width + columns] with its columns filled; layers alternate between two buffers of each width."""
-            key = (layer % 2, self.widths[layer])
-            if key not in ready:
-                if key not in buffers or len(buffers[key]) != n:
-                    buffers[key] = columns.new_empty(n, key[1] + columns.shape[1])
-                buffers[key][:, key[1] :] = columns
-                ready[key] = buffers[key]
-            return ready[key]
-
-        x = buffer(0)
-        x[:, : self.widths[0]] = torch.addmm(projected[crystal], query, self.query_weight).relu_()
-        for layer, weight in enumerate(self.weights[:-1], start=1):
-            following = buffer(layer)
-            output = following[:, : self.widths[layer]]
-            torch.mm(x, weight, out=output)
-            output.relu_()
-            x = following
-        return (x @ self.weights[-1]).to(query.dtype)
 
 
 class StructureFields(Protocol):
     """Fields and lattices of B crystals."""
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
-        """Return vectors to the nearest atom [M, 3], Å, at queries [M, 3] of the crystals [M]; `rough` allows errors of some 0.1 Å."""
-        ...
+        """Return vectors [M, 3], Å, at queries [M, 3] of crystals [M]; `rough`: errors of some 0.1 Å."""
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Return the index of the most probable species [M] at queries [M, 3] of the crystals [M]."""
-        ...
+        """Return the most probable species [M] at queries [M, 3] of the crystals [M]."""
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """Return lengths [B, 3] in Å and angles [B, 3] in radians."""
-        ...
 
 
 class NeuralFields:
-    """The trained decoder's fields for latent vectors z [B, latent_size]; the weights are read once."""
+    """Fields of a trained decoder for latent vectors z [B, latent_size]; weights are read once."""
 
     def __init__(self, autoencoder: Autoencoder, z: Tensor) -> None:
         self.autoencoder, self.z = autoencoder, z

@@ -47,7 +47,7 @@ def weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half
 
 
 def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `weight_columns`."""
+    """Return the gradients of weight_query [n_out, n_query] and bias [n_out] of `weight_columns`."""
     if not half:
         return gradient[:, :n_query], gradient[:, n_query]
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]

@@ -19,7 +19,7 @@ from nesf.config import (
     for_dataset,
     from_values,
     preset,
-    reconstruction_config,
+    with_fields,
 )
 from nesf.crystals import PaddedCrystals, pad, vocabulary_of
 from nesf.data import load
@@ -158,10 +158,10 @@ def test_mistakes_elsewhere_name_the_key() -> None:
     with pytest.raises(ConfigError, match="'fastest'.*paper"):
         preset("fastest")
     with pytest.raises(ConfigError, match="nms_radios"):
-        reconstruction_config({"nms_radios": 0.4})
+        with_fields(ReconstructionConfig(), {"nms_radios": 0.4})
     with pytest.raises(ConfigError, match="grid_interval"):
-        reconstruction_config({"grid_interval": "0"})
-    assert reconstruction_config({"nms_radius": "0.4", "iterations": 8}).nms_radius == 0.4
+        with_fields(ReconstructionConfig(), {"grid_interval": "0"})
+    assert with_fields(ReconstructionConfig(), {"nms_radius": "0.4", "iterations": 8}).nms_radius == 0.4
 
 
 @pytest.mark.parametrize("cls", [ModelConfig, SamplingConfig, TrainingConfig, ReconstructionConfig, Config])
