@@ -36,7 +36,7 @@ def copy_nearest(train: Crystals, crystals: Crystals) -> Crystals:
 
 
 def constant(train: Crystals, crystals: Crystals) -> Crystals:
-    """Predict one crystal for every id: median lengths, 90° angles, and the atoms of one training crystal.
+    """Predict one crystal for every id: median lengths, 90° angles, atoms of a training crystal.
 
     The median minimises the mean absolute error of each length. The atoms are those of the training crystal nearest to that cell
     (lengths in Å, angles in radians) among those with the most common number of atoms, at its fractional coordinates; other atoms

@@ -132,7 +132,7 @@ class ConfigBase:
         return from_values(cls, values)
 
     def with_values(self, assignments: Mapping[str, Any]) -> Self:
-        """Return a copy with changes, e.g. {"training.learning_rate": 2e-3}; text is parsed as JSON.
+        """Return a copy with changes, e.g. {"training.learning_rate": 2e-3}; text is read as JSON.
 
         Raises:
             ConfigError: an unknown key or a value of the wrong type; the message names it.
@@ -149,7 +149,7 @@ class ConfigBase:
 
 @dataclass(frozen=True)
 class Config(ConfigBase):
-    """Configuration of NeSF: of one training, and of the decoding that follows it."""
+    """Configuration of a training of NeSF and of the decoding that follows it."""
 
     preset: str = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -159,7 +159,7 @@ class Config(ConfigBase):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `ConfigBase.from_dict`; a missing section `decoding` becomes the preset's, else the paper's."""
+        """See `ConfigBase`; a missing section `decoding` becomes the preset's, else the paper's."""
         config = super().from_dict(values)
         return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
 

@@ -30,7 +30,7 @@ MIN_VOLUME = 1.0  # Å³
 
 
 def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute lengths (a, b, c) [B, 3], Å, and angles (α, β, γ) [B, 3], radians, of lattices [B, 3, 3]."""
+    """Return lengths [B, 3], Å, and angles (α, β, γ) [B, 3], radians, of lattices [B, 3, 3]."""
     lengths = np.linalg.norm(lattice, axis=-1)
     unit = lattice / lengths[..., None]
     cosines = (unit[:, [1, 0, 0]] * unit[:, [2, 2, 1]]).sum(-1)
@@ -150,7 +150,7 @@ class Crystals:
         lattice: np.ndarray,
         properties: Mapping[str, np.ndarray] | None = None,
     ) -> Crystals:
-        """Make crystals of positions [N_i, 3] (Å) and atomic numbers [N_i] of each; lattice: [B, 3, 3] (Å)."""
+        """Make crystals of positions [N_i, 3], Å, atomic numbers [N_i], lattices [B, 3, 3], Å."""
         return cls(
             ids=tuple(ids),
             positions=np.concatenate([np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]),
@@ -164,7 +164,7 @@ class Crystals:
     def from_structures(
         cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None, *, check: bool = True
     ) -> Crystals:
-        """Make crystals of ordered pymatgen structures; cell, orientation and positions stay as they are.
+        """Make crystals of ordered pymatgen structures; cells and positions stay as they are.
 
         Raises:
             DataError: there is a `reason_against` a structure (only with `check`); the message names its id and the reason.
@@ -199,7 +199,7 @@ class Crystals:
         return replace(self, positions=positions, lattice=lattice)
 
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a packed file: safetensors; ids, text properties and `metadata` as JSON in its header."""
+        """Write a safetensors file; ids, text properties and `metadata` are JSON in its header."""
         columns = {k: {"text": v.tolist()} for k, v in self.properties.items() if v.dtype.kind not in "fiub"}
         arrays = {"positions": self.positions, "species": self.species.astype(np.uint8), "lattice": self.lattice, "offsets": self.offsets}
         arrays |= {f"property:{k}": v for k, v in self.properties.items() if v.dtype.kind in "fiub"}
@@ -208,13 +208,13 @@ class Crystals:
 
     @classmethod
     def load(cls, path: Path) -> Crystals:
-        """Read a file that `save` wrote; raise a `DataError` if it is missing, truncated or of another form."""
+        """Read a file of `save`; raise a `DataError` if it is missing, damaged or another one."""
         try:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
             ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.streaming)
-            properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
+            properties = {k.removeprefix("property:"): v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(
                 tuple(ids.tobytes().decode().split("\n")[:-1]) if ids is not None else tuple(json.loads(header["ids"])),
@@ -297,7 +297,7 @@ class PaddedCrystals:
         return PaddedCrystals(*(t[indices] for t in tensors), n_atoms)
 
     def atoms(self) -> torch.Tensor:
-        """Return the indices [n_atoms] of the atoms in the flattened positions and species [B · N]."""
+        """Return the indices [n_atoms] of the atoms in flattened positions and species [B · N]."""
         n = self.n_atoms if self.n_atoms is not None else int(self.mask.sum())
         return torch.nonzero_static(self.mask.flatten(), size=n)[:, 0]
 

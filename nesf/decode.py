@@ -108,7 +108,7 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
 
 
 def merge_particles(particles: Particles, side: float) -> Particles:
-    """Merge a crystal's particles that share a cubic cell of edge `side`, Å, into one at their mean."""
+    """Merge particles of a crystal that share a cubic cell of edge `side`, Å, at their mean."""
     # 16 bits an axis: particles beyond the range (655 Å with a side of 0.02 Å) share its outermost cells, but they are lost anyway.
     cell = torch.floor(particles.positions.double() / side).long().clamp(-(1 << 15), (1 << 15) - 1) + (1 << 15)
     key = particles.crystal << 48 | cell[:, 0] << 32 | cell[:, 1] << 16 | cell[:, 2]
@@ -277,7 +277,7 @@ def _decode_batches(
     device: torch.device,
     progress: bool,
 ) -> Reconstruction:
-    """Decode batches whose particles fit in one pass of a field; `fields_of(start, stop)` gives fields."""
+    """Decode in batches whose particles fit in one pass; `fields_of(start, stop)`: their fields."""
     if not len(ids):
         raise DataError("there is no crystal to reconstruct")
     most = config.max_queries * (16 if device.type == "cuda" else 1)  # a GPU needs larger batches
@@ -327,9 +327,5 @@ def oracle(
         config: parameters of the five steps; by default the paper's.
         periodic: decode the fields of the crystals with their periodic images.
     """
-    padded = pad(crystals, vocabulary)
-
-    def fields_of(start: int, stop: int) -> GroundTruthFields:
-        return GroundTruthFields(padded.select(torch.arange(start, stop)), periodic)
-
-    return _decode_batches(fields_of, crystals.ids, box, vocabulary, config or ReconstructionConfig(), torch.device("cpu"), progress)
+    fields = GroundTruthFields(pad(crystals, vocabulary), periodic)
+    return _decode_batches(fields.of, crystals.ids, box, vocabulary, config or ReconstructionConfig(), torch.device("cpu"), progress)

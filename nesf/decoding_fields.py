@@ -53,7 +53,7 @@ class FixedField:
 
     @torch.no_grad()
     def __call__(self, queries: Tensor, projected: Tensor, crystal: Tensor) -> Tensor:
-        """Return values [M, n_out] at queries [M, 3] (Å) of the crystals [M] with `projected` [B, width]."""
+        """Return values [M, n_out] at queries [M, 3], Å, of crystals [M]; projected: [B, width]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
         # Inputs of the layers [rows, width + columns], used again by every part; layers alternate between two buffers of each width.
@@ -78,13 +78,13 @@ class FixedField:
 
 
 class StructureFields(Protocol):
-    """Fields and lattices of B crystals."""
+    """Fields and lattices of B crystals; queries: [M, 3], Å, of the crystals [M]."""
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
-        """Return vectors [M, 3], Å, at queries [M, 3] of crystals [M]; `rough`: errors of some 0.1 Å."""
+        """Return vectors to the nearest atoms [M, 3], Å; `rough` allows errors of some 0.1 Å."""
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Return the most probable species [M] at queries [M, 3] of the crystals [M]."""
+        """Return the indices of the most probable species [M]."""
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """Return lengths [B, 3] in Å and angles [B, 3] in radians."""
@@ -124,6 +124,10 @@ class GroundTruthFields:
 
     crystals: PaddedCrystals
     periodic: bool = False
+
+    def of(self, start: int, stop: int) -> GroundTruthFields:
+        """Return the fields of the crystals start:stop."""
+        return GroundTruthFields(self.crystals.select(torch.arange(start, stop)), self.periodic)
 
     def _nearest(self, queries: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors to the nearest atoms [M, 3] and their species [M]."""

@@ -59,7 +59,7 @@ def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None)
 def nearest_atom(
     queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24, search: Callable[..., Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the true fields: vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
+    """Evaluate the true fields: vector to the nearest atom, f_p(p) = a - p, and species, f_s(p).
 
     Args:
         periodic: nearest among all periodic images; paper and official: among the atoms of the cell only.
@@ -118,7 +118,7 @@ class BatchRandom(NamedTuple):
     of: int | None = None  # number of crystals of the whole batch; None: the share is the whole batch
 
     def rows(self, draw: Callable[..., Tensor], b: int, *shape: int) -> Tensor:
-        """Return the share's rows [b, *shape] of what `draw` (torch.rand, ...) gives for the batch."""
+        """Return the share's rows [b, *shape] of what `draw` (torch.rand, ...) gives for all."""
         whole = draw((b if self.of is None else self.of, *shape), generator=self.generator, device=self.generator.device)
         return whole[self.before : self.before + b]
 
@@ -201,7 +201,7 @@ class Sampler:
         return points + self.config.global_sigma * noise, index
 
     def _all_local(self, crystals: PaddedCrystals, grid: Tensor, sigma: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return local grids around all atoms [G, 3], perturbed, and the crystal of each point [G]."""
+        """Return perturbed local grids around all atoms [G, 3] and each point's crystal [G]."""
         where = crystals.atoms()
         atoms, owner = crystals.positions.flatten(0, 1)[where], where // crystals.positions.shape[1]
         points = (atoms[:, None] + grid).flatten(0, 1)
@@ -209,7 +209,7 @@ class Sampler:
         return points + sigma * noise, owner[:, None].expand(-1, len(grid)).flatten()
 
     def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: BatchRandom) -> Tensor:
-        """Draw n points per crystal [B, n, 3] from the local grids around its atoms, not perturbed."""
+        """Draw n points per crystal [B, n, 3] from local grids around its atoms, not perturbed."""
         b = len(crystals)
         n_atoms = crystals.mask.sum(1, keepdim=True)
         atom = draws.rows(torch.rand, b, n).mul(n_atoms).long().clamp(max=n_atoms - 1)

@@ -12,7 +12,7 @@ FLATTEST_CELL = 0.02  # smallest V / (a b c) of a cell that the matcher is given
 
 
 def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) -> np.ndarray:
-    """Compute RMS displacements [B] over (V/N)^(1/3) of matched crystals; NaN where they do not match.
+    """Compute the RMS displacements [B] of matched crystals over (V/N)^(1/3); NaN: no match.
 
     As in CDVAE and later work, a pair matches when StructureMatcher's `get_rms_dist` (with `MATCHER`) finds a mapping. An absurd cell,
     or one on which the matcher fails, does not match. The crystals are in the same order.
@@ -33,7 +33,7 @@ def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) 
 
 
 def _may_match(actual: Crystals, detected: Crystals, i: int) -> bool:
-    """Return whether pair i has one composition and a usable cell; the matcher may not end on an absurd one."""
+    """Return whether pair i has one composition and a cell on which the matcher ends."""
     (elements, counts), (actual_elements, actual_counts) = (np.unique(c.species[c.atoms(i)], return_counts=True) for c in (detected, actual))
     # The matcher compares reduced formulas, so a cell may hold a multiple of the other's atoms.
     if not len(elements) or not np.array_equal(elements, actual_elements) or np.any(counts * actual_counts[0] != actual_counts * counts[0]):

@@ -54,13 +54,13 @@ class Metrics:
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return distance [n] and index [n] of the position of b [m, 3] nearest to each of a [n, 3]; Å."""
+    """Return distance and index [n] of the position of b [m, 3] nearest to each of a [n, 3]; Å."""
     distances = cdist(a, b)
     return distances.min(1), distances.argmin(1)
 
 
 def align(actual: Crystals, detected: Crystals) -> Crystals:
-    """Bring detected crystals into the order of the actual ones; a missing id has no atoms and no cell.
+    """Sort detected crystals as the actual ones; a missing id has no atoms and no cell.
 
     Raises:
         DataError: an id of `detected` occurs twice or is not among the actual ones.
@@ -85,9 +85,8 @@ def evaluate(actual: Crystals, detected: Crystals, *, match: bool = True, progre
 
     A material in which nothing is detected counts in the error in number of atoms, all its actual atoms count as species
     errors, and it does not match. It has no nearest detected atom, so the position error (actual) leaves it out, as the paper
-    does (the brackets in Table 1); `n_nothing_detected` and `nothing_detected_ids` report it, and
-    `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest body diagonal instead. It adds
-    nothing to the detected metrics.
+    does (the brackets in Table 1); `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest
+    body diagonal instead. It adds nothing to the detected metrics.
 
     Args:
         actual: B crystals.
@@ -113,7 +112,7 @@ def evaluate(actual: Crystals, detected: Crystals, *, match: bool = True, progre
 
 
 class AtomErrors(NamedTuple):
-    """Errors of atoms: distance to the nearest one of the other set, Å, and 1 where species disagree, else 0."""
+    """Errors of atoms: distance, Å, to the nearest of the other set; 1 where the species differ."""
 
     position_actual: np.ndarray  # [n] of the actual atoms; empty where nothing is detected
     position_detected: np.ndarray  # [m] of the detected atoms
@@ -140,7 +139,7 @@ def _atom_errors(actual: Crystals, detected: Crystals, i: int) -> AtomErrors:
 
 
 def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, np.ndarray]:
-    """Return errors of lengths [B, 3], Å, and angles [B, 3], degrees; NaN where a lattice is no cell."""
+    """Return errors of lengths [B, 3], Å, and angles [B, 3], degrees; NaN without a cell."""
     lengths, angles = np.full((2, len(actual), 3), np.nan)
     usable = np.flatnonzero(np.isfinite(detected.lattice).all((1, 2)) & (np.linalg.norm(detected.lattice, axis=-1) > 0).all(1))
     selected = detected.select(usable)
@@ -210,10 +209,7 @@ def evaluate_structures(actual: Sequence[Structure], detected: Sequence[Structur
 
     Positions are compared as they are, cartesian and without periodic images: give both structures of a pair in the same setting
     and the same choice of periodic image (only the match rate does not depend on that choice). A material's id is its place in the list.
-
-    Args:
-        actual: the true structures.
-        detected: the model's, in the same order; None (or a structure without sites) where it gave nothing.
+    A detected structure is None, or has no sites, where the model gave nothing.
 
     Raises:
         DataError: the lists differ in length, an actual structure cannot be used, or a detected one is disordered.
@@ -255,11 +251,9 @@ def _formulas(crystals: Crystals) -> list[str]:
         return [Composition({Element.from_Z(int(z)): int(n) for z, n in zip(*p, strict=True)}).reduced_formula for p in parts]
 
 
-def _mean(values: np.ndarray) -> float:
-    """Return the mean; NaN of no value, without numpy's warning."""
+def _mean(values: np.ndarray) -> float:  # NaN of no value, without numpy's warning; as `_median`
     return float(np.mean(values)) if np.size(values) else float("nan")
 
 
 def _median(values: np.ndarray) -> float:
-    """Return the median; NaN of no value."""
     return float(np.median(values)) if np.size(values) else float("nan")

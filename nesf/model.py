@@ -44,7 +44,7 @@ class MLP(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Encoder: features per atom, max pooling, then the lattice is appended (Supplementary Note 5)."""
+    """Features per atom, max pooling, then the lattice is appended (Supplementary Note 5)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         self.latent = MLP(config.encoder_mix[-1] + 6, latent_widths, batch_norm=True, dropout=config.dropout, momentum=momentum)
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
-        """Return latent vectors z [B, latent_size]; order of the atoms and padding do not matter."""
+        """Return z [B, latent_size], whatever the order of the atoms and the padding."""
         atoms = crystals.atoms()
         positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
@@ -83,7 +83,7 @@ class Field(nn.Module):
         self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
 
     def encode_query(self, queries: Tensor) -> Tensor:
-        """Append the positional encoding to queries [..., 3]: sin and cos of 2^l p for L > 0 frequencies."""
+        """Append the positional encoding of queries [..., 3]: sin and cos of 2^l p, l < L."""
         if not self.n_frequencies:
             return queries
         scaled = queries[..., None] * 2.0 ** torch.arange(self.n_frequencies, device=queries.device, dtype=queries.dtype)  # [..., 3, L]
@@ -119,7 +119,7 @@ class Field(nn.Module):
         return first.weight[:, :split], first.bias, first.weight[:, split:]
 
     def later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
-        """Return each later layer's preceding norm, weight for its output, weight for the query, bias."""
+        """Return each later layer's norm, weight for its output, weight for the query, and bias."""
         layers = []
         for norm, layer in zip(self.norms, [*list(self.layers)[1:], self.last], strict=True):
             n = norm.num_features  # type: ignore[operator, union-attr]
@@ -138,7 +138,7 @@ class Field(nn.Module):
         return y
 
     def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, query_weight: Tensor, precision: str) -> Tensor:
-        """Evaluate the field with this batch's statistics [M, n_out]; update the running statistics."""
+        """Evaluate the field with the batch's statistics [M, n_out]; update the running ones."""
         layers = self.later_layers()
         flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
         y, *statistics = FieldKernel.apply(query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat)
@@ -151,7 +151,7 @@ class Field(nn.Module):
 
 
 def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch normalisation in evaluation: its output is scale * x + shift."""
+    """Return scale and shift of a norm in evaluation, whose output is scale * x + shift."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale

@@ -1,4 +1,4 @@
-"""Non-maximum suppression of particles (step 4 of Section 2.1), for all crystals of a batch at once.
+"""Non-maximum suppression (step 4 of Section 2.1) for all crystals of a batch at once.
 
 The sequential rule: the particle with the lowest score becomes a centre, all particles within a radius of it are removed, and so on. The
 same result is found in a few rounds. Particles are sorted into cubic cells with the radius as edge. Among the best of the remaining
@@ -63,7 +63,7 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
 
 
 def _centres(place: Tensor, cells: Cells, best: Tensor, around: Tensor, radius: float) -> Tensor:
-    """Return the mask of the centres among the best particles [K], ascending; around: cells [K, 27]."""
+    """Return which of the best particles [K], ascending, are centres; around: cells [K, 27]."""
     none = len(place)
     is_centre = torch.zeros(len(best), dtype=torch.bool, device=best.device)
     waiting = torch.arange(len(best), device=best.device)
