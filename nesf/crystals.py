@@ -38,18 +38,13 @@ def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
-    """Compute lattice matrices in the setting of pymatgen's conventional standard structure.
+    """Compute lattices [B, 3, 3], rows in Å, of lengths [B, 3], Å, and angles [B, 3], radians.
 
-    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
+    They have the setting of pymatgen's conventional standard structure: a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
     and rhombohedral cells. The official release stores positions in this setting without a matrix, and the decoder predicts none.
 
     Args:
-        lengths: [B, 3] in Å.
-        angles: [B, 3] in radians.
         hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a predicted one.
-
-    Returns:
-        [B, 3, 3], rows a, b, c in Å.
 
     Raises:
         DataError: the angles close no cell of positive volume.

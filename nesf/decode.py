@@ -167,12 +167,8 @@ def estimate_species(
 ) -> tuple[Tensor, Tensor]:
     """Step 5: let queries around each atom vote for its species; in a tie the first one wins.
 
-    Args:
-        positions: detected atoms [N, 3], Å.
-        crystal: [N].
-
     Returns:
-        Species index [N] and votes [N, n_species].
+        Species index [N] and votes [N, n_species] of the atoms at positions [N, 3], Å, of the crystals [N].
     """
     grid = local_grid(config.species_interval, config.species_range, device=positions.device)
     queries, index = (positions[:, None] + grid).flatten(0, 1), crystal.repeat_interleave(len(grid))
@@ -194,8 +190,6 @@ def decode(
     """Run all five steps for a batch of crystals.
 
     Args:
-        fields: their fields and lattices.
-        ids: B names.
         box: bounding box common to the dataset, Å.
         vocabulary: atomic numbers along the species axis.
     """

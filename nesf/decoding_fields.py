@@ -32,19 +32,18 @@ class FixedField:
         half: bf16 for the matrix products (coordinates as pairs); the errors of the values are then up to some 0.1 Å.
     """
 
+    @torch.no_grad()
     def __init__(self, field: Field, half: bool = False) -> None:
-        with torch.no_grad():
-            self.field, self.half = field, half
-            self.latent_weight, self.latent_bias, query_weight = field.first_layer()
-            self.query_weight = query_weight.T.contiguous()
-            self.widths: list[int] = []
-            self.weights: list[Tensor] = []  # [inputs + columns, outputs]
-            kind = torch.bfloat16 if half else self.query_weight.dtype
-            for norm, weight, weight_query, bias in field.later_layers():
-                scale, shift = scale_and_shift(norm)
-                columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
-                self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
-                self.widths.append(weight.shape[1])
+        self.field, self.half = field, half
+        self.latent_weight, self.latent_bias, query_weight = field.first_layer()
+        self.query_weight = query_weight.T.contiguous()
+        self.widths = [norm.num_features for norm, *_ in field.later_layers()]
+        self.weights: list[Tensor] = []  # [inputs + columns, outputs]
+        kind = torch.bfloat16 if half else self.query_weight.dtype
+        for norm, weight, weight_query, bias in field.later_layers():
+            scale, shift = scale_and_shift(norm)
+            columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
+            self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class FieldKernel(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, half: bool, eps: float, first_query: Tensor, *layers: Any
     ) -> tuple[Tensor, ...]:
-        """Return field values at the queries [M, n_query], and the statistics for the running averages.
+        """Return field values at queries [M, n_query], and statistics for the running averages.
 
         Args:
             per_crystal: the latent's part of the first layer [B, width], bias included.

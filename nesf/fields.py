@@ -41,15 +41,9 @@ def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
 
 
 def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None) -> Tensor:
-    """Find the nearest atom; by differences, because |p|² - 2pa + |a|² cancels in fp32.
+    """Return the index along N, [B, Q] or [M], of the nearest of the crystal's atoms [B, N, 3].
 
-    Args:
-        queries: [B, Q, 3], or [M, 3] with `crystal`.
-        atoms: [B, N, 3], padded with positions far away.
-        crystal: [M], the crystal each query belongs to.
-
-    Returns:
-        Index along N, [B, Q] or [M].
+    Queries are [B, Q, 3], or [M, 3] of the crystals [M]. By differences, because |p|² - 2pa + |a|² cancels in fp32.
     """
     near = atoms[:, None] if crystal is None else atoms[crystal]
     squares = sum((queries[..., None, k] - near[..., k]).square() for k in range(3))
@@ -99,7 +93,6 @@ def local_grid(
     """Return a regular grid [n³, 3], Å, in a cube around the origin (Sections 2.1 and 2.2).
 
     Args:
-        interval: Å.
         extent: edge of the cube, Å.
         half_open: exclude the upper end, as the official code does; the grid is then not centred.
     """

@@ -31,16 +31,14 @@ class MLP(nn.Sequential):
 
     def __init__(self, n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> None:
         layers: list[nn.Module] = []
-        for i, width in enumerate(widths):
-            layers.append(nn.Linear(n_in, width))
-            if i < len(widths) - 1:
-                layers.append(nn.ReLU())
-                if batch_norm:
-                    layers.append(BatchNorm(width, momentum=momentum))
-                if dropout:
-                    layers.append(nn.Dropout(dropout))
+        for width in widths[:-1]:
+            layers += [nn.Linear(n_in, width), nn.ReLU()]
+            if batch_norm:
+                layers.append(BatchNorm(width, momentum=momentum))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
             n_in = width
-        super().__init__(*layers)
+        super().__init__(*layers, nn.Linear(n_in, widths[-1]))
 
 
 class Encoder(nn.Module):
