@@ -1,4 +1,4 @@
-"""Trivial baselines: predictors without a model, which give the scale for the numbers of a trained one.
+"""Trivial baselines: predictors without a model.
 
 Both know the training split. `copy_nearest` also knows the composition and the lattice of the crystal to predict.
 """
@@ -24,13 +24,6 @@ def copy_nearest(train: Crystals, crystals: Crystals) -> Crystals:
     Distance, for a crystal of N atoms: (Σ_species |difference in count| + |difference in number of atoms|) / N
     + 0.4/Å · Σ_abc |difference in length|. So the composition decides, unless the cells differ much.
 
-    Args:
-        train: the training split.
-        crystals: B crystals to predict.
-
-    Returns:
-        B copies of training crystals under the ids of `crystals`.
-
     Raises:
         DataError: the training split is empty.
     """
@@ -43,18 +36,11 @@ def copy_nearest(train: Crystals, crystals: Crystals) -> Crystals:
 
 
 def constant(train: Crystals, crystals: Crystals) -> Crystals:
-    """Predict the same crystal for every id: median lengths of the training split, 90° angles, and the atoms of one training crystal.
+    """Predict one crystal for every id: median lengths, 90° angles, atoms of a training crystal.
 
     The median minimises the mean absolute error of each length. The atoms are those of the training crystal nearest to that cell
     (lengths in Å, angles in radians) among those with the most common number of atoms, at its fractional coordinates; other atoms
     may give a better constant prediction.
-
-    Args:
-        train: the training split.
-        crystals: B crystals to predict; only their ids are read.
-
-    Returns:
-        The same crystal B times.
 
     Raises:
         DataError: the training split is empty.
@@ -78,6 +64,5 @@ def _counts(crystals: Crystals) -> np.ndarray:
 
 
 def _check(train: Crystals) -> None:
-    """Raise a `DataError` if the training split is empty."""
     if len(train) == 0:
         raise DataError("the training split is empty; trivial predictors need one")

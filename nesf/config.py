@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Hidden widths and options of the autoencoder (Supplementary Notes 5 and 7); input and output widths follow from the data and `latent_size`."""
+    """Hidden widths and options of the autoencoder (Supplementary Notes 5 and 7)."""
 
     n_species: int = 80  # A, number of candidate species; set from the dataset's vocabulary
     latent_size: int = 192
@@ -94,7 +94,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """Parameters of the five steps of decoding (Section 2.1; Supplementary Notes 3 and 6). Lengths in Å."""
+    """Parameters of the decoding (Section 2.1; Supplementary Notes 3 and 6). Lengths in Å."""
 
     grid_interval: float = 0.5  # step 1
     iterations: int = 64  # step 2; paper: not given / official: 64
@@ -120,7 +120,7 @@ class ReconstructionConfig:
 
 
 class ConfigBase:
-    """Base of a method's configuration: conversion to and from plain dictionaries, and copies with changed values."""
+    """Base of a method's configuration, whose fields are a preset's name and sections of values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dictionaries, as stored in `run.json` and beside checkpoints."""
@@ -128,29 +128,28 @@ class ConfigBase:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the config that `to_dict` gave as `values` (checked by `from_values`)."""
+        """Return the config that `to_dict` gave as `values`."""
         return from_values(cls, values)
 
     def with_values(self, assignments: Mapping[str, Any]) -> Self:
-        """Return a copy with some values changed, given by dotted key, e.g. {"training.learning_rate": 2e-3}; text is parsed as JSON where it is JSON.
+        """Return a copy with changes, e.g. {"training.learning_rate": 2e-3}; text is read as JSON.
 
         Raises:
             ConfigError: an unknown key or a value of the wrong type; the message names it.
         """
         values = self.to_dict()
-        sections = {name: section for name, section in values.items() if isinstance(section, dict)}
+        known = [f"{section}.{name}" for section, names in values.items() if isinstance(names, dict) for name in names]
         for key, value in assignments.items():
-            section, _, name = key.partition(".")
-            if name not in sections.get(section, {}):
-                known = ", ".join(f"{s}.{n}" for s, names in sections.items() for n in names)
-                raise ConfigError(f"unknown configuration key {key!r}; the keys are {known}")
-            sections[section][name] = _parsed(value)
+            if key not in known:
+                raise ConfigError(f"unknown configuration key {key!r}; the keys are {', '.join(known)}")
+            section, name = key.split(".")
+            values[section][name] = _parsed(value)
         return self.from_dict(values)
 
 
 @dataclass(frozen=True)
 class Config(ConfigBase):
-    """Configuration of NeSF: of one training, and of the decoding that follows it."""
+    """Configuration of a training of NeSF and of the decoding that follows it."""
 
     preset: str = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -160,7 +159,7 @@ class Config(ConfigBase):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `ConfigBase.from_dict`; a config that was recorded without the section `decoding` gets its preset's, by default the paper's."""
+        """See `ConfigBase`; a missing section `decoding` becomes the preset's, else the paper's."""
         config = super().from_dict(values)
         return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
 
@@ -171,10 +170,11 @@ def as_json(section: Any) -> dict[str, Any]:
 
 
 def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Make a dataclass of plain values, as JSON gives them, each checked against the type of its field; the fields not given keep their defaults.
+    """Make a dataclass of values as JSON gives them, checked against the types of its fields.
 
     Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not negative (but of either sign where the field's metadata
     say {"signed": True}, and not 0 where its name ends in `interval`); `tuple[int, ...]`, positive; `tuple[str, ...]`; any of these or None.
+    Fields not given keep their defaults.
 
     Raises:
         ConfigError: an unknown key or a value of the wrong type; the message names it, after the prefix.
@@ -189,7 +189,6 @@ def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
-    """Return the value of a field in the field's type."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
@@ -241,7 +240,7 @@ CPU = Config(
         compile=True,
     ),
 )
-PRESETS: Mapping[str, Config] = {"paper": PAPER, "official": OFFICIAL, "cpu": CPU}
+PRESETS: Mapping[str, Config] = {c.preset: c for c in (PAPER, OFFICIAL, CPU)}
 # The `cpu` preset on one dataset: chosen on validation splits (results/ybco/nesf/trial-*); epochs for some minutes to half an hour of one core.
 CPU_ON: Mapping[str, Mapping[str, Any]] = {
     "ybco": {"model.dropout": 0.3, "training.batch_size": 30, "training.epochs": 2400},
@@ -251,7 +250,7 @@ CPU_ON: Mapping[str, Mapping[str, Any]] = {
 
 
 def for_dataset(config: Config, name: str) -> Config:
-    """Return a preset, given without other changes, as it is used for a dataset: `cpu` with the values of `CPU_ON`.
+    """Return an unchanged preset as it is used for a dataset: `cpu` with the values of `CPU_ON`.
 
     The paper stops early, but not on YBCO-like, where 5 validation crystals are too few for it (Section 4.3).
     """
@@ -262,31 +261,20 @@ def for_dataset(config: Config, name: str) -> Config:
 
 
 def preset(name: str) -> Config:
-    """Return a preset by name.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
+    """Return a preset by name; raise a `ConfigError` if there is none."""
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} does not exist; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-def reconstruction_config(assignments: Mapping[str, Any], base: ReconstructionConfig | None = None) -> ReconstructionConfig:
-    """Return decoding parameters, by default the paper's, with some changed (`with_fields`), e.g. {"nms_radius": 0.4}."""
-    return with_fields(base or ReconstructionConfig(), assignments)
-
-
 def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
-    """Return a copy of a frozen dataclass with some fields changed, checked by `from_values`; text is parsed as JSON where it is JSON."""
+    """Return a dataclass with fields changed, checked by `from_values`; text is parsed as JSON."""
     return from_values(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
 
 
 def _parsed(value: Any) -> Any:
     """Return text as JSON where it is JSON, anything else as it is (`training.schedule=cosine`)."""
-    if not isinstance(value, str):
-        return value
     try:
-        return json.loads(value)
+        return json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
         return value

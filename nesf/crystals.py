@@ -1,15 +1,13 @@
 """Batches of crystals, the form in which the whole package passes structures on.
 
-`Crystals` is ragged (the atoms of all crystals in one array) and made of numpy arrays; `PaddedCrystals`, the input of the
-networks, is made of torch tensors. pymatgen is imported only where structures are converted, so training needs no more
-than torch, numpy and safetensors.
+pymatgen is imported only where structures are converted, so training needs no more than torch, numpy and safetensors.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,26 +30,21 @@ MIN_VOLUME = 1.0  # Å³
 
 
 def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute lengths [B, 3] in Å and angles (α, β, γ) [B, 3] in radians of lattice matrices [B, 3, 3], rows a, b, c in Å."""
+    """Return lengths [B, 3], Å, and angles (α, β, γ) [B, 3], radians, of lattices [B, 3, 3]."""
     lengths = np.linalg.norm(lattice, axis=-1)
     unit = lattice / lengths[..., None]
-    cosines = np.stack([(unit[:, 1] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 2]).sum(-1), (unit[:, 0] * unit[:, 1]).sum(-1)], -1)
+    cosines = (unit[:, [1, 0, 0]] * unit[:, [2, 2, 1]]).sum(-1)
     return lengths, np.arccos(np.clip(cosines, -1.0, 1.0))
 
 
 def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
-    """Compute lattice matrices in the setting of pymatgen's conventional standard structure, from lengths and angles alone.
+    """Compute lattices [B, 3, 3], rows in Å, of lengths [B, 3], Å, and angles [B, 3], radians.
 
-    a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
+    They have the setting of pymatgen's conventional standard structure: a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
     and rhombohedral cells. The official release stores positions in this setting without a matrix, and the decoder predicts none.
 
     Args:
-        lengths: [B, 3] in Å.
-        angles: [B, 3] in radians.
         hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a predicted one.
-
-    Returns:
-        [B, 3, 3], rows a, b, c in Å.
 
     Raises:
         DataError: the angles close no cell of positive volume.
@@ -66,25 +59,21 @@ def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_toleranc
     if not np.all(np.isfinite(cz2)) or np.any(cz2 <= 0):
         worst = int(np.argmin(np.where(np.isfinite(cz2), cz2, -np.inf)))
         raise DataError(f"angles {np.degrees(angles[worst]).round(2).tolist()} degrees (entry {worst}) close no cell")
-    rows = np.zeros((len(lengths), 3, 3))
-    rows[:, 0, 0], rows[:, 1, 0], rows[:, 1, 1] = 1.0, cos[:, 2], sin[:, 2]
-    rows[:, 2] = np.stack([cx, cy, np.sqrt(cz2)], -1)
+    zero, one = np.zeros_like(cx), np.ones_like(cx)
+    rows = np.stack([one, zero, zero, cos[:, 2], sin[:, 2], zero, cx, cy, np.sqrt(cz2)], -1).reshape(-1, 3, 3)
     hexagonal = np.all(np.abs(angles - np.radians([90.0, 90.0, 120.0])) < hexagonal_tolerance, axis=-1)
-    half = angles[:, 2] / 2
-    turn = np.zeros((len(lengths), 3, 3))  # by half of γ about z
-    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(half)
-    turn[:, 1, 0], turn[:, 2, 2] = np.sin(half), 1.0
-    turn[:, 0, 1] = -turn[:, 1, 0]
+    c, s = np.cos(angles[:, 2] / 2), np.sin(angles[:, 2] / 2)
+    turn = np.stack([c, -s, zero, s, c, zero, zero, zero, one], -1).reshape(-1, 3, 3)  # by half of γ about z
     rows = np.where(hexagonal[:, None, None], rows @ turn, rows)
     return rows * lengths[:, :, None]
 
 
 @dataclass(frozen=True)
 class Crystals:
-    """B crystals with n atoms in all.
+    """B crystals with n atoms in all, as ragged numpy arrays.
 
     Attributes:
-        ids: B names (material ids).
+        ids: B names.
         positions: [n, 3] float64, cartesian, Å.
         species: [n] int64, atomic numbers Z.
         lattice: [B, 3, 3] float64, rows a, b, c in Å.
@@ -143,7 +132,7 @@ class Crystals:
             positions=self.positions[atoms],
             species=self.species[atoms],
             lattice=self.lattice[indices],
-            offsets=np.concatenate([[0], np.cumsum(self.n_atoms[indices])]).astype(np.int64),
+            offsets=np.cumsum([0, *self.n_atoms[indices]]),
             properties={k: v[indices] for k, v in self.properties.items()},
         )
 
@@ -156,44 +145,45 @@ class Crystals:
         lattice: np.ndarray,
         properties: Mapping[str, np.ndarray] | None = None,
     ) -> Crystals:
-        """Make crystals of one array of positions [N_i, 3] (Å) and one of atomic numbers [N_i] each, and of lattices [B, 3, 3] (Å)."""
-        counts = [len(p) for p in positions]
+        """Make crystals of positions [N_i, 3], Å, atomic numbers [N_i], lattices [B, 3, 3], Å."""
         return cls(
             ids=tuple(ids),
             positions=np.concatenate([np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]),
             species=np.concatenate([np.zeros(0, np.int64), *(np.asarray(s, np.int64).reshape(-1) for s in species)]),
             lattice=np.asarray(lattice, np.float64).reshape(-1, 3, 3),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            offsets=np.cumsum([0, *(len(p) for p in positions)]),
             properties=dict(properties or {}),
         )
 
     @classmethod
-    def from_structures(cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None) -> Crystals:
-        """Make crystals of pymatgen structures, with their cell, orientation and positions unchanged.
+    def from_structures(
+        cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None, *, check: bool = True
+    ) -> Crystals:
+        """Make crystals of ordered pymatgen structures; cells and positions stay as they are.
 
         Raises:
-            DataError: a structure is disordered, empty or absurd (`reason_against`); the message names its id and the reason.
+            DataError: there is a `reason_against` a structure (only with `check`); the message names its id and the reason.
         """
         for identifier, structure in zip(ids, structures, strict=True):
-            if reason := reason_against(structure):
+            if check and (reason := reason_against(structure)):
                 raise DataError(f"{identifier}: {reason}")
         return cls.from_arrays(
             ids,
             [s.cart_coords for s in structures],
             [np.array([site.specie.Z for site in s]) for s in structures],
-            np.array([s.lattice.matrix for s in structures]).reshape(-1, 3, 3),
+            np.array([s.lattice.matrix for s in structures]),
             properties,
         )
 
     def to_structures(self) -> list[Structure]:
-        """Return pymatgen structures with their ids in `properties["id"]`; a crystal without atoms has no sites."""
+        """Return pymatgen structures with their ids in `properties["id"]`."""
         from pymatgen.core import Lattice, Structure
 
         parts = ((name, Lattice(self.lattice[i]), self.atoms(i)) for i, name in enumerate(self.ids))
         return [Structure(cell, self.species[a], self.positions[a], coords_are_cartesian=True, properties={"id": name}) for name, cell, a in parts]
 
     def in_standard_setting(self) -> Crystals:
-        """Return the crystals rotated so that each lattice is `standard_lattice` of its lengths and angles.
+        """Return the crystals rotated so that each lattice is a `standard_lattice`.
 
         The model knows a cell by its lengths and angles, so positions must be in the orientation that these imply.
         """
@@ -201,10 +191,10 @@ class Crystals:
         crystal_of_atom = np.repeat(np.arange(len(self)), self.n_atoms)
         fractional = np.einsum("ni,nij->nj", self.positions, np.linalg.inv(self.lattice)[crystal_of_atom])
         positions = np.einsum("ni,nij->nj", fractional, lattice[crystal_of_atom])
-        return Crystals(self.ids, positions, self.species, lattice, self.offsets, self.properties)
+        return replace(self, positions=positions, lattice=lattice)
 
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a packed file (safetensors; ids, properties and `metadata` as JSON in its header), atomically."""
+        """Write a safetensors file; ids, text properties and `metadata` are JSON in its header."""
         columns = {k: {"text": v.tolist()} for k, v in self.properties.items() if v.dtype.kind not in "fiub"}
         arrays = {"positions": self.positions, "species": self.species.astype(np.uint8), "lattice": self.lattice, "offsets": self.offsets}
         arrays |= {f"property:{k}": v for k, v in self.properties.items() if v.dtype.kind in "fiub"}
@@ -213,17 +203,13 @@ class Crystals:
 
     @classmethod
     def load(cls, path: Path) -> Crystals:
-        """Read a file that `save` wrote.
-
-        Raises:
-            DataError: the file is missing, truncated or not of this form; the message names it.
-        """
+        """Read a file of `save`; raise a `DataError` if it is missing, damaged or another one."""
         try:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
             ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.streaming)
-            properties = {k[len("property:") :]: v for k, v in arrays.items() if k.startswith("property:")}
+            properties = {k.removeprefix("property:"): v for k, v in arrays.items() if k.startswith("property:")}
             properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
             return cls(
                 tuple(ids.tobytes().decode().split("\n")[:-1]) if ids is not None else tuple(json.loads(header["ids"])),
@@ -240,7 +226,7 @@ class Crystals:
 
 
 def _in_fixed_order(content: bytes) -> bytes:
-    """Return the content of a safetensors file with its metadata keys sorted; the library writes them in an order that changes from run to run."""
+    """Sort the metadata of a safetensors file; the library's order changes from run to run."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -251,20 +237,19 @@ def _in_fixed_order(content: bytes) -> bytes:
 
 def concatenate(parts: Sequence[Crystals]) -> Crystals:
     """Join batches in order; properties that not every part has are dropped."""
-    common = set.intersection(*(set(p.properties) for p in parts)) if parts else set()
-    starts = np.cumsum([0] + [len(p.positions) for p in parts])
+    common = set.intersection(*(set(p.properties) for p in parts))
     return Crystals(
         ids=tuple(i for p in parts for i in p.ids),
         positions=np.concatenate([p.positions for p in parts]),
         species=np.concatenate([p.species for p in parts]),
         lattice=np.concatenate([p.lattice for p in parts]),
-        offsets=np.concatenate([[0]] + [p.offsets[1:] + s for p, s in zip(parts, starts, strict=False)]).astype(np.int64),
+        offsets=np.cumsum([0, *(n for p in parts for n in p.n_atoms)]),
         properties={k: np.concatenate([p.properties[k] for p in parts]) for k in sorted(common)},
     )
 
 
 def reason_against(structure: Structure) -> str | None:
-    """Return why a pymatgen structure cannot be used (disordered, empty, not finite, absurd cell, atoms on top of each other), or None."""
+    """Return why a pymatgen structure cannot be used, or None."""
     if len(structure) == 0:
         return "it has no atoms"
     if len(structure) > MAX_ATOMS_PER_CELL:
@@ -278,53 +263,43 @@ def reason_against(structure: Structure) -> str | None:
         return "a site holds a dummy species, no element"
     if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
         return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
-    distances = structure.distance_matrix[np.triu_indices(len(structure), 1)]
-    if len(distances) and distances.min() < MIN_DISTANCE:
-        return f"two atoms are {distances.min():.3f} Å apart (nearer than {MIN_DISTANCE} Å)"
+    shortest = structure.distance_matrix[np.triu_indices(len(structure), 1)].min(initial=np.inf)
+    if shortest < MIN_DISTANCE:
+        return f"two atoms are {shortest:.3f} Å apart (nearer than {MIN_DISTANCE} Å)"
     return None
 
 
 @dataclass(frozen=True)
 class PaddedCrystals:
-    """B crystals padded to N atoms, as tensors on one device.
-
-    Attributes:
-        positions: [B, N, 3] float32, cartesian, Å; `FAR` where there is no atom.
-        species: [B, N] int64, index into the vocabulary; 0 where there is no atom.
-        mask: [B, N] bool, True where there is an atom.
-        lengths: [B, 3] float32, Å.
-        angles: [B, 3] float32, radians.
-        lattice: [B, 3, 3] float32, Å.
-        n_atoms: number of atoms of all crystals, if known; counting them on a GPU would make the program wait for it.
-    """
+    """B crystals padded to N atoms, as tensors on one device, by default in float32."""
 
     FAR = 1e4  # Å; padding is never the nearest atom
 
-    positions: torch.Tensor
-    species: torch.Tensor
-    mask: torch.Tensor
-    lengths: torch.Tensor
-    angles: torch.Tensor
-    lattice: torch.Tensor
-    n_atoms: int | None = None
+    positions: torch.Tensor  # [B, N, 3], cartesian, Å; `FAR` where there is no atom
+    species: torch.Tensor  # [B, N] int64, index into the vocabulary; 0 where there is no atom
+    mask: torch.Tensor  # [B, N] bool, True where there is an atom
+    lengths: torch.Tensor  # [B, 3], Å
+    angles: torch.Tensor  # [B, 3], radians
+    lattice: torch.Tensor  # [B, 3, 3], rows a, b, c in Å
+    n_atoms: int | None = None  # of all crystals, if known; counting them on a GPU would make the program wait for it
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def select(self, indices: torch.Tensor, n_atoms: int | None = None) -> PaddedCrystals:
         """Return the crystals at the given indices [b], padded as before."""
-        selected = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
-        return PaddedCrystals(**selected, n_atoms=n_atoms)
+        tensors = (self.positions, self.species, self.mask, self.lengths, self.angles, self.lattice)
+        return PaddedCrystals(*(t[indices] for t in tensors), n_atoms)
 
     def atoms(self) -> torch.Tensor:
-        """Return the indices [n_atoms] of the atoms in the flattened [B · N] positions and species, crystal by crystal."""
+        """Return the indices [n_atoms] of the atoms in flattened positions and species [B · N]."""
         n = self.n_atoms if self.n_atoms is not None else int(self.mask.sum())
         return torch.nonzero_static(self.mask.flatten(), size=n)[:, 0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedCrystals:
         """Return the batch on another device, or in another floating-point type."""
         moved = {f: getattr(self, f).to(device, dtype) for f in ("positions", "lengths", "angles", "lattice")}
-        return PaddedCrystals(species=self.species.to(device), mask=self.mask.to(device), n_atoms=self.n_atoms, **moved)
+        return replace(self, species=self.species.to(device), mask=self.mask.to(device), **moved)
 
 
 def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
@@ -338,7 +313,6 @@ def pad(
     """Return crystals as padded tensors.
 
     Args:
-        crystals: B crystals.
         vocabulary: atomic numbers, ascending; their order is the species axis.
         width: N, the number of atoms to pad to; None: that of the largest crystal.
 
@@ -359,11 +333,5 @@ def pad(
     positions = np.full((b, n, 3), PaddedCrystals.FAR)
     species = np.zeros((b, n), dtype=np.int64)
     positions[mask], species[mask] = crystals.positions, index
-    lengths, angles = lattice_parameters(crystals.lattice)
-    floats = {"positions": positions, "lengths": lengths, "angles": angles, "lattice": crystals.lattice}
-    return PaddedCrystals(
-        species=torch.as_tensor(species).to(device),
-        mask=torch.as_tensor(mask).to(device),
-        n_atoms=len(index),
-        **{k: torch.as_tensor(v).to(device, dtype) for k, v in floats.items()},
-    )
+    arrays = (positions, species, mask, *lattice_parameters(crystals.lattice), crystals.lattice)
+    return PaddedCrystals(*map(torch.as_tensor, arrays), len(index)).to(device, dtype)

@@ -29,19 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DetectedAtoms:
-    """Atoms of one crystal after step 4.
+    """Atoms of one crystal after step 4."""
 
-    Attributes:
-        positions: [N, 3], Å.
-        scores: [N], Å: the lowest score in each cluster.
-        particles: [N], number of particles in each cluster.
-        rejected: [R], sizes of the clusters that were too small.
-    """
-
-    positions: np.ndarray
-    scores: np.ndarray
-    particles: np.ndarray
-    rejected: np.ndarray
+    positions: np.ndarray  # [N, 3], Å
+    scores: np.ndarray  # [N], Å: the lowest score in each cluster
+    particles: np.ndarray  # [N], number of particles in each cluster
+    rejected: np.ndarray  # [R], sizes of the clusters that were too small
 
 
 @dataclass(frozen=True)
@@ -63,19 +56,12 @@ class Reconstruction:
 
 
 class Particles(NamedTuple):
-    """Particles of a batch of crystals.
+    """Particles of a batch of crystals."""
 
-    Attributes:
-        positions: [M, 3], Å.
-        crystal: [M], the crystal that each belongs to.
-        counts: [M], how many particles of step 1 were merged into each; 1 without merging.
-        scores: [M], Å: ‖f_p‖ at the position, the estimated distance to the nearest atom; NaN where it is not known yet.
-    """
-
-    positions: Tensor
-    crystal: Tensor
-    counts: Tensor
-    scores: Tensor
+    positions: Tensor  # [M, 3], Å
+    crystal: Tensor  # [M], the crystal that each belongs to
+    counts: Tensor  # [M], how many particles of step 1 were merged into each; 1 without merging
+    scores: Tensor  # [M], Å: ‖f_p‖ at the position, the estimated distance to the nearest atom; NaN where it is not known yet
 
     def select(self, which: Tensor) -> Particles:
         """Return the particles at the given indices, or where a mask is true."""
@@ -88,7 +74,7 @@ class Particles(NamedTuple):
 
 
 def initialize_particles(box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu") -> Particles:
-    """Step 1: place particles on a regular grid over the bounding box, the same for every crystal [B·G]."""
+    """Step 1: place particles on a regular grid over the box, the same for every crystal [B·G]."""
     grid = box_grid(box, config.grid_interval, device)
     crystal = torch.arange(n_crystals, device=device).repeat_interleave(len(grid))
     positions = grid.repeat(n_crystals, 1)
@@ -122,19 +108,14 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
 
 
 def merge_particles(particles: Particles, side: float) -> Particles:
-    """Merge the particles of a crystal that share a cell of a cubic grid into one at their mean position, without a score.
-
-    Args:
-        particles: any number of particles.
-        side: edge of the cells, Å.
-    """
+    """Merge particles of a crystal that share a cubic cell of edge `side`, Å, at their mean."""
     # 16 bits an axis: particles beyond the range (655 Å with a side of 0.02 Å) share its outermost cells, but they are lost anyway.
     cell = torch.floor(particles.positions.double() / side).long().clamp(-(1 << 15), (1 << 15) - 1) + (1 << 15)
     key = particles.crystal << 48 | cell[:, 0] << 32 | cell[:, 1] << 16 | cell[:, 2]
     _, group, counts = torch.unique(key, return_inverse=True, return_counts=True)
-    n, kind = len(counts), particles.positions.dtype
+    n = len(counts)
     total = particles.counts.new_zeros(n).index_add_(0, group, particles.counts)
-    weight = (particles.counts / total[group]).to(kind)
+    weight = (particles.counts / total[group]).to(particles.positions.dtype)
     mean = particles.positions.new_zeros(n, 3).index_add_(0, group, particles.positions * weight[:, None])
     crystal = particles.crystal.new_zeros(n).index_copy_(0, group, particles.crystal)
     return Particles(mean, crystal, total, torch.full_like(mean[:, 0], torch.nan))
@@ -151,17 +132,13 @@ def score_particles(fields: StructureFields, particles: Particles, config: Recon
 
 
 def detect_atoms(particles: Particles, n_crystals: int, config: ReconstructionConfig) -> list[DetectedAtoms]:
-    """Steps 3 and 4: discard particles above `score_threshold`, then apply non-maximum suppression (`nesf.suppression`) to each crystal.
+    """Steps 3 and 4: discard particles above `score_threshold`, then suppress non-maxima.
 
     The particle with the lowest score becomes an atom if at least `min_particles` particles (itself included) are within `nms_radius`. In either
-    case these particles are removed; this is repeated until none is left.
-
-    Args:
-        particles: with their scores.
-        n_crystals: B.
+    case these particles are removed; this is repeated until none is left (`nesf.suppression`).
 
     Returns:
-        The atoms of each of the B crystals, lowest score first.
+        The atoms of each crystal, lowest score first.
     """
     particles = particles.select(particles.scores <= config.score_threshold)  # false for NaN
     clusters = suppress(particles.positions, particles.scores, particles.crystal, config.nms_radius)
@@ -188,27 +165,22 @@ def detect_atoms(particles: Particles, n_crystals: int, config: ReconstructionCo
 def estimate_species(
     fields: StructureFields, positions: Tensor, crystal: Tensor, n_species: int, config: ReconstructionConfig
 ) -> tuple[Tensor, Tensor]:
-    """Step 5: let the queries on a local grid around each atom vote for its species; in a tie the first in the vocabulary wins.
-
-    Args:
-        positions: detected atoms [N, 3], Å.
-        crystal: [N].
+    """Step 5: let queries around each atom vote for its species; in a tie the first one wins.
 
     Returns:
-        Species index [N] and votes [N, n_species].
+        Species index [N] and votes [N, n_species] of the atoms at positions [N, 3], Å, of the crystals [N].
     """
     grid = local_grid(config.species_interval, config.species_range, device=positions.device)
     queries, index = (positions[:, None] + grid).flatten(0, 1), crystal.repeat_interleave(len(grid))
     species = _in_parts(fields.species, queries, index, config).view(-1, len(grid))
-    votes = torch.zeros(len(positions), n_species, dtype=torch.long, device=positions.device)
-    votes.scatter_add_(1, species, torch.ones_like(species))
+    votes = species.new_zeros(len(positions), n_species).scatter_add_(1, species, torch.ones_like(species))
     return votes.argmax(-1), votes
 
 
 def _in_parts(function: Callable[[Tensor, Tensor], Tensor], queries: Tensor, crystal: Tensor, config: ReconstructionConfig) -> Tensor:
     """Evaluate a field at many queries, at most `max_queries` at a time."""
-    parts = [function(q, i) for q, i in zip(queries.split(config.max_queries), crystal.split(config.max_queries), strict=True)]
-    return torch.cat(parts) if parts else function(queries, crystal)
+    parts = zip(queries.split(config.max_queries), crystal.split(config.max_queries), strict=True)
+    return torch.cat([function(q, i) for q, i in parts])
 
 
 @torch.no_grad()
@@ -218,14 +190,12 @@ def decode(
     """Run all five steps for a batch of crystals.
 
     Args:
-        fields: their fields and lattices.
-        ids: B names.
         box: bounding box common to the dataset, Å.
         vocabulary: atomic numbers along the species axis.
     """
     start = initialize_particles(box, len(ids), config, device)
     particles = score_particles(fields, move_particles(fields, start, config), config)
-    n_particles = len(start.positions) // max(len(ids), 1)
+    n_particles = len(start.positions) // len(ids)
     return build_crystals(fields, detect_atoms(particles, len(ids), config), ids, vocabulary, config, device, n_particles)
 
 
@@ -239,48 +209,46 @@ def build_crystals(
     device: torch.device | str = "cpu",
     n_particles: int = 0,
 ) -> Reconstruction:
-    """Make crystals of detected atoms: step 5 and the lattice.
+    """Make crystals of detected atoms: step 5 and the lattice; arguments as of `decode`.
 
     Args:
-        fields: of the B crystals.
-        detected: their atoms, from `detect_atoms`.
-        ids: B names.
-        vocabulary: atomic numbers along the species axis.
+        detected: the crystals' atoms, from `detect_atoms`.
         n_particles: number of particles of step 1 in each crystal, for the reports.
     """
+    n_atoms = [len(d.positions) for d in detected]
     atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=torch.float32, device=device)
-    owner = torch.as_tensor(np.repeat(np.arange(len(ids)), [len(d.positions) for d in detected]), device=device)
+    owner = torch.as_tensor(np.repeat(np.arange(len(ids)), n_atoms), device=device)
     species, votes = estimate_species(fields, atoms, owner, len(vocabulary), config)
     lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
     good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
     lattice = standard_lattice(good_lengths, good_angles)
-    splits = np.cumsum([len(d.positions) for d in detected])[:-1]
+    splits = np.cumsum(n_atoms)[:-1]
     numbers = np.split(np.asarray(vocabulary, np.int64)[species.cpu().numpy()], splits)
-    winning_votes = np.split(votes.max(-1).values.cpu().numpy() if len(votes) else np.zeros(0, np.int64), splits)
+    winning_votes = np.split(votes.amax(-1).cpu().numpy(), splits)
     crystals = Crystals.from_arrays(ids, [d.positions for d in detected], numbers, lattice)
     reports = [
         {
             "id": ids[i],
             "n_particles": n_particles,
-            "n_atoms": len(atoms_of_one.positions),
-            "clusters_rejected": atoms_of_one.rejected.tolist(),
+            "n_atoms": n_atoms[i],
+            "clusters_rejected": d.rejected.tolist(),
             "lengths": lengths[i].tolist(),
             "angles_degree": np.degrees(angles[i]).tolist(),
             "lattice_repaired": bool(repaired[i]),
             "atoms": [
                 {"x": x, "y": y, "z": z, "atomic_number": int(number), "score": float(score), "particles": int(count), "votes": int(vote)}
                 for (x, y, z), number, score, count, vote in zip(
-                    atoms_of_one.positions.tolist(), numbers[i], atoms_of_one.scores, atoms_of_one.particles, winning_votes[i], strict=True
+                    d.positions.tolist(), numbers[i], d.scores, d.particles, winning_votes[i], strict=True
                 )
             ],
         }
-        for i, atoms_of_one in enumerate(detected)
+        for i, d in enumerate(detected)
     ]
     return Reconstruction(crystals, reports)
 
 
 def allowed_lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Repair predicted lengths [B, 3] in Å and angles [B, 3] in radians that form no cell; the third result [B] tells which were changed.
+    """Repair lengths [B, 3], Å, and angles [B, 3], radians, that form no cell; tell which [B].
 
     A badly trained model may predict a length near zero or below, or angles that close no cell; they become the nearest allowed length and 90°.
     """
@@ -303,11 +271,11 @@ def _decode_batches(
     device: torch.device,
     progress: bool,
 ) -> Reconstruction:
-    """Decode batches of as many crystals as have all their particles in one pass of a field; `fields_of` gives the fields of crystals start:stop."""
+    """Decode in batches whose particles fit in one pass; `fields_of(start, stop)`: their fields."""
     if not len(ids):
         raise DataError("there is no crystal to reconstruct")
     most = config.max_queries * (16 if device.type == "cuda" else 1)  # a GPU needs larger batches
-    size = max(1, most // max(len(box_grid(box, config.grid_interval)), 1))
+    size = max(1, most // len(box_grid(box, config.grid_interval)))
     results = []
     with tqdm(total=len(ids), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
         for start in range(0, len(ids), size):
@@ -320,19 +288,14 @@ def _decode_batches(
 def decode_latent(
     model: TrainedModel, z: Tensor, ids: Sequence[str], config: ReconstructionConfig | None = None, *, progress: bool = False
 ) -> Reconstruction:
-    """Decode latent vectors z [B, latent_size] to crystals; config: parameters of the five steps, by default those of the model's preset."""
+    """Decode latent vectors z [B, latent_size]; config: by default that of the model's preset."""
     model.autoencoder.eval()
     fields = NeuralFields(model.autoencoder, z)
     return _decode_batches(fields.of, ids, model.box, model.vocabulary, config or model.config.decoding, model.device, progress)
 
 
 def reconstruct(model: TrainedModel, crystals: Crystals, config: ReconstructionConfig | None = None, *, progress: bool = False) -> Reconstruction:
-    """Encode crystals and decode their latent vectors.
-
-    Args:
-        model: a trained model.
-        crystals: B crystals in the standard setting (`Crystals.in_standard_setting`).
-        config: parameters of the five steps; by default those of the model's preset.
+    """Encode crystals in the standard setting and decode their latent vectors (`decode_latent`).
 
     Raises:
         DataError: an element outside the model's vocabulary.
@@ -350,18 +313,13 @@ def oracle(
     periodic: bool = False,
     progress: bool = False,
 ) -> Reconstruction:
-    """Decode the true fields of crystals: the best that any network could reach with these parameters of the algorithm.
+    """Decode the true fields of crystals: the best that any network could reach.
 
     Args:
-        crystals: B crystals.
         box: bounding box of the dataset's training split, Å.
         vocabulary: atomic numbers along the species axis.
         config: parameters of the five steps; by default the paper's.
         periodic: decode the fields of the crystals with their periodic images.
     """
-    padded = pad(crystals, vocabulary)
-
-    def fields_of(start: int, stop: int) -> GroundTruthFields:
-        return GroundTruthFields(padded.select(torch.arange(start, stop)), periodic)
-
-    return _decode_batches(fields_of, crystals.ids, box, vocabulary, config or ReconstructionConfig(), torch.device("cpu"), progress)
+    fields = GroundTruthFields(pad(crystals, vocabulary), periodic)
+    return _decode_batches(fields.of, crystals.ids, box, vocabulary, config or ReconstructionConfig(), torch.device("cpu"), progress)

@@ -32,80 +32,65 @@ class FixedField:
         half: bf16 for the matrix products (coordinates as pairs); the errors of the values are then up to some 0.1 Å.
     """
 
+    @torch.no_grad()
     def __init__(self, field: Field, half: bool = False) -> None:
-        with torch.no_grad():
-            self.field, self.half = field, half
-            self.latent_weight, self.latent_bias, query_weight = field.first_layer()
-            self.query_weight = query_weight.T.contiguous()
-            self.widths: list[int] = []
-            self.weights: list[Tensor] = []  # [inputs + columns, outputs]
-            kind = torch.bfloat16 if half else self.query_weight.dtype
-            for norm, weight, weight_query, bias in field.later_layers():
-                scale, shift = scale_and_shift(norm)
-                columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
-                self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
-                self.widths.append(weight.shape[1])
+        self.field, self.half = field, half
+        self.latent_weight, self.latent_bias, query_weight = field.first_layer()
+        self.query_weight = query_weight.T.contiguous()
+        self.widths = [norm.num_features for norm, *_ in field.later_layers()]
+        self.weights: list[Tensor] = []  # [inputs + columns, outputs]
+        kind = torch.bfloat16 if half else self.query_weight.dtype
+        for norm, weight, weight_query, bias in field.later_layers():
+            scale, shift = scale_and_shift(norm)
+            columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
+            self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:
-        """Return the latent's part of the first layer [B, width], which a call needs; once per crystal."""
+        """Return the latent's part of the first layer [B, width], which a call needs."""
         return functional.linear(z, self.latent_weight, self.latent_bias)
 
     @torch.no_grad()
     def __call__(self, queries: Tensor, projected: Tensor, crystal: Tensor) -> Tensor:
-        """Return field values [M, n_out] at queries [M, 3] (Å) of the crystals [M], whose latent vectors `project` projected [B, width]."""
+        """Return values [M, n_out] at queries [M, 3], Å, of crystals [M]; projected: [B, width]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
-        buffers: dict[tuple[int, int], Tensor] = {}
+        # Inputs of the layers [rows, width + columns], used again by every part; layers alternate between two buffers of each width.
+        keys = [(layer % 2, width) for layer, width in enumerate(self.widths)]
+        buffers = {k: weight.new_empty(min(rows, len(queries)), len(weight)) for k, weight in zip(keys, self.weights, strict=True)}
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            out[part] = self._layers(self.field.encode_query(queries[part]), projected, crystal[part], buffers)
+            query = self.field.encode_query(queries[part])
+            columns = columns_of(query, self.half)
+            inputs = {key: buffer[: len(query)] for key, buffer in buffers.items()}
+            for (_, width), buffer in inputs.items():
+                buffer[:, width:] = columns
+            x = inputs[keys[0]]
+            x[:, : self.widths[0]] = torch.addmm(projected[crystal[part]], query, self.query_weight).relu_()
+            for key, weight in zip(keys[1:], self.weights, strict=False):
+                output = inputs[key][:, : key[1]]
+                torch.mm(x, weight, out=output)
+                output.relu_()
+                x = inputs[key]
+            out[part] = x @ self.weights[-1]
         return out
-
-    def _layers(self, query: Tensor, projected: Tensor, crystal: Tensor, buffers: dict[tuple[int, int], Tensor]) -> Tensor:
-        """Return the values [n, n_out] of one part of the queries; `buffers` are used again by parts of the same size."""
-        n, columns = len(query), columns_of(query, self.half)
-        ready: dict[tuple[int, int], Tensor] = {}
-
-        def buffer(layer: int) -> Tensor:
-            """Return the input of a layer [n, width + columns] with its columns filled; layers alternate between two buffers of each width."""
-            key = (layer % 2, self.widths[layer])
-            if key not in ready:
-                if key not in buffers or len(buffers[key]) != n:
-                    buffers[key] = columns.new_empty(n, key[1] + columns.shape[1])
-                buffers[key][:, key[1] :] = columns
-                ready[key] = buffers[key]
-            return ready[key]
-
-        x = buffer(0)
-        x[:, : self.widths[0]] = torch.addmm(projected[crystal], query, self.query_weight).relu_()
-        for layer, weight in enumerate(self.weights[:-1], start=1):
-            following = buffer(layer)
-            output = following[:, : self.widths[layer]]
-            torch.mm(x, weight, out=output)
-            output.relu_()
-            x = following
-        return (x @ self.weights[-1]).to(query.dtype)
 
 
 class StructureFields(Protocol):
-    """Fields and lattices of B crystals."""
+    """Fields and lattices of B crystals; queries: [M, 3], Å, of the crystals [M]."""
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
-        """Return vectors to the nearest atom [M, 3], Å, at queries [M, 3] of the crystals [M]; `rough` allows errors of some 0.1 Å."""
-        ...
+        """Return vectors to the nearest atoms [M, 3], Å; `rough` allows errors of some 0.1 Å."""
 
     def species(self, queries: Tensor, crystal: Tensor) -> Tensor:
-        """Return the index of the most probable species [M] at queries [M, 3] of the crystals [M]."""
-        ...
+        """Return the indices of the most probable species [M]."""
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """Return lengths [B, 3] in Å and angles [B, 3] in radians."""
-        ...
 
 
 class NeuralFields:
-    """The trained decoder's fields for latent vectors z [B, latent_size]; the weights are read once."""
+    """Fields of a trained decoder for latent vectors z [B, latent_size]; weights are read once."""
 
     def __init__(self, autoencoder: Autoencoder, z: Tensor) -> None:
         self.autoencoder, self.z = autoencoder, z
@@ -138,6 +123,10 @@ class GroundTruthFields:
 
     crystals: PaddedCrystals
     periodic: bool = False
+
+    def of(self, start: int, stop: int) -> GroundTruthFields:
+        """Return the fields of the crystals start:stop."""
+        return GroundTruthFields(self.crystals.select(torch.arange(start, stop)), self.periodic)
 
     def _nearest(self, queries: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors to the nearest atoms [M, 3] and their species [M]."""

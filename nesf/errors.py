@@ -1,8 +1,8 @@
-"""Errors that users see as one sentence, which names the file or entry, the value, and the remedy."""
+"""Errors that users see as one sentence, which names the entry, the value and the remedy."""
 
 
 class NesfError(Exception):
-    """An error caused by the input, not by a fault of the program; the command line prints it without a traceback."""
+    """An error caused by the input; the command line prints it without a traceback."""
 
 
 class DataError(NesfError):

@@ -1,4 +1,4 @@
-"""Reconstructions as files: CIF for crystallographic programs, CSV for spreadsheets, safetensors and JSON for this package."""
+"""Reconstructions as files: CIF, CSV, safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -24,14 +24,9 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
     """Write a reconstruction in the forms that people and programs read.
 
     `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row per crystal, also for those without atoms), `atoms.csv` (one row per
-    atom: position in Å, element; of NeSF also score in Å, particles, votes) and `summary.json`.
-
-    Args:
-        folder: where they are written.
-        reconstruction: crystals and their reports.
-        about: further entries of `summary.json`.
+    atom: position in Å, element; of NeSF also score in Å, particles, votes) and `summary.json`, with the entries of `about`.
     """
-    from pymatgen.core import Composition, Element
+    from pymatgen.core import Element
     from pymatgen.io.cif import CifWriter
 
     folder, crystals = Path(folder), reconstruction.crystals
@@ -42,7 +37,7 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
         name = _file_name(report["id"], taken)
         if len(structure):
             write_atomically(folder / "cif" / name, str(CifWriter(structure)))
-        formula = Composition(structure.composition).reduced_formula if len(structure) else ""
+        formula = structure.composition.reduced_formula if len(structure) else ""
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
         worst = max((a["score"] for a in report["atoms"] if "score" in a), default="")
         fewest = min((a["particles"] for a in report["atoms"] if "particles" in a), default="")
@@ -67,7 +62,7 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
 
 
 def _file_name(identifier: str, taken: set[str]) -> str:
-    """Return a file name that is not in `taken` yet, and add it; a/b and a_b, or A and a, may be one name to a file system."""
+    """Return a name not yet `taken`; to a file system a/b and a_b, or A and a, may be one name."""
     stem = name = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)
     while name.lower() in taken:
         name = f"{stem}-{len(taken)}"
@@ -76,7 +71,6 @@ def _file_name(identifier: str, taken: set[str]) -> str:
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as the text of a CSV file."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)

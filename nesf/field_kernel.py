@@ -29,11 +29,9 @@ def columns_of(query: Tensor, half: bool) -> Tensor:
     one = torch.ones_like(query[:, :1])
     if not half:
         return torch.cat([query, one], dim=-1)
-    high = query.bfloat16()
+    high, one = query.bfloat16(), one.bfloat16()
     low = (query - high.float()).bfloat16()
-    parts = [high, low, high, one.bfloat16(), one.bfloat16()]
-    width = 3 * query.shape[1] + 2
-    return torch.cat([*parts, high.new_zeros(len(query), -width % 32)], dim=-1)
+    return torch.cat([high, low, high, one, one, high.new_zeros(len(query), -(3 * query.shape[1] + 2) % 32)], dim=-1)
 
 
 def weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half: bool) -> Tensor:
@@ -47,7 +45,7 @@ def weight_columns(weight_query: Tensor | None, bias: Tensor, n_query: int, half
 
 
 def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the query's weights [n_out, n_query] and of the bias [n_out] from that of `weight_columns`."""
+    """Return the gradients of weight_query [n_out, n_query] and bias [n_out]."""
     if not half:
         return gradient[:, :n_query], gradient[:, n_query]
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]
@@ -60,14 +58,12 @@ class FieldKernel(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, half: bool, eps: float, first_query: Tensor, *layers: Any
     ) -> tuple[Tensor, ...]:
-        """Return field values, and the statistics for the running averages.
+        """Return field values at queries [M, n_query], and statistics for the running averages.
 
         Args:
-            query: [M, n_query].
             per_crystal: the latent's part of the first layer [B, width], bias included.
             crystal: [M], the crystal of each query; None: every crystal has M / B queries, in order.
             half: bf16 for activations and matrix products; sums and statistics stay fp32.
-            eps: of the batch normalisation.
             first_query: the query's weights in the first layer [width, n_query].
             layers: five tensors for each layer after the first: γ and β of the norm before it, W, W_p (None: no query is read), b.
 

@@ -1,9 +1,10 @@
-"""True structure fields of crystals, and the sampling of query positions in training (Sections 1 and 2.2, Supplementary Note 6)."""
+"""True structure fields, and the sampling of queries (Sections 1 and 2.2, Supplementary Note 6)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,19 +17,14 @@ from nesf.data.dataset import Box
 
 
 class Queries(NamedTuple):
-    """Query positions.
+    """Query positions."""
 
-    Attributes:
-        positions: [B, Q, 3] in Å, or [M, 3] where crystals have different numbers of queries.
-        crystal: None, or [M]: the crystal each query belongs to.
-    """
-
-    positions: Tensor
-    crystal: Tensor | None
+    positions: Tensor  # [B, Q, 3] in Å, or [M, 3] where crystals have different numbers of queries
+    crystal: Tensor | None  # None, or [M]: the crystal each query belongs to
 
 
 def images(crystals: PaddedCrystals) -> PaddedCrystals:
-    """Return the crystals with their atoms moved into the cell and repeated in the 26 neighbouring cells: [B, 27 N] atoms.
+    """Move the atoms into the cell and repeat them in the 26 neighbouring cells: [B, 27 N] atoms.
 
     The nearest of them is the minimum image of a query in the cell, unless the cell is very oblique.
     """
@@ -36,7 +32,7 @@ def images(crystals: PaddedCrystals) -> PaddedCrystals:
     shifts = torch.cartesian_prod(steps, steps, steps) @ crystals.lattice  # [B, 27, 3]
     atoms = torch.where(crystals.mask[..., None], into_cell(crystals.positions, crystals.lattice), crystals.FAR)
     positions = (atoms[:, None] + shifts[:, :, None]).flatten(1, 2)
-    return PaddedCrystals(positions, crystals.species.repeat(1, 27), crystals.mask.repeat(1, 27), crystals.lengths, crystals.angles, crystals.lattice)
+    return replace(crystals, positions=positions, species=crystals.species.repeat(1, 27), mask=crystals.mask.repeat(1, 27), n_atoms=None)
 
 
 def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
@@ -45,15 +41,9 @@ def into_cell(positions: Tensor, lattice: Tensor) -> Tensor:
 
 
 def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None) -> Tensor:
-    """Find the nearest atom; by differences, because |p|² - 2pa + |a|² cancels in fp32.
+    """Return the index along N, [B, Q] or [M], of the nearest of the crystal's atoms [B, N, 3].
 
-    Args:
-        queries: [B, Q, 3], or [M, 3] with `crystal`.
-        atoms: [B, N, 3], padded with positions far away.
-        crystal: [M], the crystal each query belongs to.
-
-    Returns:
-        Index along N, [B, Q] or [M].
+    Queries are [B, Q, 3], or [M, 3] of the crystals [M]. By differences, because |p|² - 2pa + |a|² cancels in fp32.
     """
     near = atoms[:, None] if crystal is None else atoms[crystal]
     squares = sum((queries[..., None, k] - near[..., k]).square() for k in range(3))
@@ -63,11 +53,9 @@ def nearest_index(queries: Tensor, atoms: Tensor, crystal: Tensor | None = None)
 def nearest_atom(
     queries: Queries, crystals: PaddedCrystals, *, periodic: bool = False, max_distances: int = 1 << 24, search: Callable[..., Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the true fields: the vector to the nearest atom, f_p(p) = a - p, and its species, f_s(p).
+    """Evaluate the true fields: vector to the nearest atom, f_p(p) = a - p, and species, f_s(p).
 
     Args:
-        queries: positions in Å.
-        crystals: B crystals.
         periodic: nearest among all periodic images; paper and official: among the atoms of the cell only.
         max_distances: largest number of query-atom distances at a time (4 bytes each, and thrice that for their differences).
         search: a compiled `nearest_index`, which stores no distances and so needs no limit.
@@ -91,7 +79,7 @@ def nearest_atom(
 
 
 def box_grid(box: Box, interval: float, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a regular grid [G, 3] in Å over the bounding box common to a dataset, grown by one interval on each side (Section 2.1, step 1).
+    """Return a regular grid [G, 3], Å, over a dataset's bounding box (Section 2.1, step 1).
 
     paper: a box that «loosely» encompasses the atoms / official and here: grown by one interval, upper end excluded.
     """
@@ -102,10 +90,9 @@ def box_grid(box: Box, interval: float, device: torch.device | str = "cpu", dtyp
 def local_grid(
     interval: float, extent: float, *, half_open: bool = False, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return a regular grid [n³, 3] in Å in a cube around the origin, to be put around an atom (Sections 2.1 and 2.2).
+    """Return a regular grid [n³, 3], Å, in a cube around the origin (Sections 2.1 and 2.2).
 
     Args:
-        interval: Å.
         extent: edge of the cube, Å.
         half_open: exclude the upper end, as the official code does; the grid is then not centred.
     """
@@ -117,26 +104,20 @@ def local_grid(
 
 
 class BatchRandom(NamedTuple):
-    """Random numbers for one process's share of a batch, the same that a single process draws for these crystals.
+    """Random numbers for one process's share of a batch, as a single process draws them."""
 
-    Attributes:
-        generator: in the same state in every process.
-        before: number of crystals of the batch before this process's share.
-        of: number of crystals of the whole batch; None: the share is the whole batch.
-    """
-
-    generator: torch.Generator
-    before: int = 0
-    of: int | None = None
+    generator: torch.Generator  # in the same state in every process
+    before: int = 0  # number of crystals of the batch before this process's share
+    of: int | None = None  # number of crystals of the whole batch; None: the share is the whole batch
 
     def rows(self, draw: Callable[..., Tensor], b: int, *shape: int) -> Tensor:
-        """Return the share's rows [b, *shape] of what `draw` (torch.rand, torch.randn, ...) gives for the whole batch."""
+        """Return the share's rows [b, *shape] of what `draw` (torch.rand, ...) gives for all."""
         whole = draw((b if self.of is None else self.of, *shape), generator=self.generator, device=self.generator.device)
         return whole[self.before : self.before + b]
 
 
 class Sampler:
-    """Sampler of the training queries: global and local grids, each with a Gaussian perturbation (Section 2.2).
+    """Sampler of the training queries: perturbed global and local grids (Section 2.2).
 
     With `n_position` and `n_species` of the config at 0 every grid point of every atom is used, as in the paper. Otherwise that number
     per crystal is drawn at random from the same distribution, which keeps shapes fixed and steps short.
@@ -158,7 +139,6 @@ class Sampler:
         """Sample queries for the position field: global and local ones.
 
         Args:
-            crystals: B crystals.
             generator: of random numbers; `BatchRandom` where several processes share a batch (full sampling: each has a generator of its own).
             n_global: sum of `n_global` over the crystals, if known; computing it on a GPU would make the program wait for it.
         """
@@ -168,12 +148,9 @@ class Sampler:
             everywhere, everywhere_index = self._all_global(crystals, draws.generator, n_global)
             return Queries(torch.cat([everywhere, around]), torch.cat([everywhere_index, around_index]))
         b, n = len(crystals), c.n_position
-        n_global_points = self.n_global(crystals)
-        n_local = crystals.mask.sum(1) * len(self.local_points)
-        share = n_global_points / (n_global_points + n_local)
-        if c.global_share is not None:
-            share = torch.full_like(share, c.global_share)
-        is_global = draws.rows(torch.rand, b, n) < share[:, None]
+        n_everywhere, n_around = self.n_global(crystals), crystals.mask.sum(1) * len(self.local_points)
+        share = (n_everywhere / (n_everywhere + n_around))[:, None] if c.global_share is None else c.global_share
+        is_global = draws.rows(torch.rand, b, n) < share
         if c.global_region == "cell":
             counts = self._cell_counts(crystals)[:, None].expand(b, n, 3)
             steps = draws.rows(torch.rand, b, n, 3).mul(counts).floor()
@@ -186,7 +163,7 @@ class Sampler:
         return Queries(torch.where(is_global[..., None], everywhere, around) + sigma * noise, None)
 
     def species_queries(self, crystals: PaddedCrystals, generator: torch.Generator | BatchRandom) -> Queries:
-        """Sample queries for the species field: local ones only; arguments as of `position_queries`."""
+        """Sample queries for the species field, only local ones; as `position_queries`."""
         c, draws = self.config, generator if isinstance(generator, BatchRandom) else BatchRandom(generator)
         if not c.n_species:
             return Queries(*self._all_local(crystals, self.species_points, c.species_sigma, draws.generator))
@@ -195,7 +172,7 @@ class Sampler:
         return Queries(around + c.species_sigma * noise, None)
 
     def _cell_counts(self, crystals: PaddedCrystals) -> Tensor:
-        """Return the number of grid points along each lattice vector [B, 3], for a grid no coarser than the interval."""
+        """Return the number of grid points along each lattice vector [B, 3]."""
         return (crystals.lengths / self.config.global_interval - 1e-4).ceil().clamp(min=1)
 
     def _all_global(self, crystals: PaddedCrystals, generator: torch.Generator, n_global: int | None) -> tuple[Tensor, Tensor]:
@@ -217,7 +194,7 @@ class Sampler:
         return points + self.config.global_sigma * noise, index
 
     def _all_local(self, crystals: PaddedCrystals, grid: Tensor, sigma: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return a local grid around every atom [G, 3], perturbed, and the crystal of each point [G]."""
+        """Return perturbed local grids around all atoms [G, 3] and each point's crystal [G]."""
         where = crystals.atoms()
         atoms, owner = crystals.positions.flatten(0, 1)[where], where // crystals.positions.shape[1]
         points = (atoms[:, None] + grid).flatten(0, 1)
@@ -225,7 +202,7 @@ class Sampler:
         return points + sigma * noise, owner[:, None].expand(-1, len(grid)).flatten()
 
     def _some_local(self, crystals: PaddedCrystals, grid: Tensor, n: int, draws: BatchRandom) -> Tensor:
-        """Return n points per crystal [B, n, 3] drawn from the local grids around its atoms, not perturbed."""
+        """Draw n points per crystal [B, n, 3] from local grids around its atoms, not perturbed."""
         b = len(crystals)
         n_atoms = crystals.mask.sum(1, keepdim=True)
         atom = draws.rows(torch.rand, b, n).mul(n_atoms).long().clamp(max=n_atoms - 1)

@@ -1,4 +1,4 @@
-"""Reading and writing of small files; a file is written whole or not at all."""
+"""Reading and writing of small files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nesf.errors import DataError, NesfError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that readers see the old or the new content, never a part of it, even after a power cut.
+    """Write a file whole or not at all, even in a power cut.
 
     Raises:
         NesfError: the folder cannot be written or the disk is full; nothing is left behind.
@@ -30,12 +30,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException as error:  # Ctrl-C, too, leaves no part of a file
+    except OSError as error:
+        raise NesfError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
+    finally:  # Ctrl-C, too, leaves no part of a file
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise NesfError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,11 +43,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        DataError: the file is missing or is not JSON; the message names it.
-    """
+    """Read JSON; raise a `DataError` that names the file if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

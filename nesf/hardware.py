@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import shutil
 import sys
 
@@ -13,11 +14,7 @@ def can_compile(device: torch.device) -> bool:
     """Return whether torch.compile can work: on a CPU it needs a C++ compiler, on a GPU Triton."""
     if device.type == "cpu":
         return shutil.which("g++") is not None or shutil.which("clang++") is not None
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("triton") is not None
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -28,15 +25,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory instead of returning it to the system (Linux with glibc; no effect elsewhere).
+    """Make the C library keep freed memory (Linux with glibc; no effect elsewhere).
 
-    Every training step allocates and frees the same large blocks. The system would have to clear their pages each time,
-    which takes as long as the arithmetic. The process holds its peak memory until it ends.
+    Every training step allocates and frees the same large blocks. Returned to the system, their pages would be cleared each
+    time, which takes as long as the arithmetic. The process holds its peak memory until it ends.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is None:
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # constants of malloc.h
     mallopt(mmap_max, 0)

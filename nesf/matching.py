@@ -1,4 +1,4 @@
-"""Match rate of crystals with pymatgen's StructureMatcher, as other work on crystal structures reports it."""
+"""Match rate of crystals with pymatgen's StructureMatcher."""
 
 from __future__ import annotations
 
@@ -12,17 +12,10 @@ FLATTEST_CELL = 0.02  # smallest V / (a b c) of a cell that the matcher is given
 
 
 def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) -> np.ndarray:
-    """Compute the RMS displacement of matched crystals, normalised by (V/N)^(1/3); NaN where they do not match.
+    """Compute the RMS displacements [B] of matched crystals over (V/N)^(1/3); NaN: no match.
 
     As in CDVAE and later work, a pair matches when StructureMatcher's `get_rms_dist` (with `MATCHER`) finds a mapping. An absurd cell,
-    or one on which the matcher fails, does not match.
-
-    Args:
-        actual: B crystals.
-        detected: B crystals in the same order.
-
-    Returns:
-        [B], no unit.
+    or one on which the matcher fails, does not match. The crystals are in the same order.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
@@ -40,14 +33,10 @@ def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) 
 
 
 def _may_match(actual: Crystals, detected: Crystals, i: int) -> bool:
-    """Return whether the matcher can be run on pair i; no with another composition, no atoms, or an absurd cell, on which it may not end."""
-    species = detected.species[detected.atoms(i)]
-    if len(species) == 0:
-        return False
-    elements, counts = np.unique(species, return_counts=True)
-    actual_elements, actual_counts = np.unique(actual.species[actual.atoms(i)], return_counts=True)
+    """Return whether pair i has one composition and a cell on which the matcher ends."""
+    (elements, counts), (actual_elements, actual_counts) = (np.unique(c.species[c.atoms(i)], return_counts=True) for c in (detected, actual))
     # The matcher compares reduced formulas, so a cell may hold a multiple of the other's atoms.
-    if not np.array_equal(elements, actual_elements) or np.any(counts * actual_counts[0] != actual_counts * counts[0]):
+    if not len(elements) or not np.array_equal(elements, actual_elements) or np.any(counts * actual_counts[0] != actual_counts * counts[0]):
         return False
     lattice = detected.lattice[i]
     if not np.isfinite(lattice).all():

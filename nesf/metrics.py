@@ -1,4 +1,4 @@
-"""Reconstruction errors as in Table 1 (Section 2.3), with the match rate (`nesf.matching`) beside them.
+"""Reconstruction errors as in Table 1 (Section 2.3), and the match rate (`nesf.matching`).
 
 Distances are between the atoms of one cell, without periodic images. The headline numbers are pooled over all atoms of a
 split, as in the official code (paper: mean over materials or atoms not stated); the `per_material_*` numbers are means
@@ -54,22 +54,13 @@ class Metrics:
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest position of b for each position of a: the inner minimum of m(A, B), Section 2.3.
-
-    Args:
-        a: [n, 3], Å.
-        b: [m, 3], Å, m ≥ 1.
-
-    Returns:
-        Distances [n] in Å and indices into b [n].
-    """
+    """Return distance and index [n] of the position of b [m, 3] nearest to each of a [n, 3]; Å."""
     distances = cdist(a, b)
-    index = distances.argmin(1)
-    return distances[np.arange(len(a)), index], index
+    return distances.min(1), distances.argmin(1)
 
 
 def align(actual: Crystals, detected: Crystals) -> Crystals:
-    """Return the detected crystals in the order of the actual ones; an id that is missing becomes a crystal without atoms and cell.
+    """Sort detected crystals as the actual ones; a missing id has no atoms and no cell.
 
     Raises:
         DataError: an id of `detected` occurs twice or is not among the actual ones.
@@ -90,19 +81,17 @@ def align(actual: Crystals, detected: Crystals) -> Crystals:
 
 
 def evaluate(actual: Crystals, detected: Crystals, *, match: bool = True, progress: bool = False) -> Metrics:
-    """Compute the errors of detected crystals against actual ones (Section 2.3, "Training and evaluation procedures"; Table 1).
+    """Compute the errors of detected crystals against actual ones (Section 2.3; Table 1).
 
     A material in which nothing is detected counts in the error in number of atoms, all its actual atoms count as species
     errors, and it does not match. It has no nearest detected atom, so the position error (actual) leaves it out, as the paper
-    does (the brackets in Table 1); `n_nothing_detected` and `nothing_detected_ids` report it, and
-    `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest body diagonal instead. It adds
-    nothing to the detected metrics.
+    does (the brackets in Table 1); `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest
+    body diagonal instead. It adds nothing to the detected metrics.
 
     Args:
         actual: B crystals.
         detected: B crystals with the same ids in the same order (see `align`), with 0 atoms where nothing is detected.
         match: also run StructureMatcher (a few ms per material); without it the match columns and keys are None.
-        progress: show a progress bar of the matching.
 
     Returns:
         Summary and one row per material. Summary, beside `HEADLINE`: `position_error_*_median_angstrom` over atoms;
@@ -123,7 +112,7 @@ def evaluate(actual: Crystals, detected: Crystals, *, match: bool = True, progre
 
 
 class AtomErrors(NamedTuple):
-    """Errors of the atoms of one material, or of all: distance in Å to the nearest atom of the other set, and 1 where the species disagree, else 0."""
+    """Errors of atoms: distance, Å, to the nearest of the other set; 1 where the species differ."""
 
     position_actual: np.ndarray  # [n] of the actual atoms; empty where nothing is detected
     position_detected: np.ndarray  # [m] of the detected atoms
@@ -133,7 +122,6 @@ class AtomErrors(NamedTuple):
 
 
 def _atom_errors(actual: Crystals, detected: Crystals, i: int) -> AtomErrors:
-    """Compute the errors of the atoms of material i."""
     a, d = actual.atoms(i), detected.atoms(i)
     if d.start == d.stop:
         nothing, n = np.zeros(0), a.stop - a.start
@@ -151,8 +139,8 @@ def _atom_errors(actual: Crystals, detected: Crystals, i: int) -> AtomErrors:
 
 
 def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, np.ndarray]:
-    """Compute absolute errors of the lengths [B, 3] in Å and of the angles [B, 3] in degrees; NaN where a detected lattice is no cell."""
-    lengths, angles = np.full((len(actual), 3), np.nan), np.full((len(actual), 3), np.nan)
+    """Return errors of lengths [B, 3], Å, and angles [B, 3], degrees; NaN without a cell."""
+    lengths, angles = np.full((2, len(actual), 3), np.nan)
     usable = np.flatnonzero(np.isfinite(detected.lattice).all((1, 2)) & (np.linalg.norm(detected.lattice, axis=-1) > 0).all(1))
     selected = detected.select(usable)
     lengths[usable] = np.abs(selected.lengths - actual.lengths[usable])
@@ -163,7 +151,6 @@ def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, n
 def _materials_table(
     actual: Crystals, detected: Crystals, errors: Sequence[AtomErrors], lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None
 ) -> pd.DataFrame:
-    """Return one row per material; `rmse` [B] is that of `match_rmse`, or None without matching."""
     import pandas as pd
 
     lengths, angles = lattice_errors
@@ -186,7 +173,7 @@ def _materials_table(
 
 
 def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None, materials: pd.DataFrame) -> dict[str, Any]:
-    """Return the metrics of a split, see `evaluate`; None where a number is not defined (no atom detected at all, nothing matched), for JSON has no NaN."""
+    """Return the summary of `evaluate`; None where a number is not defined, for JSON has no NaN."""
     lengths, angles = lattice_errors
     usable = ~np.isnan(lengths).any(1)
     matched = np.zeros(0, bool) if rmse is None else np.isfinite(rmse)
@@ -218,14 +205,11 @@ def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], 
 
 
 def evaluate_structures(actual: Sequence[Structure], detected: Sequence[Structure | None], *, match: bool = True, progress: bool = False) -> Metrics:
-    """Compute the same metrics for two lists of pymatgen structures, so that any model can be scored.
+    """Compute the metrics of two lists of pymatgen structures, so that any model can be scored.
 
     Positions are compared as they are, cartesian and without periodic images: give both structures of a pair in the same setting
     and the same choice of periodic image (only the match rate does not depend on that choice). A material's id is its place in the list.
-
-    Args:
-        actual: the true structures.
-        detected: the model's, in the same order; None (or a structure without sites) where it gave nothing.
+    A detected structure is None, or has no sites, where the model gave nothing.
 
     Raises:
         DataError: the lists differ in length, an actual structure cannot be used, or a detected one is disordered.
@@ -238,18 +222,11 @@ def evaluate_structures(actual: Sequence[Structure], detected: Sequence[Structur
         if not (structure.is_ordered and all(hasattr(site.specie, "Z") for site in structure)):
             raise DataError(f"{identifier}: the detected structure is disordered or holds a dummy species; give one element a site")
     reference = Crystals.from_structures(actual, ids)
-    # Not from_structures: what a model detects may be absurd, and is charged rather than refused.
-    found = Crystals.from_arrays(
-        given,
-        [s.cart_coords for s in given.values()],
-        [np.array([site.specie.Z for site in s], np.int64) for s in given.values()],
-        np.array([s.lattice.matrix for s in given.values()]),
-    )
+    found = Crystals.from_structures(list(given.values()), list(given), check=False)  # what is absurd is charged rather than refused
     return evaluate(reference, align(reference, found), match=match, progress=progress)
 
 
 def _check(actual: Crystals, detected: Crystals) -> None:
-    """Raise a `DataError` if the two cannot be compared, see `evaluate`."""
     if len(actual) == 0:
         raise DataError("no crystals to evaluate; choose a split that is not empty")
     order = "bring them into one order with nesf.metrics.align"
@@ -266,7 +243,6 @@ def _check(actual: Crystals, detected: Crystals) -> None:
 
 
 def _formulas(crystals: Crystals) -> list[str]:
-    """Return the reduced formulas."""
     from pymatgen.core import Composition, Element
 
     parts = [np.unique(crystals.species[crystals.atoms(i)], return_counts=True) for i in range(len(crystals))]
@@ -275,11 +251,9 @@ def _formulas(crystals: Crystals) -> list[str]:
         return [Composition({Element.from_Z(int(z)): int(n) for z, n in zip(*p, strict=True)}).reduced_formula for p in parts]
 
 
-def _mean(values: np.ndarray) -> float:
-    """Return the mean; NaN of no value, without numpy's warning."""
+def _mean(values: np.ndarray) -> float:  # NaN of no value, without numpy's warning; as `_median`
     return float(np.mean(values)) if np.size(values) else float("nan")
 
 
 def _median(values: np.ndarray) -> float:
-    """Return the median; NaN of no value."""
     return float(np.median(values)) if np.size(values) else float("nan")

@@ -1,7 +1,7 @@
-"""The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields, all of them plain MLPs.
+"""The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields.
 
-Every hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout); the last layer of an MLP is Linear only. paper: «ReLU, batch norm»
-per layer / official: this order / here: as official.
+All are MLPs. A hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout), the last layer Linear only. paper: «ReLU, batch norm» per layer /
+official: this order / here: as official.
 """
 
 from __future__ import annotations
@@ -27,24 +27,22 @@ class Lattice(NamedTuple):
 
 
 class MLP(nn.Sequential):
-    """Linear -> ReLU -> BatchNorm -> Dropout for every width but the last, which is a Linear layer only."""
+    """Layers of the given widths."""
 
     def __init__(self, n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> None:
         layers: list[nn.Module] = []
-        for i, width in enumerate(widths):
-            layers.append(nn.Linear(n_in, width))
-            if i < len(widths) - 1:
-                layers.append(nn.ReLU())
-                if batch_norm:
-                    layers.append(BatchNorm(width, momentum=momentum))
-                if dropout:
-                    layers.append(nn.Dropout(dropout))
+        for width in widths[:-1]:
+            layers += [nn.Linear(n_in, width), nn.ReLU()]
+            if batch_norm:
+                layers.append(BatchNorm(width, momentum=momentum))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
             n_in = width
-        super().__init__(*layers)
+        super().__init__(*layers, nn.Linear(n_in, widths[-1]))
 
 
 class Encoder(nn.Module):
-    """Encoder of crystals to latent vectors z: features per atom, max pooling, then the lattice is appended (Supplementary Note 5)."""
+    """Features per atom, max pooling, then the lattice is appended (Supplementary Note 5)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -52,14 +50,12 @@ class Encoder(nn.Module):
         self.n_species = config.n_species
         self.position = MLP(3, config.encoder_position, batch_norm=True, momentum=momentum)
         self.species = MLP(config.n_species, config.encoder_species, batch_norm=True, momentum=momentum)
-        n_features = config.encoder_position[-1] + config.encoder_species[-1]
+        n_features, latent_widths = config.encoder_position[-1] + config.encoder_species[-1], (*config.encoder_latent, config.latent_size)
         self.mix = MLP(n_features, config.encoder_mix, batch_norm=True, dropout=config.dropout, momentum=momentum)
-        self.latent = MLP(
-            config.encoder_mix[-1] + 6, (*config.encoder_latent, config.latent_size), batch_norm=True, dropout=config.dropout, momentum=momentum
-        )
+        self.latent = MLP(config.encoder_mix[-1] + 6, latent_widths, batch_norm=True, dropout=config.dropout, momentum=momentum)
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
-        """Return latent vectors z [B, latent_size], invariant to the order of the atoms; padding affects neither them nor the batch statistics."""
+        """Return z [B, latent_size], whatever the order of the atoms and the padding."""
         atoms = crystals.atoms()
         positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
@@ -69,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class Field(nn.Module):
-    """A neural field f(p, z), Eq. 1: an MLP that reads the query position again in every layer (Supplementary Note 5).
+    """Neural field f(p, z), Eq. 1: an MLP, each layer of which reads the query position (Note 5).
 
     Written for speed: the latent's part of the first layer is computed once per crystal, and each batch normalisation, which is affine
     once its statistics are known, is folded into the weights of the next layer.
@@ -78,16 +74,14 @@ class Field(nn.Module):
     def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
         super().__init__()
         self.n_frequencies = config.n_frequencies
-        self.query_in_last_layer = config.query_in_last_layer
         self.n_query = n_query = 3 * (1 + 2 * config.n_frequencies)
-        self.layers = nn.ModuleList(
-            nn.Linear(n_in + n_query, n_out_) for n_in, n_out_ in zip([config.latent_size, *widths[:-1]], widths, strict=True)
-        )
+        n_in = [config.latent_size, *widths[:-1]]
+        self.layers = nn.ModuleList(nn.Linear(n + n_query, width) for n, width in zip(n_in, widths, strict=True))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths)
         self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
 
     def encode_query(self, queries: Tensor) -> Tensor:
-        """Return query positions [..., 3] with their positional encoding: sin and cos of 2^l p for L > 0 frequencies."""
+        """Append the positional encoding of queries [..., 3]: sin and cos of 2^l p, l < L."""
         if not self.n_frequencies:
             return queries
         scaled = queries[..., None] * 2.0 ** torch.arange(self.n_frequencies, device=queries.device, dtype=queries.dtype)  # [..., 3, L]
@@ -117,22 +111,22 @@ class Field(nn.Module):
         return values.view(*queries.shape[:-1], self.last.out_features)
 
     def first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weight for the latent vector, the bias and the weight for the query of the first layer."""
+        """Return the first layer's weight for the latent vector, bias and weight for the query."""
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         split = first.in_features - self.n_query
         return first.weight[:, :split], first.bias, first.weight[:, split:]
 
     def later_layers(self) -> list[tuple[nn.BatchNorm1d, Tensor, Tensor | None, Tensor]]:
-        """Return, for each layer after the first, the norm before it, its weight for that norm's output, its weight for the query, its bias."""
+        """Return each later layer's norm, weight for its output, weight for the query, and bias."""
         layers = []
         for norm, layer in zip(self.norms, [*list(self.layers)[1:], self.last], strict=True):
             n = norm.num_features  # type: ignore[operator, union-attr]
-            reads_query = layer is not self.last or self.query_in_last_layer
-            layers.append((norm, layer.weight[:, :n], layer.weight[:, n:] if reads_query else None, layer.bias))  # type: ignore[index]
+            weight_query = layer.weight[:, n:] if layer.in_features > n else None  # type: ignore[index, operator]
+            layers.append((norm, layer.weight[:, :n], weight_query, layer.bias))  # type: ignore[index]
         return layers  # type: ignore[return-value]
 
     def _evaluate(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, query_weight: Tensor) -> Tensor:
-        """Evaluate the field with running statistics [M, n_out], in fp32; differentiable in all arguments and parameters."""
+        """Evaluate the field with running statistics [M, n_out], in fp32."""
         y = per_crystal[crystal] + functional.linear(query, query_weight)
         for norm, weight, weight_query, bias in self.later_layers():
             scale, shift = scale_and_shift(norm)
@@ -142,7 +136,7 @@ class Field(nn.Module):
         return y
 
     def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, query_weight: Tensor, precision: str) -> Tensor:
-        """Evaluate the field with the statistics of this batch [M, n_out], and update the running statistics."""
+        """Evaluate the field with the batch's statistics [M, n_out]; update the running ones."""
         layers = self.later_layers()
         flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
         y, *statistics = FieldKernel.apply(query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat)
@@ -155,17 +149,14 @@ class Field(nn.Module):
 
 
 def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch normalisation with running statistics: its output is scale * x + shift."""
+    """Return scale and shift of a norm in evaluation, whose output is scale * x + shift."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 
 
 class Autoencoder(nn.Module):
-    """Encoder, position field, species field and lattice decoders (Fig. 1b, Supplementary Note 5).
-
-    765,465 parameters with 80 species.
-    """
+    """Encoder, two fields and lattice decoders (Fig. 1b); 765,465 parameters with 80 species."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

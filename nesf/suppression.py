@@ -1,4 +1,4 @@
-"""Non-maximum suppression of particles (step 4 of Section 2.1), for all crystals of a batch at once and without a loop over particles.
+"""Non-maximum suppression (step 4 of Section 2.1) for all crystals of a batch at once.
 
 The sequential rule: the particle with the lowest score becomes a centre, all particles within a radius of it are removed, and so on. The
 same result is found in a few rounds. Particles are sorted into cubic cells with the radius as edge. Among the best of the remaining
@@ -18,15 +18,10 @@ MAX_PAIRS = 1 << 21  # centre-particle distances at a time; bounds the memory to
 
 
 class Clusters(NamedTuple):
-    """Clusters of all crystals, lowest score first.
+    """Clusters of all crystals, lowest score first."""
 
-    Attributes:
-        centre: [K], the particle at the centre of each cluster.
-        member_of: [M], the cluster of each particle.
-    """
-
-    centre: Tensor
-    member_of: Tensor
+    centre: Tensor  # [K], the particle at the centre of each cluster
+    member_of: Tensor  # [M], the cluster of each particle
 
 
 def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) -> Clusters:
@@ -68,7 +63,7 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
 
 
 def _centres(place: Tensor, cells: Cells, best: Tensor, around: Tensor, radius: float) -> Tensor:
-    """Return which of the best particles [K], ascending, are centres by the sequential rule: mask [K]; `around`: the cells near each [K, 27]."""
+    """Return which of the best particles [K], ascending, are centres; around: cells [K, 27]."""
     none = len(place)
     is_centre = torch.zeros(len(best), dtype=torch.bool, device=best.device)
     waiting = torch.arange(len(best), device=best.device)
@@ -95,11 +90,6 @@ class Cells:
 
     A cell is identified by one number. If two cells far apart share it, some distances are computed in vain, but no pair is missed.
 
-    Attributes:
-        cell: of each particle [M].
-        members: the particles, cell by cell [M].
-        count: number of particles of each cell [C + 1]; the last cell is empty.
-        start: index in `members` of each cell's first particle [C + 1].
     """
 
     STEPS = (1_018_081_009, 1_009, 1)  # of a cell's number along each axis; far enough apart for the cells of one crystal
@@ -107,10 +97,11 @@ class Cells:
     def __init__(self, place: Tensor, crystal: Tensor, side: float) -> None:
         lattice = torch.floor((place - place.amin(0)) / side).long() if len(place) else place.long()
         self.steps = torch.tensor(self.STEPS, device=place.device)
-        self.known, self.cell = torch.unique((lattice * self.steps).sum(-1) + crystal * 7_919_000_000_000_011, return_inverse=True)
-        self.members = torch.argsort(self.cell, stable=True)
-        self.count = torch.bincount(self.cell, minlength=len(self.known) + 1)
-        self.start = self.count.cumsum(0) - self.count
+        number = (lattice * self.steps).sum(-1) + crystal * 7_919_000_000_000_011
+        self.known, self.cell = torch.unique(number, return_inverse=True)  # numbers of the C cells; the cell of each particle [M]
+        self.members = torch.argsort(self.cell, stable=True)  # particles, cell by cell [M]
+        self.count = torch.bincount(self.cell, minlength=len(self.known) + 1)  # particles in each cell [C + 1]; the last cell is empty
+        self.start = self.count.cumsum(0) - self.count  # place in `members` of each cell's first particle [C + 1]
 
     def around(self, particles: Tensor) -> Tensor:
         """Return the cell of each particle and the 26 around it [k, 27]."""

@@ -19,7 +19,7 @@ from nesf.config import (
     for_dataset,
     from_values,
     preset,
-    reconstruction_config,
+    with_fields,
 )
 from nesf.crystals import PaddedCrystals, pad, vocabulary_of
 from nesf.data import load
@@ -158,10 +158,10 @@ def test_mistakes_elsewhere_name_the_key() -> None:
     with pytest.raises(ConfigError, match="'fastest'.*paper"):
         preset("fastest")
     with pytest.raises(ConfigError, match="nms_radios"):
-        reconstruction_config({"nms_radios": 0.4})
+        with_fields(ReconstructionConfig(), {"nms_radios": 0.4})
     with pytest.raises(ConfigError, match="grid_interval"):
-        reconstruction_config({"grid_interval": "0"})
-    assert reconstruction_config({"nms_radius": "0.4", "iterations": 8}).nms_radius == 0.4
+        with_fields(ReconstructionConfig(), {"grid_interval": "0"})
+    assert with_fields(ReconstructionConfig(), {"nms_radius": "0.4", "iterations": 8}).nms_radius == 0.4
 
 
 @pytest.mark.parametrize("cls", [ModelConfig, SamplingConfig, TrainingConfig, ReconstructionConfig, Config])
@@ -177,18 +177,17 @@ def test_a_config_recorded_without_decoding_has_that_of_its_preset() -> None:
         del recorded["decoding"]
         assert Config.from_dict(recorded).decoding == preset(expected).decoding
         asked = for_dataset(preset(expected), "lcs6")
-        assert NESF.comparable(Config.from_dict(recorded | {"preset": asked.preset})) == NESF.comparable(asked)
+        assert NESF.same(recorded | {"preset": asked.preset}, asked)
     changed = preset("official").with_values({"decoding.mode": "fast"})
     assert Config.from_dict(changed.to_dict()).decoding == dataclasses.replace(preset("official").decoding, mode="fast")
 
 
 def test_the_decoding_of_a_run_is_its_config_s_with_changes() -> None:
     official = preset("official")
-    assert NESF.decoding(official, {}) == official.decoding
-    assert NESF.decoding(official, {"nms_radius": "0.4"}) == dataclasses.replace(official.decoding, nms_radius=0.4)
-    assert NESF.decoding(None, {}) == ReconstructionConfig()
-    assert NESF.comparable(official.with_values({"decoding.nms_radius": 0.4})) == NESF.comparable(official)  # it changes no training
-    assert NESF.comparable(official.with_values({"training.epochs": 4})) != NESF.comparable(official)
+    assert NESF.with_decoding(official, {}) == official
+    assert NESF.with_decoding(official, {"nms_radius": "0.4"}).decoding == dataclasses.replace(official.decoding, nms_radius=0.4)
+    assert NESF.same(official.with_values({"decoding.nms_radius": 0.4}).to_dict(), official)  # it changes no training
+    assert not NESF.same(official.with_values({"training.epochs": 4}).to_dict(), official)
 
 
 def test_a_checkpoint_without_decoding_resumes(tmp_path: Path) -> None:
