@@ -59,23 +59,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @dataclass
 class TrainedModel:
-    """An autoencoder with all that decoding needs.
+    """An autoencoder with all that decoding needs."""
 
-    Attributes:
-        autoencoder: the network, in evaluation mode.
-        config: all choices of its training.
-        vocabulary: atomic numbers along the species axis.
-        box: bounding box of the training atoms, Å; particles start in it.
-        dataset: name, fold and hash of what it was trained on.
-        info: epoch, losses, versions and so on, as recorded.
-    """
-
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder  # in evaluation mode
     config: Config
-    vocabulary: tuple[int, ...]
-    box: Box
-    dataset: Mapping[str, Any]
-    info: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: tuple[int, ...]  # atomic numbers along the species axis
+    box: Box  # bounding box of the training atoms, Å; particles start in it
+    dataset: Mapping[str, Any]  # name, fold and hash of what it was trained on
+    info: Mapping[str, Any] = field(default_factory=dict)  # epoch, losses and so on, as recorded
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +131,7 @@ def save_network(folder: Path, network: nn.Module, description: Mapping[str, Any
 
 
 def read_description(folder: Path, method: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the content of `model.json`, which must be of a method's model and hold `keys`, `info` and `sha256`."""
+    """Return the content of a method's `model.json`, with `keys`, `info` and `sha256`."""
     path = Path(folder) / "model.json"
     about: dict[str, Any] = read_json(path)
     if (found := about.get("method", "nesf")) != method:

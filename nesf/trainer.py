@@ -69,9 +69,9 @@ class FitOptions(TypedDict, total=False):
 class Trainer(ABC, Generic[Model]):
     """One training in progress. Subclasses add the data, a training step and the validation.
 
-    Networks are trained one after the other, each with an optimiser and epochs of its own (NeSF: one network). Everything random in a step
-    comes from (seed, network, epoch, step) alone, so a checkpoint needs no generator states and a run that was killed continues as if it
-    had not been (on a CPU with the same number of threads: bit for bit).
+    Networks are trained one after the other, each with its optimiser and epochs (NeSF: one network). All that is random in a step comes from
+    (seed, network, epoch, step) alone. So a checkpoint needs no generator states, and a run that was killed continues as if it had not been
+    (on a CPU with the same number of threads: bit for bit).
     """
 
     config_class: ClassVar[type[ConfigBase]]
@@ -81,7 +81,7 @@ class Trainer(ABC, Generic[Model]):
     model: nn.Module  # whose weights a checkpoint holds
     validate_every: int = 1  # epochs; 0: there are no validation crystals
     keeps_best: bool = True  # the weights of the lowest validation loss; else the last ones
-    average: dict[str, Tensor] | None = None  # moving average of the weights, which is then validated and kept
+    average: Mapping[str, Tensor] = {}  # moving average of the weights, which is then validated and kept; empty: none
     current: nn.Module  # the network in training; `begin` sets it and what follows
     optimizer: torch.optim.Optimizer
     steps: int  # an epoch
@@ -99,7 +99,7 @@ class Trainer(ABC, Generic[Model]):
         """Start the training of a network."""
         self.network, self.epoch, self.next_step = network, 0, 0
         self.sums = torch.zeros(len(self.terms[network]), dtype=torch.float64, device=self.device)  # of the epoch's losses
-        self.best: dict[str, Tensor] | None = None
+        self.best: Mapping[str, Tensor] = {}
         self.best_loss: float | None = None
         self.best_epoch = -1
 
@@ -152,7 +152,7 @@ class Trainer(ABC, Generic[Model]):
         return self.finish(out)
 
     def end_epoch(self, bar: Any) -> None:
-        """Validate, log, remember the best weights, and begin the next network after the last epoch."""
+        """Validate, log, remember the best weights, and go on to the next epoch or network."""
         names, done = self.terms[self.network], self.epoch + 1
         rate = self.optimizer.param_groups[0]["lr"]
         row = self.recorded_network | {"epoch": done, "minutes": round(self.minutes, 4), "learning_rate": rate}
@@ -178,19 +178,19 @@ class Trainer(ABC, Generic[Model]):
     def finite(self, losses: list[float]) -> list[float]:
         """Return the loss and its terms; raise NesfError where one is infinite or not a number."""
         if not all(map(math.isfinite, losses)):
-            of = "".join(f" of {network}" for network in self.recorded_network.values())
+            of = f" of {self.network}" if self.recorded_network else ""
             raise NesfError(f"the loss{of} is not finite ({losses[0]}) in epoch {self.epoch + 1}: try {self.remedy}")
         return losses
 
-    def candidate(self) -> dict[str, Tensor]:
+    def candidate(self) -> Mapping[str, Tensor]:
         """Return the weights that would be kept now: the moving average where there is one."""
-        return self.average if self.average is not None else self.current.state_dict()
+        return self.average or self.current.state_dict()
 
     def end_network(self) -> None:
         """Give the current network the weights to keep."""
-        self.current.load_state_dict(self.best if self.best is not None else self.candidate())
+        self.current.load_state_dict(self.best or self.candidate())
         self.current.eval()
-        self.best_epochs[self.network] = self.epoch if self.best is None else self.best_epoch
+        self.best_epochs[self.network] = self.best_epoch if self.best else self.epoch
         self.best_losses[self.network] = self.best_loss
 
     def finish(self, out: Path) -> TrainingResult[Model]:
@@ -213,19 +213,16 @@ class Trainer(ABC, Generic[Model]):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors, metadata and log."""
-        state = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
+        state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
         state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
         earlier = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
         return {**self.recorded_network, **state, **earlier, "threads": torch.get_num_threads()}
 
     def save(self, out: Path) -> None:
-        """Write a checkpoint and `log.csv`.
-
-        Tensors get a new name, then follows the JSON that names them: a kill in between leaves the old pair.
-        """
+        """Write a checkpoint and `log.csv`; the JSON last, so that a kill leaves the old checkpoint."""
         if rank() > 0:
             return
-        parts = {"model": self.model.state_dict(), "average": self.average or {}, "best": self.best or {}}
+        parts: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "average": self.average, "best": self.best}
         for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
             parts[f"adam.{i}"] = self.optimizer.state.get(parameter, {})
         tensors = {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()} | {"sums": self.sums}
@@ -245,8 +242,8 @@ class Trainer(ABC, Generic[Model]):
         """Go back to the checkpoint in a folder.
 
         Raises:
-            DataError: not a whole checkpoint, damaged, or of another dataset.
-            ConfigError: of another seed.
+            DataError: it is not whole, damaged, or of another dataset.
+            ConfigError: it is of another seed.
         """
         path, threads, dataset = out / "checkpoint.json", torch.get_num_threads(), self.trained.dataset
         state = read_json(path)
@@ -261,7 +258,7 @@ class Trainer(ABC, Generic[Model]):
         tensors = {k: v.to(self.device) for k, v in read_tensors(out / state["file"], state["sha256"]).items()}
         self.begin(state.get("network", self.network))
         self.model.load_state_dict(with_prefix(tensors, "model."))
-        self.average, self.best = with_prefix(tensors, "average.") or None, with_prefix(tensors, "best.") or None
+        self.average, self.best = with_prefix(tensors, "average."), with_prefix(tensors, "best.")
         restore_adam(self.optimizer, tensors)
         self.sums, self.log, self.minutes = tensors["sums"], state["log"], state["minutes"]
         self.epoch, self.next_step, self.best_loss, self.best_epoch = (state[k] for k in ("epoch", "step", "best_loss", "best_epoch"))
@@ -277,12 +274,12 @@ class Trainer(ABC, Generic[Model]):
         """
         path = out / "checkpoint.json"
         started = bool(from_first_rank(path.exists(), device))  # a later rank may see what the first one has already written
-        if started and not resume:
-            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
-        if resume and not started:
-            raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
         if resume:
+            if not started:
+                raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
             return cls._checkpoint_config(path, given, planned)
+        if started:
+            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
         if given is None:
             raise ConfigError(f"a config is needed to start a training; for example a preset of {cls.config_class.__module__}")
         return given
@@ -294,7 +291,8 @@ class Trainer(ABC, Generic[Model]):
             raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
         if given is None:
             return cls.config_class.from_dict(saved)
-        sections = {name: section for name, section in given.to_dict().items() if isinstance(section, dict)}
+        sections = given.to_dict()
+        sections.pop("preset")
         decoding = sections.pop("decoding")  # on which a training does not depend
         skipped = cls.machine_keys | ({"training.epochs"} if planned else set())
         for name, section in sections.items():
@@ -305,7 +303,7 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
-        """Return whether `out` holds an undamaged checkpoint of this dataset, config (if given) and seed."""
+        """Return whether `out` holds a whole checkpoint of this dataset, config (if given) and seed."""
         path = Path(out) / "checkpoint.json"
         try:
             state = read_json(path)
@@ -321,13 +319,12 @@ class Trainer(ABC, Generic[Model]):
 def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give Adam the state that a checkpoint holds, by number of the parameter.
 
-    Moments get their parameter's order in memory (channels first or last), which a file does not keep: fused Adam goes through both as they lie.
+    Moments get their parameter's order in memory (channels first or last), which a file does not keep and fused Adam relies on.
     """
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        if moments := with_prefix(tensors, f"adam.{i}."):
-            optimizer.state[parameter] = {
-                k: torch.empty_like(parameter).copy_(v) if v.shape == parameter.shape else v.to(parameter.device) for k, v in moments.items()
-            }
+        for name, value in with_prefix(tensors, f"adam.{i}.").items():
+            moment = value.shape == parameter.shape  # else the number of steps
+            optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value) if moment else value
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Training of the autoencoder (Section 4.3): loss (Eq. 2), schedule, steps of one or more processes."""
+"""Training of the autoencoder (Section 4.3): loss (Eq. 2), schedule, steps of all processes."""
 
 from __future__ import annotations
 
@@ -117,13 +117,12 @@ def train(
     """Train the autoencoder on a dataset's training split.
 
     Args:
-        dataset: crystals in the standard setting; in memory, or read while it trains (`nesf.data.streaming.open_streamed`) with equal results.
+        dataset: in the standard setting; in memory or streamed (`nesf.data.streaming.open_streamed`), with equal results.
         config: None, with `resume` only: the checkpoint's. `model.n_species` is set from the dataset's vocabulary.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
         resume: go on from the checkpoint in `out`, exactly as if it had not been interrupted.
-        minutes: plan the number of epochs so that training takes about this long on this machine (measured on a few steps, recorded in
-            the config as `training.epochs`); a later run with that number of epochs repeats it exactly.
+        minutes: set `training.epochs` so that training takes about this long on this machine; a later run with as many epochs repeats it.
         options: `max_minutes`, stop after so long, with a checkpoint; `progress`, a progress bar on standard error (default: True).
 
     Raises:
@@ -165,12 +164,7 @@ def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, d
 
 
 class FieldTrainer(Trainer[TrainedModel]):
-    """Training of the autoencoder.
-
-    Attributes:
-        train_split, val_split: padded crystals.
-        order: an epoch and the order of the crystals in it, in which each occurs once, on the CPU and where the crystals are; or None.
-    """
+    """Training of the autoencoder."""
 
     config_class = Config
     machine_keys = frozenset({"model.n_species", "training.precision", "training.compile"})
@@ -198,14 +192,15 @@ class FieldTrainer(Trainer[TrainedModel]):
         self.validate_every, self.keeps_best = t.validate_every if len(self.val_split) else 0, t.early_stopping
         self.sampler = Sampler(config.sampling, trained.box, device)
         self.generator = torch.Generator(device)
-        self.order: tuple[int, Tensor, Tensor] | None = None
-        self.n_atoms: Tensor | None = None  # of each crystal, on the CPU, so that a step need not wait for the device; a stream counts them itself
+        self.order: tuple[int, Tensor, Tensor] | None = None  # an epoch and its permutation of the crystals, on the CPU and at home
+        # Of each crystal, on the CPU so that a step need not wait for the device; a stream counts them itself.
+        self.n_atoms: Tensor | None = None
         self.n_global: Tensor | None = None
         self.home = CPU  # where the crystals are that a step selects from
         if not isinstance(self.train_split, PaddedStream):
             self.home, self.n_atoms = device, torch.as_tensor(dataset.splits["train"].n_atoms)
             self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
-        self.average = clone(self.model.state_dict()) if t.average else None
+        self.average = clone(self.model.state_dict()) if t.average else {}
         self.functions = FieldFunctions(self.model.position_field, self.model.species_field)
         if t.compile:
             drawn = bool(config.sampling.n_position and config.sampling.n_species)  # then all shapes are the same in every step
@@ -257,8 +252,7 @@ class FieldTrainer(Trainer[TrainedModel]):
         indices = self.order[1][own]
         crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None)
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(t, epoch + step / self.steps)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
         terms = losses(self.model, crystals, self.sampler, self.config, draws, self.functions, n_global)
         self.optimizer.zero_grad(set_to_none=True)
@@ -268,7 +262,7 @@ class FieldTrainer(Trainer[TrainedModel]):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.gradient_clip)
         self.optimizer.step()
         self.sums += terms.double()
-        if self.average is not None:
+        if self.average:
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
                     if value.is_floating_point():
@@ -288,7 +282,7 @@ class FieldTrainer(Trainer[TrainedModel]):
 
     @torch.no_grad()
     def validate(self) -> Tensor:
-        """Return Eq. 2 and its terms, [5], on the validation split, with the same queries each time."""
+        """Return Eq. 2 and its terms, [5], on the validation split, always with the same queries."""
         weights = clone(self.model.state_dict())
         self.model.load_state_dict(self.candidate())
         self.model.eval()

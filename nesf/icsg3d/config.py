@@ -156,7 +156,7 @@ LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0,
 
 
 def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
-    """Return an unchanged preset as used for a dataset: `repaired` with the dataset's `label_frac`."""
+    """Return a preset as used for a dataset: `repaired` with the dataset's `label_frac`."""
     if config.preset.startswith("repaired") and name in LABEL_FRAC_ON:
         return config.with_values({"voxels.label_frac": LABEL_FRAC_ON[name]})
     return config

@@ -40,12 +40,11 @@ def _initialise(module: nn.Module) -> None:
     """Initialise a layer as Keras does: Glorot's uniform weights, biases of 0."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 class Block(nn.Module):
-    """Twice convolution 3³ → ReLU → BatchNorm; the perceptual loss compares the second ReLU's output."""
+    """Twice convolution 3³ → ReLU → BatchNorm."""
 
     def __init__(self, n_in: int, n_middle: int, n_out: int, momentum: float) -> None:
         super().__init__()
@@ -53,13 +52,13 @@ class Block(nn.Module):
         self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out, momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output and the second ReLU's activation, each [B, n_out, ...]."""
+        """Return the output and the second ReLU's activation (perceptual loss), [B, n_out, ...]."""
         activation = functional.relu(self.second(self.first_norm(functional.relu(self.first(x)))))
         return self.second_norm(activation), activation
 
 
 class UNet(nn.Module):
-    """Segmentation of the four channels: each voxel's species, and whether it belongs to an atom."""
+    """Segmentation of the four channels: species of each voxel, and whether it is an atom's."""
 
     def __init__(self, config: UNetConfig, n_classes: int = 95) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Maps to crystals: recursive watershed of the binary map, centroid and species of each part, lattice.
+"""Maps to crystals: recursive watershed of the binary map, centroid and species of each part.
 
 The public code's algorithm, with two of its habits that its results rest on: erosion stops at the bounding box of a component, and
 only the first component of a map sees a watershed (`_divided`).

@@ -1,4 +1,4 @@
-"""Training of the voxel baseline: the U-Net, then the VAE against the frozen U-Net's activations."""
+"""Training of the voxel baseline: the U-Net, then the VAE with the frozen U-Net's activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Latent, Networks
-from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate, voxelise
+from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate
 from nesf.saved import choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 
@@ -71,13 +71,7 @@ def train(
 
 
 class VoxelTrainer(Trainer[VoxelBaseline]):
-    """Training of both networks of the voxel baseline.
-
-    Attributes:
-        weights: of the classes in the species loss.
-        maps: voxelised crystals of train and val.
-        turns: how each crystal and its copies are turned, [N, 1 + rotations, 3].
-    """
+    """Training of both networks of the voxel baseline."""
 
     config_class = VoxelBaselineConfig
     machine_keys = frozenset({"training.precision"})
@@ -112,17 +106,13 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         trained = VoxelBaseline(self.model, config, identity(dataset))
         super().__init__(trained, {network: section.epochs for network, section in self.sections.items()}, seed, device)
 
-        def made(split: str) -> Maps:
-            if maps is not None and len(dataset.splits[split]):
-                return cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress)
-            return voxelise(dataset.splits[split], config.voxels, device=device, progress=progress)
-
-        voxelised = {split: made(split) for split in ("train", "val")}
-        weights = class_weights(voxelised["train"].species, config.voxels.n_classes)
+        self.maps: dict[str, Maps] = {}  # of train and val, on the device: 96 KiB a crystal
+        for split in ("train", "val"):
+            made = cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress)
+            self.maps[split] = made.to(device)
+        self.weights = class_weights(self.maps["train"].species, config.voxels.n_classes)  # of the species loss
         if config.unet.class_weights == "n_classes":
-            weights = torch.full_like(weights, config.voxels.n_classes)
-        self.weights = weights.to(device)
-        self.maps = {split: m.to(device) for split, m in voxelised.items()}  # fp16 and uint8 there: 96 KiB a crystal
+            self.weights = torch.full_like(self.weights, config.voxels.n_classes)
         self.validate_every = 1 if len(self.maps["val"]) else 0
         self.order: tuple[tuple[str, int], Tensor, Tensor] | None = None
         self.begin(NETWORKS[0])
@@ -141,7 +131,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         self.steps = n * copies(section) // section.batch_size  # published code: the incomplete last batch is dropped
         generator = torch.Generator().manual_seed(derived_seed(self.seed, -1))
         turned = random_turns(n * section.rotations, generator).view(n, section.rotations, 3)
-        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)  # the crystal itself, then its copies
+        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)  # [N, 1 + rotations, 3]: the crystal itself, then its copies
 
     def seed_for(self, *purpose: int) -> int:
         """Return a seed for the training of the current network."""
@@ -192,7 +182,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         return torch.stack([loss_species + loss_binary, loss_species, loss_binary])
 
     def vae_losses(self, x: Tensor, angles: Tensor, seed: int) -> Tensor:
-        """Return loss, error of the channels, perceptual loss, KL divergence and error of the angles."""
+        """Return loss, channels' error, perceptual loss, KL divergence and angles' error."""
         vae, unet, c = self.model.vae, self.model.unet, self.config.vae
         condition = condition_of(len(x), self.config, self.device)
         mean, log_variance = (part.float() for part in vae.encode(x, condition, angles))
@@ -222,7 +212,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
 
     @torch.no_grad()
     def validate(self) -> Tensor:
-        """Return the losses on the validation crystals; z is sampled, with the same noise each time.
+        """Return the losses on the validation crystals; z is sampled, always with the same noise.
 
         published code: on their turned copies too / here: on the crystals as they are.
         """
@@ -232,9 +222,8 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         for i in range(0, n, size):
             crystals = torch.arange(i, min(i + size, n))
             sums += self.losses("val", crystals, None, self.seed_for(-1, i // size)).double() * len(crystals)
-        means = sums / max(n, 1)
-        self.finite(means.tolist())
-        return means
+        self.finite((sums / n).tolist())
+        return sums / n
 
     def finish(self, out: Path) -> TrainingResult[VoxelBaseline]:
         """Write the weights to keep."""

@@ -37,7 +37,7 @@ NO_TURN = -1  # instead of an index into them
 
 @dataclass(frozen=True)
 class Maps:
-    """B voxelised crystals, without the coordinates, which follow from the lengths (`network_input`).
+    """B voxelised crystals; the coordinates follow from the lengths (`network_input`).
 
     Attributes:
         density: [B, n, n, n] float16, e/Å³.
@@ -101,7 +101,7 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
     with tqdm(total=b, desc="voxelising", unit="crystal", disable=not progress) as bar:
         for start in range(0, b, batch_size):
             some = order[start : start + batch_size]
-            arrays = (*_padded(crystals, some, lengths, radii), lengths[some].astype(np.float32))
+            arrays = (*_padded(crystals.select(some), lengths[some], radii), lengths[some].astype(np.float32))
             made = _maps(config, *(torch.as_tensor(a, device=device) for a in arrays))
             density[some], species[some] = made[0].to("cpu", torch.float16), made[1].to("cpu")
             bar.update(len(some))
@@ -112,17 +112,16 @@ def _fractional(crystals: Crystals, i: int) -> np.ndarray:
     return crystals.positions[crystals.atoms(i)] @ np.linalg.inv(crystals.lattice[i])
 
 
-def _padded(crystals: Crystals, some: np.ndarray, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(crystals: Crystals, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return positions [b, N, 3] in the orthogonal frame (Å), Z [b, N] and σ [b, N] (Å).
 
     Padding is far away and has Z = 0.
     """
-    n = int(crystals.n_atoms[some].max())
-    positions, z = np.full((len(some), n, 3), FAR, np.float32), np.zeros((len(some), n), np.int64)
-    for row, i in enumerate(some):
-        fractional = _fractional(crystals, i)
-        positions[row, : len(fractional)] = (fractional - fractional.min(0)) * lengths[i]
-        z[row, : len(fractional)] = crystals.species[crystals.atoms(i)]
+    mask = np.arange(crystals.n_atoms.max()) < crystals.n_atoms[:, None]
+    positions, z = np.full((*mask.shape, 3), FAR, np.float32), np.zeros(mask.shape, np.int64)
+    fractional = [_fractional(crystals, i) for i in range(len(crystals))]
+    positions[mask] = np.concatenate([(f - f.min(0)) * length for f, length in zip(fractional, lengths, strict=True)])
+    z[mask] = crystals.species
     return positions, z, radii[z].astype(np.float32)
 
 
@@ -209,21 +208,24 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
 
 
 def cached_maps(
-    dataset: Dataset, split: str, config: VoxelConfig, folder: Path, *, device: torch.device | str = "cpu", progress: bool = False
+    dataset: Dataset, split: str, config: VoxelConfig, folder: Path | None, *, device: torch.device | str = "cpu", progress: bool = False
 ) -> Maps:
     """Return the maps of a split, read from `folder` or computed and kept there (96 KiB a crystal).
 
-    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps.
+    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps. Without a folder
+    nothing is kept, and neither is an empty split.
 
     Raises:
         NesfError: the file cannot be written.
     """
+    crystals = dataset.split(split)
+    if folder is None or not len(crystals):
+        return voxelise(crystals, config, device=device, progress=progress)
     parts = [FORMAT, dataset.hash(), split, dataclasses.asdict(config), ionic_radii()]
     path = Path(folder) / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
     try:
         return Maps(**load_file(path))
-    except (FileNotFoundError, SafetensorError):
-        pass  # not there, or cut short: computed again
-    maps = voxelise(dataset.split(split), config, device=device, progress=progress)
-    write_atomically(path, to_safetensors(vars(maps)))
-    return maps
+    except (FileNotFoundError, SafetensorError):  # not there, or cut short
+        maps = voxelise(crystals, config, device=device, progress=progress)
+        write_atomically(path, to_safetensors(vars(maps)))
+        return maps
