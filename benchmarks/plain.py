@@ -22,7 +22,7 @@ from nesf.fields import Queries, box_grid, local_grid
 
 
 def mlp(n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> nn.Sequential:
-    """Return Linear -> ReLU -> BatchNorm -> Dropout for each width but the last, one bare Linear."""
+    """Return Linear -> ReLU -> BatchNorm -> Dropout for each width; the last one is bare Linear."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(n_in, width), nn.ReLU()]

@@ -84,7 +84,7 @@ class Setting:
         return TrainedModel.load(folder, str(self.device))
 
     def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
-        """Write the record of a measurement made in an environment (None: here); return its file."""
+        """Write the record of a measurement in an environment (None: here); return its file."""
         model = command_line([str(self.model_folder)], ()) if uses_model else None
         about = {"command": self.command, "started": self.started, "model": model, "measured": measured or self.environment()}
         write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]

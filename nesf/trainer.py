@@ -219,7 +219,7 @@ class Trainer(ABC, Generic[Model]):
         return {**self.recorded_network, **state, **earlier, "threads": torch.get_num_threads()}
 
     def save(self, out: Path) -> None:
-        """Write a checkpoint and `log.csv`; the JSON last, so that a kill leaves the old checkpoint."""
+        """Write `log.csv` and a checkpoint, its JSON last, so that a kill leaves the old one."""
         if rank() > 0:
             return
         parts: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "average": self.average, "best": self.best}
@@ -303,7 +303,7 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
-        """Return whether `out` holds a whole checkpoint of this dataset, config (if given) and seed."""
+        """Return whether `out` holds a whole checkpoint of this dataset, config and seed."""
         path = Path(out) / "checkpoint.json"
         try:
             state = read_json(path)

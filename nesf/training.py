@@ -282,7 +282,7 @@ class FieldTrainer(Trainer[TrainedModel]):
 
     @torch.no_grad()
     def validate(self) -> Tensor:
-        """Return Eq. 2 and its terms, [5], on the validation split, always with the same queries."""
+        """Return Eq. 2 and its terms [5] on the validation split, always with the same queries."""
         weights = clone(self.model.state_dict())
         self.model.load_state_dict(self.candidate())
         self.model.eval()

@@ -16,7 +16,7 @@ from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Latent, Networks
-from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate
+from nesf.icsg3d.voxels import NO_TURN, cached_maps, class_weights, network_input, random_turns, rotate
 from nesf.saved import choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 
@@ -105,11 +105,9 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         self.model = Networks(config).to(device)
         trained = VoxelBaseline(self.model, config, identity(dataset))
         super().__init__(trained, {network: section.epochs for network, section in self.sections.items()}, seed, device)
-
-        self.maps: dict[str, Maps] = {}  # of train and val, on the device: 96 KiB a crystal
-        for split in ("train", "val"):
-            made = cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress)
-            self.maps[split] = made.to(device)
+        self.maps = {  # 96 KiB a crystal
+            split: cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress).to(device) for split in ("train", "val")
+        }
         self.weights = class_weights(self.maps["train"].species, config.voxels.n_classes)  # of the species loss
         if config.unet.class_weights == "n_classes":
             self.weights = torch.full_like(self.weights, config.voxels.n_classes)
