@@ -1,1 +1,1 @@
-"""Measurements of speed: `make bench`, or `python -m benchmarks --help`; what they mean is on the book's page on speed."""
+"""Measurements of speed (`python -m benchmarks --help`); the book's page on speed explains them."""

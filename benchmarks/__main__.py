@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: times everything, prints the table and records it; with its parts, scaling and profile, in the same folder."""
+"""`python -m benchmarks`: time everything, print the table, and record it with its parts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def table_of(timings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def speed(setting: Setting, options: Any) -> None:
-    """Run benchmarks/test_speed.py under pytest-benchmark, in a process of its own so that the memory is its own; print and record."""
+    """Run benchmarks/test_speed.py in a process, and so memory, of its own; print and record."""
     shared = [f"--{k}={v}" for k in ("data", "dataset", "fold", "model", "device", "threads", "turns") if (v := getattr(options, k)) is not None]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speed.json"

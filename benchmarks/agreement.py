@@ -1,4 +1,4 @@
-"""`python -m benchmarks.agreement`: do the modes of decoding find the atoms that the plain algorithm finds?
+"""`python -m benchmarks.agreement`: do all modes of decoding find the plain algorithm's atoms?
 
 Plain: fp32, every particle moves all 64 times, none stays, none is merged (`converged = 0`; tests/test_benchmarks.py compares that with
 `benchmarks/plain.py`, which is too slow for a whole dataset). Two decoded crystals disagree when they differ in the number of atoms, in a
@@ -24,7 +24,7 @@ TOLERANCE = 0.05  # Å
 
 
 def compare(ours: Crystals, plain: Crystals) -> tuple[list[str], list[float]]:
-    """Return the ids of the crystals that disagree, and for each other one the largest distance between matching atoms, Å."""
+    """Return the ids that disagree, and for others the largest distance of matching atoms, Å."""
     disagree, largest = [], []
     for i, name in enumerate(plain.ids):
         a, b = plain.positions[plain.atoms(i)], ours.positions[ours.atoms(i)]

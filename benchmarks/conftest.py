@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every case once a turn, so that slow and fast phases of a busy machine affect all of them."""
+    """Run every case once a turn, so that phases of a busy machine affect all of them."""
     if "turn" in metafunc.fixturenames:
         metafunc.parametrize("turn", range(metafunc.config.getoption("--turns")))
     if "step_case" in metafunc.fixturenames:

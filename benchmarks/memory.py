@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory`: peak memory and time of decoding large things, each in a process of its own."""
+"""`python -m benchmarks.memory`: peak memory and time of large decodings, one process each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def thousand_atoms(edge: float) -> PaddedCrystals:
 
 
 def cases(setting: Setting) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Return the decodings to measure, by name; each returns the numbers of particles and of detected atoms."""
+    """Return the decodings to measure, which return numbers of particles and of detected atoms."""
 
     def neural(box: Box, mode: str, **changes: Any) -> dict[str, Any]:
         model = setting.model

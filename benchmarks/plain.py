@@ -1,4 +1,4 @@
-"""The plain reference: the autoencoder, its loss and its decoding, written down as the paper has them and nothing else.
+"""The plain reference: autoencoder, loss and decoding as the paper has them, and nothing else.
 
 Nothing is shared with the package but the data, the sampler of the queries and the numbers of the configuration. It reads the weights of
 `nesf.model.Autoencoder` and must give the same losses, gradients and atoms (tests/test_benchmarks.py); what it costs is what the others
@@ -22,7 +22,7 @@ from nesf.fields import Queries, box_grid, local_grid
 
 
 def mlp(n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> nn.Sequential:
-    """Linear -> ReLU -> BatchNorm -> Dropout for every width but the last, which is one bare Linear layer (Supplementary Note 5)."""
+    """Return Linear -> ReLU -> BatchNorm -> Dropout for each width; the last one is bare Linear."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(n_in, width), nn.ReLU()]
@@ -35,7 +35,7 @@ def mlp(n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 
 
 
 class PlainEncoder(nn.Module):
-    """Features of each atom, their maximum over the atoms of a crystal, then the lattice joins (Supplementary Note 5)."""
+    """Atoms' features, their maximum over a crystal, then the lattice (Supplementary Note 5)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class PlainEncoder(nn.Module):
 
 
 class PlainField(nn.Module):
-    """A neural field f(p, z), Eq. 1: every hidden layer reads the query position again (Supplementary Note 5)."""
+    """A neural field f(p, z), Eq. 1; each hidden layer reads p again (Supplementary Note 5)."""
 
     def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PlainField(nn.Module):
         self.last = nn.Linear(widths[-1] + 3 * config.query_in_last_layer, n_out)
 
     def forward(self, queries: Tensor, z: Tensor) -> Tensor:
-        """Return field values [M, n_out] at queries [M, 3] (Å) with a latent vector for each of them [M, latent_size]."""
+        """Return field values [M, n_out] at queries [M, 3] (Å) with z [M, latent_size]."""
         x = z
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(torch.relu(layer(torch.cat([x, queries], dim=-1))))
@@ -95,7 +95,7 @@ class PlainAutoencoder(nn.Module):
 
 
 def plain_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> PlainAutoencoder:
-    """Return the plain network with the weights of an `nesf.model.Autoencoder` (its `state_dict`), on their device and in their type."""
+    """Return the plain network with an `Autoencoder`'s weights, of their device and type."""
     model = PlainAutoencoder(config)
     some = next(iter(weights.values()))
     model.to(some.device, some.dtype).load_state_dict(weights)
@@ -103,7 +103,7 @@ def plain_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> PlainAuto
 
 
 class Targets(NamedTuple):
-    """Return queries of all crystals, one crystal after the other, and the ground-truth fields there.
+    """Queries, one crystal after the other, and the ground-truth fields there.
 
     Attributes:
         queries: [M, 3], Å.
@@ -119,7 +119,7 @@ class Targets(NamedTuple):
 
 
 def ground_truth(queries: Queries, crystals: PaddedCrystals) -> Targets:
-    """Return the fields of the true crystals (Section 2.2), one crystal after the other; nearest among the atoms of the cell."""
+    """Return the true fields (Section 2.2), crystal by crystal; nearest among the cell's atoms."""
     if queries.crystal is None:
         parts = list(queries.positions)
     else:
@@ -161,7 +161,7 @@ def plain_losses(model: PlainAutoencoder, crystals: PaddedCrystals, position_que
 
 
 class PlainAtoms(NamedTuple):
-    """Atoms of one decoded crystal: positions [N, 3] in Å, species index [N], lengths [3] in Å and angles [3] in radians."""
+    """A decoded crystal: positions [N, 3] (Å), species index [N], lengths (Å), angles (radians)."""
 
     positions: Tensor
     species: Tensor
@@ -197,7 +197,7 @@ def plain_decode(model: PlainAutoencoder, z: Tensor, box: Box, config: Reconstru
 
 
 def suppress(particles: Tensor, scores: Tensor, config: ReconstructionConfig) -> Tensor:
-    """Suppress non-maxima (step 4), a particle at a time: the best that is left is an atom if enough particles are near it.
+    """Suppress non-maxima (step 4): the best particle left is an atom if enough others are near.
 
     Args:
         particles: [M, 3], Å.

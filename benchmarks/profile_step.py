@@ -50,7 +50,9 @@ class Stopwatch:
 
 
 def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]) -> dict[str, Any]:
-    """Time the sections of the given steps, after as many that warm up and as many that are timed as a whole.
+    """Time the sections of the given steps.
+
+    Before, as many steps warm up and as many are timed as a whole.
 
     Returns:
         `seconds`, the median step without stopwatches; `sections`, seconds of each in the mean step with them.

@@ -10,6 +10,7 @@ from typing import Any
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.records import FORMAT, commit, environment, write_checked
+from nesf.saved import identity
 
 
 def write_benchmark(
@@ -23,20 +24,15 @@ def write_benchmark(
     measured: Mapping[str, Any] | None = None,
     **content: Any,
 ) -> dict[str, Any]:
-    """Write `<kind>.json` of a recorded benchmark (schema/benchmark.json), after what it describes has ended.
+    """Write `<kind>.json` of a benchmark after it has ended, and return its content.
 
     Args:
-        folder: of the benchmark, `results/benchmarks/<name>`.
-        kind: speed, scaling or profile.
-        dataset: what was computed with.
+        folder: `results/benchmarks/<name>`.
         command: what to type to repeat it.
         started: UTC.
         model: folder of the trained model, as in the command.
         measured: `environment` of the process that computed; None: of this one, on a CPU.
         content: the measurements.
-
-    Returns:
-        The content written.
 
     Raises:
         DataError: the content is not valid; the message says where.
@@ -49,7 +45,7 @@ def write_benchmark(
         "started": started.isoformat(timespec="seconds"),
         "wall_time_seconds": (datetime.now(UTC) - started).total_seconds(),
         **(measured or environment()),
-        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "dataset": identity(dataset),
         "model": model,
         **content,
     }

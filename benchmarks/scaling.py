@@ -69,7 +69,7 @@ def series_of(setting: Setting, quantity: str, cases: dict[str, Callable[[int], 
 
 
 def over_queries(setting: Setting, batch: int = 16) -> list[dict[str, Any]]:
-    """Measure a training step against its queries, position and half as many species queries of `batch` crystals, in fp32, not compiled."""
+    """Measure a training step against its queries, a third for species; fp32, not compiled."""
 
     def step(total: int) -> Callable[[], Any]:
         per_crystal = 2 * total // (3 * batch)
@@ -81,7 +81,7 @@ def over_queries(setting: Setting, batch: int = 16) -> list[dict[str, Any]]:
 
 
 def many_atoms(n: int) -> Crystals:
-    """Return one crystal of about n atoms in a cubic cell with edges of `EDGE`, on a regular grid of k³ places."""
+    """Return a crystal of about n atoms, on a grid of k³ places in a cube of edge `EDGE`."""
     side = round(n ** (1 / 3))
     cells = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
     return Crystals.from_arrays(["many"], [(cells + 0.5) * EDGE / side], [1 + cells.sum(-1) % 2], np.eye(3)[None] * EDGE)
@@ -89,7 +89,7 @@ def many_atoms(n: int) -> Crystals:
 
 @dataclass(frozen=True)
 class GridFields:
-    """The fields of `many_atoms`, found by rounding: as with a network, a query costs the same however many atoms there are."""
+    """The fields of `many_atoms`, by rounding: a query costs the same for any number of atoms."""
 
     side: int
 
@@ -110,8 +110,9 @@ class GridFields:
 
 
 def over_atoms(setting: Setting) -> list[dict[str, Any]]:
-    """Measure decoding against atoms of the cell, with the same particles in the same box. No trained model has so many atoms.
+    """Measure decoding against atoms of the cell, with the same particles in the same box.
 
+    No trained model has so many atoms.
     Fields that cost the same for any number of atoms, as a network does, show what the five steps cost. The true fields search the
     nearest of all atoms for every query, and the queries of step 5 grow with the atoms: together that grows with their square.
     """
@@ -131,12 +132,12 @@ def over_atoms(setting: Setting) -> list[dict[str, Any]]:
 
 
 def reduced(config: ReconstructionConfig) -> ReconstructionConfig:
-    """Return the config with a grid of 0.8 Å and fewer particles to a cluster: 1000 atoms share 17,000 particles."""
+    """Return the config with fewer particles: 1000 atoms share the 17,000 of a 0.8 Å grid."""
     return replace(config, grid_interval=0.8, min_particles=2)
 
 
 def over_crystals(setting: Setting) -> list[dict[str, Any]]:
-    """Measure decoding against crystals, with the trained model; crystals are repeated where the dataset has fewer."""
+    """Measure decoding against crystals, repeated where the dataset has too few."""
     train, model = setting.dataset.splits["train"], setting.model
     largest = max(CRYSTALS)
     chosen = train.select(np.random.default_rng(0).permutation(np.resize(np.arange(len(train)), largest)))

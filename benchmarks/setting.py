@@ -1,4 +1,4 @@
-"""Parts that all measurements share: options, dataset and model, training steps of both kinds, and the record at the end."""
+"""Parts that all measurements share: options, dataset, model, training steps, record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STEP_CASES = {"fp32": ("fp32", False), "fp32, compiled": ("fp32", True), "bf16, 
 
 
 def add_options(add: Callable[..., Any]) -> None:
-    """Add the options that all measurements share, for argparse (`parser.add_argument`) and pytest (`parser.addoption`) alike."""
+    """Add the shared options with `add_argument` of argparse or `addoption` of pytest."""
     add("--data", default=None, metavar="DIR", help="folder of datasets; the user's default")
     add("--dataset", default="starter", metavar="NAME", help="starter (embedded), lcs6, ...")
     add("--fold", default=None, type=int, metavar="K", help="of ybco")
@@ -54,23 +54,14 @@ def add_options(add: Callable[..., Any]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Dataset, model and device of a measurement.
-
-    Attributes:
-        dataset: crystals.
-        model_folder: of the trained model that decodes.
-        device: where to compute.
-        out: folder of the record.
-        started: UTC.
-        command: what to type to repeat it.
-    """
+    """Dataset, model and device of a measurement."""
 
     dataset: Dataset
-    model_folder: Path
+    model_folder: Path  # of the trained model that decodes
     device: torch.device
-    out: Path
-    started: datetime
-    command: str
+    out: Path  # folder of the record
+    started: datetime  # UTC
+    command: str  # what to type to repeat it
 
     @classmethod
     def of(cls, options: Any, program: Sequence[str], arguments: Sequence[str]) -> Setting:
@@ -93,7 +84,7 @@ class Setting:
         return TrainedModel.load(folder, str(self.device))
 
     def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
-        """Write the record of a measurement, with the environment of the process that measured (None: this one); return its file."""
+        """Write the record of a measurement in an environment (None: here); return its file."""
         model = command_line([str(self.model_folder)], ()) if uses_model else None
         about = {"command": self.command, "started": self.started, "model": model, "measured": measured or self.environment()}
         write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]
@@ -110,7 +101,7 @@ class Setting:
 
 
 def free_folder(device: torch.device, dataset: Dataset) -> Path:
-    """Return `results/benchmarks/<device>-<dataset>`, with the first free number where there is such a record already."""
+    """Return `results/benchmarks/<device>-<dataset>`, numbered if there is such a record."""
     name = f"{device.type}-{dataset.label.replace(' ', '-')}"
     numbered = (RECORDS / (name if k == 1 else f"{name}-{k}") for k in range(1, 10_000))
     return next(folder for folder in numbered if not folder.exists())
@@ -138,7 +129,7 @@ def parse(program: str, description: str, arguments: Sequence[str] | None, more:
 
 
 class PlainRun:
-    """Training steps of the plain reference with Adam, on the crystals, their order, the queries and the first weights of a `FieldTrainer`."""
+    """Training of the plain reference, with a `FieldTrainer`'s batches, queries, first weights."""
 
     def __init__(self, trainer: FieldTrainer) -> None:
         self.trainer = trainer
@@ -162,7 +153,7 @@ def trainer_of(run: FieldTrainer | PlainRun) -> FieldTrainer:
 
 
 def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
-    """Return crystals, position queries and species queries of one step, as `FieldTrainer.step` has them."""
+    """Return crystals, position and species queries of one step, as in `FieldTrainer.step`."""
     order = torch.randperm(len(trainer.train_split), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, epoch))).to(trainer.device)
     crystals = trainer.train_split.select(order[trainer.slice_of(step)])
     generator.manual_seed(derived_seed(trainer.seed, epoch, step, 1))
@@ -170,7 +161,7 @@ def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Gene
 
 
 def step_cases(device: torch.device) -> list[str]:
-    """Return the cases that this machine can run: without a compiler or bf16 units there are fewer."""
+    """Return the cases that this machine can run; compiler and bf16 units add some."""
     compiles, half = can_compile(device), has_bf16(device)
     ours = [name for name, (precision, compiled) in STEP_CASES.items() if (compiles or not compiled) and (half or precision == "fp32")]
     return [PLAIN, *ours]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.streaming`: memory and speed of training on synthetic crystals that stay on disk, against the same ones in memory."""
+"""`python -m benchmarks.streaming`: memory and speed of training from disk, against from memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TURNS, STEPS = 4, 4  # streamed and in memory take turns, of so many steps
 
 
 def synthetic(n: int, first: int) -> Crystals:
-    """Return random crystals of 1 to 30 atoms: species, positions and lattices mean nothing, their number does."""
+    """Return random crystals of 1 to 30 atoms, of which only the number means something."""
     random = np.random.default_rng(first)
     counts = random.integers(1, 31, n)
     lattice = standard_lattice(random.uniform(3, 6, (n, 3)), np.radians(random.uniform(80, 100, (n, 3))))
@@ -47,7 +47,7 @@ def synthetic(n: int, first: int) -> Crystals:
 
 
 def memory(kind: str) -> int:
-    """Return the memory of this process, bytes: `RssAnon`, its own without files that are mapped, or `VmHWM`, the peak of all (Linux)."""
+    """Return this process's memory, bytes: `RssAnon` (no mapped files) or `VmHWM` (peak); Linux."""
     found = re.search(rf"^{kind}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return 1024 * int(found[1]) if found else 0
 
@@ -89,7 +89,7 @@ class Steps:
 
 
 def stream(folder: Path) -> dict[str, Any]:
-    """Take steps, a validation and the beginning of the next epoch in a process that does nothing else."""
+    """Take steps, a validation and steps of the next epoch, in a process that does only this."""
     steps = Steps(folder, True)
     steps.take(STEPS, False)
     steps.trainer.validate()
@@ -100,7 +100,7 @@ def stream(folder: Path) -> dict[str, Any]:
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Take the same steps in memory and streamed, in turn; the memory is that before anything is streamed."""
+    """Take the same steps in memory and streamed, in turn; the memory is that before streaming."""
     resident = Steps(folder, False)
     resident.take(STEPS, False)
     resident.trainer.validate()

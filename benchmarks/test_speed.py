@@ -1,4 +1,4 @@
-"""Measurements of speed against the plain reference. `python -m benchmarks` runs them and records the result."""
+"""Measurements of speed against the plain reference, which `python -m benchmarks` runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def step_sizes(trainer: FieldTrainer) -> dict[str, int]:
 
 
 def stepper(cache: Cache, setting: Setting, preset: str, case: str) -> tuple[Callable[[int], None], FieldTrainer]:
-    """Return a function that takes step k of an epoch of one case, and the trainer with its crystals; made, and compiled, in the first turn."""
+    """Return a function that takes step k of a case, and its trainer, made in the first turn."""
     if (preset, case) not in cache:
         cache[preset, case] = run_of(setting, preset, case)
     run = cache[preset, case]
@@ -68,7 +68,7 @@ def test_step_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cache
 
 
 def test_step_of_preset_paper(benchmark: BenchmarkFixture, setting: Setting, cache: Cache, step_case: str, turn: int) -> None:
-    """Time one training step with every grid point of every atom; batches in turn, because their numbers of queries differ."""
+    """Time one training step with all grid points; batches in turn, for their queries differ."""
     step, about = stepper(cache, setting, "paper", step_case)
     several = min(3, max(about.steps - 1, 1))
     steps = cycle([(turn + k) % several for k in range(several)])
@@ -93,7 +93,7 @@ def test_epoch_of_preset_cpu(benchmark: BenchmarkFixture, setting: Setting, cach
 
 @pytest.mark.parametrize("case", [PLAIN, "ours"])
 def test_encode(benchmark: BenchmarkFixture, setting: Setting, case: str, turn: int) -> None:
-    """Time the encoding of the test split: plain, one crystal after the other; ours, in one batch."""
+    """Time the encoding of the test split: plain, crystal by crystal; ours, in one batch."""
     crystals, model = setting.dataset.splits["test"], setting.model
     plain = plain_model(model.config.model, model.autoencoder.state_dict()).eval()
 

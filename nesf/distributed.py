@@ -1,6 +1,7 @@
-"""Training in several processes: `torchrun --nproc-per-node 8 -m nesf train …` (`torch.distributed`, NCCL on GPUs and gloo on CPUs).
+"""Training in several processes: `torchrun --nproc-per-node 8 -m nesf train …`.
 
-Each rank computes a share of every batch. Batch statistics, gradients and losses are summed over the ranks: the steps of one process.
+Each rank computes a share of every batch. Batch statistics, gradients and losses are summed over
+the ranks (`torch.distributed`; NCCL on GPUs, gloo on CPUs): the steps of one process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def rank() -> int:
 
 
 def launched() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes that a launcher such as torchrun started; (0, 1) without one."""
+    """Return rank and number of processes that torchrun or another launcher set, else (0, 1)."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -47,7 +48,7 @@ def processes(device: str = "auto") -> Iterator[str]:
         dist.destroy_process_group()
 
 
-def total(x: Tensor) -> Tensor:
+def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum a tensor over all ranks; without gradient."""
     if n_processes() == 1:
         return x
@@ -58,27 +59,27 @@ def total(x: Tensor) -> Tensor:
 
 def from_first_rank(value: float, device: torch.device) -> float:
     """Return the value of rank 0, on every rank."""
-    return float(total(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
+    return float(sum_over_ranks(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
 
 
-class _Total(torch.autograd.Function):
+class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return total(x)
+        return sum_over_ranks(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        return total(g)
+        return sum_over_ranks(g)
 
 
 class BatchNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation with the statistics of all ranks' rows together (torch's SyncBatchNorm has no CPU form)."""
+    """Batch normalisation over the rows of all ranks; torch's SyncBatchNorm has no CPU form."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [M, width] normalised."""
         if not self.training or n_processes() == 1:
             return super().forward(x)
-        sums = _Total.apply(torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))]))
+        sums = _SumOverRanks.apply(torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))]))
         n = sums[-1].detach()
         mean, square = sums[: x.shape[1]] / n, sums[x.shape[1] : -1] / n
         variance = (square - mean.square()).clamp(min=0)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nesf.distributed import n_processes, total
+from nesf.distributed import n_processes, sum_over_ranks
 
 
 def columns_of(query: Tensor, half: bool) -> Tensor:
@@ -71,7 +71,7 @@ class FieldKernel(torch.autograd.Function):
             [M, n_out], then for each norm its mean and its unbiased variance [width].
         """
         m, n_query = query.shape
-        count = total(query.new_full((), m)) if n_processes() > 1 else None  # queries in all processes
+        count = sum_over_ranks(query.new_full((), m)) if n_processes() > 1 else None  # queries in all processes
         share = m / count if count is not None else 1.0
         columns = columns_of(query, half)
         y = query @ first_query.T
@@ -84,7 +84,7 @@ class FieldKernel(torch.autograd.Function):
             wide = a.float() if half else a
             mean, square = wide.sum(0) / m, (wide * wide).sum(0) / m
             if count is not None:
-                mean, square = total(torch.stack([mean, square]) * share)
+                mean, square = sum_over_ranks(torch.stack([mean, square]) * share)
             variance = (square - mean * mean).clamp(min=0)
             scale = gamma * torch.rsqrt(variance + eps)
             shift = beta - mean * scale
@@ -127,7 +127,7 @@ class FieldKernel(torch.autograd.Function):
             c1 = (centred * (-gamma * inverse * inverse * inverse / n_all)).sum(0)
             c0 = (weight * d_bias[:, None] * (-scale / n_all)).sum(0)
             if count is not None:
-                c0, c1 = total(torch.stack([c0, c1]))
+                c0, c1 = sum_over_ranks(torch.stack([c0, c1]))
             gradients = [d_gamma, d_beta, d_weight, d_query if weight_query is not None else None, d_bias, *gradients]
             if d_queries is not None:
                 d_queries = d_queries + g @ w[:, width : width + n_query]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 import nesf
 from nesf.config import Config
-from nesf.crystals import Crystals, PaddedCrystals, pad
+from nesf.crystals import pad
 from nesf.data.dataset import Box, Dataset, bounding_box
 from nesf.data.files import as_crystals
-from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
+from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from nesf.data.files import Structures
 
-
+Network = TypeVar("Network", bound=nn.Module)
 RECORDED = Path(__file__).resolve().parents[1] / "results"  # in a clone of the repository; an installed package has no recorded runs
 
 
@@ -59,63 +59,56 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @dataclass
 class TrainedModel:
-    """An autoencoder with all that decoding needs.
+    """An autoencoder with all that decoding needs."""
 
-    Attributes:
-        autoencoder: the network, in evaluation mode.
-        config: all choices of its training.
-        vocabulary: atomic numbers along the species axis.
-        box: bounding box of the training atoms, Å; particles start in it.
-        dataset: name, fold and hash of what it was trained on.
-        info: epoch, losses, versions and so on, as recorded.
-    """
-
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder  # in evaluation mode
     config: Config
-    vocabulary: tuple[int, ...]
-    box: Box
-    dataset: Mapping[str, Any]
-    info: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: tuple[int, ...]  # atomic numbers along the species axis
+    box: Box  # bounding box of the training atoms, Å; particles start in it
+    dataset: Mapping[str, Any]  # name, fold and hash of what it was trained on
+    info: Mapping[str, Any] = field(default_factory=dict)  # epoch, losses and so on, as recorded
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.autoencoder.parameters()).device
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """JSON metadata saved with the weights."""
+        return {
+            "config": self.config.to_dict(),
+            "vocabulary": list(self.vocabulary),
+            "box": [list(corner) for corner in self.box],
+            "dataset": dict(self.dataset),
+            "versions": versions(),
+        }
+
     @torch.no_grad()
     def encode(self, structures: Structures, batch_size: int = 1024) -> Tensor:
-        """Return the latent vectors z [B, latent_size].
-
-        Args:
-            structures: B pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
-            batch_size: structures in one pass.
+        """Return the latent vectors z [B, latent_size] of B structures, `batch_size` in one pass.
 
         Raises:
             DataError: a structure cannot be used, for example for an element outside the vocabulary.
         """
         crystals = as_crystals(structures)
-        parts = [
-            self.autoencoder.encode(pad(crystals.select(range(i, min(i + batch_size, len(crystals)))), self.vocabulary, self.device))
-            for i in range(0, len(crystals), batch_size)
-        ]
+        batches = np.split(np.arange(len(crystals)), range(batch_size, len(crystals), batch_size))
+        parts = [self.autoencoder.encode(pad(crystals.select(batch), self.vocabulary, self.device)) for batch in batches if len(batch)]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.model.latent_size)
 
     def decode(self, z: Tensor | np.ndarray) -> list[Structure]:
         """Decode latent vectors [B, latent_size]; a structure without sites: nothing detected."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
-        return decode_latent(self, z, [str(i) for i in range(len(z))], self.config.decoding).crystals.to_structures()
+        return decode_latent(self, z, [str(i) for i in range(len(z))]).crystals.to_structures()
 
     def reconstruct(self, structures: Structures) -> list[Structure]:
         """Encode and decode structures; `nesf.reconstruct` also gives scores and votes."""
         crystals = as_crystals(structures)
-        return decode_latent(self, self.encode(crystals), crystals.ids, self.config.decoding).crystals.to_structures()
+        return decode_latent(self, self.encode(crystals), crystals.ids).crystals.to_structures()
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.autoencoder.state_dict().items()}
-        write_atomically(Path(folder) / "model.safetensors", to_safetensors(weights))
-        description = describe(self.config, self.vocabulary, self.box, self.dataset) | {"info": dict(self.info)}
-        write_json(Path(folder) / "model.json", description | {"sha256": sha256_of(Path(folder) / "model.safetensors")})
+        save_network(folder, self.autoencoder, self.description, self.info)
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> TrainedModel:
@@ -124,34 +117,44 @@ class TrainedModel:
         Raises:
             DataError: a file is missing, damaged, or the two do not belong together.
         """
-        folder = Path(folder)
-        description = read_json(folder / "model.json")
-        if (method := description.get("method", "nesf")) != "nesf":
-            raise DataError(f"{folder}/model.json: is a model of method {method}; this asks for one of nesf, whose decoder is a field")
-        if missing := [key for key in ("config", "vocabulary", "box", "dataset", "info", "sha256") if key not in description]:
-            raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
-        path = folder / "model.safetensors"
-        weights = read_tensors(path, description["sha256"])
-        config = Config.from_dict(description["config"])
-        autoencoder = Autoencoder(config.model)
-        try:
-            autoencoder.load_state_dict(weights)
-        except RuntimeError as error:
-            raise DataError(f"{path}: does not fit the network in model.json ({str(error).splitlines()[0]})") from None
-        low, high = description["box"]
-        model = autoencoder.to(choose_device(device)).eval()
-        return cls(model, config, tuple(description["vocabulary"]), (tuple(low), tuple(high)), description["dataset"], description["info"])
+        about = read_description(folder, "nesf", ("config", "vocabulary", "box", "dataset"))
+        config = Config.from_dict(about["config"])
+        autoencoder = load_network(Autoencoder(config.model), folder, about["sha256"], device)
+        low, high = about["box"]
+        return cls(autoencoder, config, tuple(about["vocabulary"]), (tuple(low), tuple(high)), about["dataset"], about["info"])
 
 
-def describe(config: Config, vocabulary: tuple[int, ...], box: Box, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON metadata saved with the weights."""
-    return {
-        "config": config.to_dict(),
-        "vocabulary": list(vocabulary),
-        "box": [list(box[0]), list(box[1])],
-        "dataset": dict(dataset),
-        "versions": versions(),
-    }
+def save_network(folder: Path, network: nn.Module, description: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Write `model.safetensors`, and `model.json` with its hash."""
+    sha256 = write_tensors(Path(folder) / "model.safetensors", network.state_dict())
+    write_json(Path(folder) / "model.json", {**description, "info": dict(info), "sha256": sha256})
+
+
+def read_description(folder: Path, method: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the content of a method's `model.json`, with `keys`, `info` and `sha256`."""
+    path = Path(folder) / "model.json"
+    about: dict[str, Any] = read_json(path)
+    if (found := about.get("method", "nesf")) != method:
+        raise DataError(f"{path}: is a model of method {found}; this asks for one of {method}; load it with its own method")
+    if missing := [key for key in (*keys, "info", "sha256") if key not in about]:
+        raise DataError(f"{path}: is not the description of a model ({missing[0]!r} is missing)")
+    return about
+
+
+def load_network(network: Network, folder: Path, sha256: str, device: str) -> Network:
+    """Give a network the weights of `model.safetensors`, on a device and in evaluation mode."""
+    path = Path(folder) / "model.safetensors"
+    try:
+        network.load_state_dict(read_tensors(path, sha256))
+    except RuntimeError as error:
+        raise DataError(f"{path}: does not fit the network in model.json ({str(error).splitlines()[0]})") from None
+    return network.to(choose_device(device)).eval()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file atomically and return its SHA-256."""
+    write_atomically(path, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+    return sha256_of(path)
 
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -164,7 +167,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if sha256 is not None and sha256_of(path) != sha256:
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path}: its SHA-256 is not the recorded one; the file is damaged or belongs to another run")
     try:
         return from_safetensors(content)
@@ -172,17 +175,14 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a safetensors file, or damaged ({error})") from None
 
 
+def identity(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
+    """Return name, fold and hash of a dataset, as models and checkpoints record them."""
+    return {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
+
+
 def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedModel:
     """Return an untrained model with a dataset's vocabulary and bounding box."""
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_species=len(dataset.vocabulary)))
-    about = {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
+    config = config.with_values({"model.n_species": len(dataset.vocabulary)})
     training = dataset.splits["train"]
     box = training.box if isinstance(training, StreamedCrystals) else bounding_box(training)
-    return TrainedModel(Autoencoder(config.model), config, dataset.vocabulary, box, about)
-
-
-def padded_split(model: TrainedModel, crystals: Crystals | StreamedCrystals, device: torch.device) -> PaddedCrystals | PaddedStream:
-    """Return a split as padded tensors, on the device or read batch by batch."""
-    if isinstance(crystals, StreamedCrystals):
-        return PaddedStream(crystals, model.vocabulary, device)
-    return pad(crystals, model.vocabulary, device)
+    return TrainedModel(Autoencoder(config.model), config, dataset.vocabulary, box, identity(dataset))

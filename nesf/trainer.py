@@ -1,4 +1,4 @@
-"""What every training has in common: its loop, checkpoints that are either whole or not there, interruptions, and seeds."""
+"""What every training shares: loop, checkpoints that are written whole, interruptions, seeds."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ import io
 import math
 import signal
 import sys
+import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from nesf.config import ConfigBase
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
-from nesf.distributed import from_first_rank, n_processes, rank, total
+from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.files import read_json, sha256_of, write_atomically, write_json
-from nesf.saved import choose_device, read_tensors
+from nesf.files import read_json, write_atomically, write_json
+from nesf.saved import choose_device, read_tensors, write_tensors
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
 
 
 class SavableModel(Protocol):
-    """A model with name, fold and hash of its dataset, and with what `model.json` tells of its training."""
+    """What a training needs of a model, beside its network."""
 
     dataset: Mapping[str, Any]
     info: Mapping[str, Any]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """JSON metadata saved with the weights."""
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""
@@ -47,19 +51,12 @@ Model = TypeVar("Model", bound=SavableModel)
 
 @dataclass(frozen=True)
 class TrainingResult(Generic[Model]):
-    """The outcome of a training.
+    """The outcome of a training."""
 
-    Attributes:
-        model: the weights that are kept: best validation loss with early stopping, else the last.
-        folder: where `model.safetensors`, `model.json`, `log.csv` and the checkpoint are.
-        log: one dictionary an epoch, keys as the columns of `log.csv`.
-        finished: False when the time budget or Ctrl-C ended it; `resume=True` goes on.
-    """
-
-    model: Model
-    folder: Path
-    log: list[dict[str, Any]]
-    finished: bool
+    model: Model  # of the best validation loss with early stopping, else of the last epoch
+    folder: Path  # of `model.safetensors`, `model.json`, `log.csv` and the checkpoint
+    log: list[dict[str, Any]]  # an entry an epoch, keys as the columns of `log.csv`
+    finished: bool  # False when the time budget or Ctrl-C ended it; `resume=True` goes on
 
 
 class FitOptions(TypedDict, total=False):
@@ -70,11 +67,11 @@ class FitOptions(TypedDict, total=False):
 
 
 class Trainer(ABC, Generic[Model]):
-    """One training in progress. A method's subclass adds the data, a training step and the validation.
+    """One training in progress. Subclasses add the data, a training step and the validation.
 
-    Networks are trained one after the other, each with an optimiser and epochs of its own (NeSF: one network). Everything random in a step
-    comes from (seed, network, epoch, step) alone, so a checkpoint needs no generator states and a run that was killed continues as if it
-    had not been (on a CPU with the same number of threads: bit for bit).
+    Networks are trained one after the other, each with its optimiser and epochs (NeSF: one network). All that is random in a step comes from
+    (seed, network, epoch, step) alone. So a checkpoint needs no generator states, and a run that was killed continues as if it had not been
+    (on a CPU with the same number of threads: bit for bit).
     """
 
     config_class: ClassVar[type[ConfigBase]]
@@ -82,10 +79,9 @@ class Trainer(ABC, Generic[Model]):
     log_columns: ClassVar[tuple[str, ...]]
     terms: ClassVar[Mapping[str, tuple[str, ...]]]  # names of the loss and its terms, by network
     model: nn.Module  # whose weights a checkpoint holds
-    description: Mapping[str, Any]  # JSON metadata saved with the weights
     validate_every: int = 1  # epochs; 0: there are no validation crystals
     keeps_best: bool = True  # the weights of the lowest validation loss; else the last ones
-    average: dict[str, Tensor] | None = None  # moving average of the weights, which is then validated and kept
+    average: Mapping[str, Tensor] = {}  # moving average of the weights, which is then validated and kept; empty: none
     current: nn.Module  # the network in training; `begin` sets it and what follows
     optimizer: torch.optim.Optimizer
     steps: int  # an epoch
@@ -103,7 +99,7 @@ class Trainer(ABC, Generic[Model]):
         """Start the training of a network."""
         self.network, self.epoch, self.next_step = network, 0, 0
         self.sums = torch.zeros(len(self.terms[network]), dtype=torch.float64, device=self.device)  # of the epoch's losses
-        self.best: dict[str, Tensor] | None = None
+        self.best: Mapping[str, Tensor] = {}
         self.best_loss: float | None = None
         self.best_epoch = -1
 
@@ -126,7 +122,7 @@ class Trainer(ABC, Generic[Model]):
         return {"network": self.network} if len(self.epochs) > 1 else {}
 
     def fit(self, out: Path, *, max_minutes: float | None = None, progress: bool = True) -> TrainingResult[Model]:
-        """Train until the last epoch, the time budget or Ctrl-C, whichever comes first; write checkpoints and the weights to keep into `out`."""
+        """Train until the last epoch, the time budget or Ctrl-C; write checkpoints and weights."""
         begin, before, last_save = time.monotonic(), self.minutes, time.monotonic()
         bar = tqdm(
             total=sum(self.epochs.values()),
@@ -144,7 +140,9 @@ class Trainer(ABC, Generic[Model]):
                 self.minutes = before + (time.monotonic() - begin) / 60
                 if self.next_step == self.steps:
                     self.end_epoch(bar)
-                stop = self.agree_on_stopping(interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes))
+                stop = interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes)
+                if n_processes() > 1:  # all ranks stop after the same step, for which they ask each other every 20 steps
+                    stop = self.next_step % 20 == 0 and bool(sum_over_ranks(torch.tensor(float(stop), device=self.device)) > 0)
                 if stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                     self.save(out)
                     last_save = time.monotonic()
@@ -153,21 +151,16 @@ class Trainer(ABC, Generic[Model]):
         self.save(out)
         return self.finish(out)
 
-    def agree_on_stopping(self, requested: bool) -> bool:
-        """Agree on stopping: every 20 steps, stop if any rank asked to. A single process stops at once."""
-        if n_processes() == 1:
-            return requested
-        return self.next_step % 20 == 0 and bool(total(torch.tensor(float(requested), device=self.device)) > 0)
-
     def end_epoch(self, bar: Any) -> None:
-        """Log the epoch, validate, remember the best weights, and go on to the next network after the last epoch of one."""
+        """Validate, log, remember the best weights, and go on to the next epoch or network."""
         names, done = self.terms[self.network], self.epoch + 1
-        row = self.recorded_network | {"epoch": done, "minutes": round(self.minutes, 4), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        rate = self.optimizer.param_groups[0]["lr"]
+        row = self.recorded_network | {"epoch": done, "minutes": round(self.minutes, 4), "learning_rate": rate}
         row |= dict(zip(names, self.finite((self.sums / self.steps).tolist()), strict=True))
         if self.validate_every and (done % self.validate_every == 0 or done == self.epochs[self.network]):
             values = self.validate().tolist()
             row |= {f"val_{name}": value for name, value in zip(names, values, strict=True)}
-            if self.keeps_best and values[0] < (math.inf if self.best_loss is None else self.best_loss):
+            if self.keeps_best and (self.best_loss is None or values[0] < self.best_loss):
                 self.best_loss, self.best_epoch, self.best = values[0], done, clone(self.candidate())
         self.log.append(row)
         self.sums.zero_()
@@ -183,31 +176,31 @@ class Trainer(ABC, Generic[Model]):
             self.begin(networks[networks.index(self.network) + 1])
 
     def finite(self, losses: list[float]) -> list[float]:
-        """Return the loss and its terms, or raise NesfError where one became infinite or not a number."""
+        """Return the loss and its terms; raise NesfError where one is infinite or not a number."""
         if not all(map(math.isfinite, losses)):
-            of = "".join(f" of {network}" for network in self.recorded_network.values())
+            of = f" of {self.network}" if self.recorded_network else ""
             raise NesfError(f"the loss{of} is not finite ({losses[0]}) in epoch {self.epoch + 1}: try {self.remedy}")
         return losses
 
-    def candidate(self) -> dict[str, Tensor]:
+    def candidate(self) -> Mapping[str, Tensor]:
         """Return the weights that would be kept now: the moving average where there is one."""
-        return self.average if self.average is not None else self.current.state_dict()
+        return self.average or self.current.state_dict()
 
     def end_network(self) -> None:
         """Give the current network the weights to keep."""
-        self.current.load_state_dict(self.best if self.best is not None else self.candidate())
+        self.current.load_state_dict(self.best or self.candidate())
         self.current.eval()
-        self.best_epochs[self.network] = self.epoch if self.best is None else self.best_epoch
+        self.best_epochs[self.network] = self.best_epoch if self.best else self.epoch
         self.best_losses[self.network] = self.best_loss
 
     def finish(self, out: Path) -> TrainingResult[Model]:
         """Write the weights to keep."""
         self.end_network()
-        best: dict[str, Any] = {"best_epochs": self.best_epochs, "best_val_losses": self.best_losses}
+        several = {"best_epochs": self.best_epochs, "best_val_losses": self.best_losses}
         self.trained.info = {
             "epoch": self.best_epochs[self.network],
             "epochs_trained": len(self.log),
-            **(best if self.recorded_network else {"best_val_loss": self.best_loss}),
+            **(several if self.recorded_network else {"best_val_loss": self.best_loss}),
             "seed": self.seed,
             "minutes": round(self.minutes, 3),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
@@ -222,27 +215,25 @@ class Trainer(ABC, Generic[Model]):
         """Return what a checkpoint holds beside tensors, metadata and log."""
         state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
         state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
-        earlier: dict[str, Any] = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
-        return self.recorded_network | state | earlier | {"threads": torch.get_num_threads()}
+        earlier = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
+        return {**self.recorded_network, **state, **earlier, "threads": torch.get_num_threads()}
 
     def save(self, out: Path) -> None:
-        """Write a checkpoint and `log.csv`: tensors under a new name, then the JSON that names them; a kill in between leaves the old pair."""
+        """Write `log.csv` and a checkpoint, its JSON last, so that a kill leaves the old one."""
         if rank() > 0:
             return
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | {"sums": self.sums}
-        for prefix, weights in (("average.", self.average), ("best.", self.best)):
-            tensors |= {prefix + k: v for k, v in (weights or {}).items()}
+        parts: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "average": self.average, "best": self.best}
         for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
-            tensors |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+            parts[f"adam.{i}"] = self.optimizer.state.get(parameter, {})
+        tensors = {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()} | {"sums": self.sums}
         name = "-".join(["checkpoint", *self.recorded_network.values(), f"{self.epoch:05d}", f"{self.next_step:05d}.safetensors"])
-        write_atomically(out / name, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        sha256 = write_tensors(out / name, tensors)
         table = io.StringIO()
         writer = csv.DictWriter(table, self.log_columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.log)
         write_atomically(out / "log.csv", table.getvalue())
-        about = {"file": name, "sha256": sha256_of(out / name), **self.state(), **self.description, "log": self.log}
-        write_json(out / "checkpoint.json", about)
+        write_json(out / "checkpoint.json", {"file": name, "sha256": sha256, **self.state(), **self.trained.description, "log": self.log})
         for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
             if old.name != name:
                 old.unlink()
@@ -251,10 +242,10 @@ class Trainer(ABC, Generic[Model]):
         """Go back to the checkpoint in a folder.
 
         Raises:
-            DataError: not a whole checkpoint, damaged, or of another dataset.
-            ConfigError: of another seed.
+            DataError: it is not whole, damaged, or of another dataset.
+            ConfigError: it is of another seed.
         """
-        path, threads, dataset = out / "checkpoint.json", torch.get_num_threads(), dict(self.trained.dataset)
+        path, threads, dataset = out / "checkpoint.json", torch.get_num_threads(), self.trained.dataset
         state = read_json(path)
         if missing := [key for key in ("file", "sha256", *self.state(), "dataset", "log") if key not in state]:
             raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
@@ -267,7 +258,7 @@ class Trainer(ABC, Generic[Model]):
         tensors = {k: v.to(self.device) for k, v in read_tensors(out / state["file"], state["sha256"]).items()}
         self.begin(state.get("network", self.network))
         self.model.load_state_dict(with_prefix(tensors, "model."))
-        self.average, self.best = with_prefix(tensors, "average.") or None, with_prefix(tensors, "best.") or None
+        self.average, self.best = with_prefix(tensors, "average."), with_prefix(tensors, "best.")
         restore_adam(self.optimizer, tensors)
         self.sums, self.log, self.minutes = tensors["sums"], state["log"], state["minutes"]
         self.epoch, self.next_step, self.best_loss, self.best_epoch = (state[k] for k in ("epoch", "step", "best_loss", "best_epoch"))
@@ -275,39 +266,44 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def starting_config(cls, out: Path, given: Any, *, resume: bool, planned: bool = False, device: torch.device) -> Any:
-        """Return the config to train with: the given one, or with `resume` that of the checkpoint in `out`.
+        """Return the config to train with: the given one, or with `resume` that of the checkpoint.
 
         Raises:
-            ConfigError, DataError: no config, another one than the checkpoint's (`planned`: but for its epochs), or `out` does not go with `resume`.
+            ConfigError: no config, or another one than the checkpoint's (`planned`: but for its epochs).
+            DataError, ConfigError: a checkpoint is missing, or there already.
         """
         path = out / "checkpoint.json"
         started = bool(from_first_rank(path.exists(), device))  # a later rank may see what the first one has already written
-        if started and not resume:
-            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
-        if resume and not started:
-            raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
         if resume:
-            return cls._checkpoint_config(path, given, {"training.epochs"} if planned else set())
+            if not started:
+                raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
+            return cls._checkpoint_config(path, given, planned)
+        if started:
+            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
         if given is None:
             raise ConfigError(f"a config is needed to start a training; for example a preset of {cls.config_class.__module__}")
         return given
 
     @classmethod
-    def _checkpoint_config(cls, path: Path, given: Any, not_compared: Set[str] = frozenset()) -> Any:
-        saved, skipped = read_json(path).get("config"), cls.machine_keys | not_compared
+    def _checkpoint_config(cls, path: Path, given: Any, planned: bool = False) -> Any:
+        saved = read_json(path).get("config")
         if not isinstance(saved, dict):
             raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
-        asked = given.to_dict() if given else {}
-        decoding = {key: asked.pop(key) for key in ("decoding",) if key in asked}  # on which a training does not depend
-        for section, values in asked.items():
-            for key, value in values.items() if isinstance(values, dict) else ():
-                if f"{section}.{key}" not in skipped and (held := saved.get(section, {}).get(key)) != value:
-                    raise ConfigError(f"{path}: was started with {section}.{key} = {held!r}, not {value!r}; resume with the same options, or none")
-        return cls.config_class.from_dict(saved | decoding)
+        if given is None:
+            return cls.config_class.from_dict(saved)
+        sections = given.to_dict()
+        sections.pop("preset")
+        decoding = sections.pop("decoding")  # on which a training does not depend
+        skipped = cls.machine_keys | ({"training.epochs"} if planned else set())
+        for name, section in sections.items():
+            for key, value in section.items():
+                if f"{name}.{key}" not in skipped and (held := saved.get(name, {}).get(key)) != value:
+                    raise ConfigError(f"{path}: was started with {name}.{key} = {held!r}, not {value!r}; resume with the same options, or none")
+        return cls.config_class.from_dict(saved | {"decoding": decoding})
 
     @classmethod
     def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
-        """Return whether `out` holds a checkpoint of this very training: same dataset, config (if given) and seed, its tensors undamaged."""
+        """Return whether `out` holds a whole checkpoint of this dataset, config and seed."""
         path = Path(out) / "checkpoint.json"
         try:
             state = read_json(path)
@@ -323,13 +319,12 @@ class Trainer(ABC, Generic[Model]):
 def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give Adam the state that a checkpoint holds, by number of the parameter.
 
-    Moments get their parameter's order in memory (channels first or last), which a file does not keep: fused Adam goes through both as they lie.
+    Moments get their parameter's order in memory (channels first or last), which a file does not keep and fused Adam relies on.
     """
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        if moments := with_prefix(tensors, f"adam.{i}."):
-            optimizer.state[parameter] = {
-                k: torch.empty_like(parameter).copy_(v) if v.shape == parameter.shape else v.to(parameter.device) for k, v in moments.items()
-            }
+        for name, value in with_prefix(tensors, f"adam.{i}.").items():
+            moment = value.shape == parameter.shape  # else the number of steps
+            optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value) if moment else value
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -343,7 +338,7 @@ def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def derived_seed(seed: int, *purpose: int) -> int:
-    """Return one number from a run's seed and a purpose, so that nothing random depends on what came before."""
+    """Return a seed from a run's seed and a purpose, which thus depends on nothing drawn before."""
     for part in purpose:
         seed = (seed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
         seed ^= seed >> 29
@@ -352,7 +347,7 @@ def derived_seed(seed: int, *purpose: int) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one interrupts as usual."""
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one interrupts as usual."""
     requested = False
 
     def handle(number: int, _: Any) -> None:
@@ -360,12 +355,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         requested = True
         signal.signal(number, previous[number])
 
-    previous: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread: signals stay as they are
-        pass
+    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere signals stay as they are
+    previous: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM) if in_main_thread}
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield lambda: requested
     finally:

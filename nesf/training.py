@@ -1,8 +1,7 @@
-"""Training of the autoencoder (Section 4.3): the loss of Eq. 2, the learning rate's schedule, and steps that several processes may share."""
+"""Training of the autoencoder (Section 4.3): loss (Eq. 2), schedule, steps of all processes."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 import warnings
@@ -15,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from nesf.config import Config, TrainingConfig
-from nesf.crystals import PaddedCrystals
+from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Dataset
-from nesf.data.streaming import PaddedStream, StreamedDataset
-from nesf.distributed import from_first_rank, n_processes, rank, total
+from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
+from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError
 from nesf.fields import BatchRandom, Queries, Sampler, nearest_atom, nearest_index
 from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder
-from nesf.saved import TrainedModel, choose_device, describe, model_for, padded_split
+from nesf.saved import TrainedModel, choose_device, model_for
 from nesf.trainer import FitOptions, Trainer, TrainingResult, clone, derived_seed
 
 CPU = torch.device("cpu")
@@ -32,7 +31,7 @@ LOG_COLUMNS = ("epoch", "minutes", "learning_rate", *TERMS, *(f"val_{t}" for t i
 
 
 class FieldFunctions(NamedTuple):
-    """The functions in which a step spends its time, compiled where that pays: both fields in training, and `nearest_index`."""
+    """Functions that a step may compile: both fields, and `nearest_index`."""
 
     position_field: Callable[..., Tensor]
     species_field: Callable[..., Tensor]
@@ -74,30 +73,34 @@ def losses(
     terms = torch.stack([loss_position, loss_species, loss_length, loss_angle])
     if model.training and n_processes() > 1:  # from means over this rank's part to parts of the means over the batch
         counts = torch.tensor([vectors.numel(), species.numel(), len(crystals), len(crystals)], dtype=terms.dtype, device=terms.device)
-        terms = terms * counts / total(counts)
+        terms = terms * counts / sum_over_ranks(counts)
     weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)  # λ
     loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
     return torch.cat([loss[None], terms])
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:
-    """Return the learning rate at a moment of training, `epoch` counted from 0 with fractions (Section 4.3: halved every 640 epochs)."""
+    """Return the learning rate at an epoch, which counts from 0 with fractions.
+
+    Section 4.3: halved every 640 epochs.
+    """
     if config.schedule == "step":
         return config.learning_rate * config.step_factor ** (epoch // config.step_epochs)
     if epoch < config.warmup_epochs:
         return config.learning_rate * (epoch + 0.1) / (config.warmup_epochs + 0.1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1)))
+    progress = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def for_device(config: Config, device: torch.device) -> Config:
-    """Return the config with `auto` replaced by what the device can do; warn where `compile` is not possible."""
+    """Return the config with `auto` replaced; warn where `training.compile` is not possible."""
     t = config.training
     compiled = t.compile and can_compile(device)
     if t.compile and not compiled:
         warnings.warn("no C++ compiler found (g++): training runs without torch.compile, which is slower", stacklevel=2)
     pays = has_bf16(device) and (compiled or device.type == "cuda")  # uncompiled conversions cost more than they save on a CPU
     precision = ("bf16" if pays else "fp32") if t.precision == "auto" else t.precision
-    return dataclasses.replace(config, training=dataclasses.replace(t, compile=compiled, precision=precision))
+    return config.with_values({"training.compile": compiled, "training.precision": precision})
 
 
 def train(
@@ -114,14 +117,12 @@ def train(
     """Train the autoencoder on a dataset's training split.
 
     Args:
-        dataset: crystals in the standard setting; in memory, or read while it trains (`nesf.data.streaming.open_streamed`) with equal results.
-        config: a preset, changed or not. `model.n_species` is set from the dataset's vocabulary. None, with `resume` only: the checkpoint's.
+        dataset: in the standard setting; in memory or streamed (`nesf.data.streaming.open_streamed`), with equal results.
+        config: None, with `resume` only: the checkpoint's. `model.n_species` is set from the dataset's vocabulary.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
-        device: `auto`, `cpu`, `cuda`, ...
-        resume: go on from the checkpoint in `out`; exactly as if it had not been interrupted.
-        minutes: plan the number of epochs so that training takes about this long on this machine (measured on a few steps, recorded in
-            the config as `training.epochs`); a later run with that number of epochs repeats it exactly.
+        resume: go on from the checkpoint in `out`, exactly as if it had not been interrupted.
+        minutes: set `training.epochs` so that training takes about this long on this machine; a later run with as many epochs repeats it.
         options: `max_minutes`, stop after so long, with a checkpoint; `progress`, a progress bar on standard error (default: True).
 
     Raises:
@@ -141,7 +142,10 @@ def train(
 
 
 def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
-    """Return the config with `training.epochs` such that training takes about `minutes` here; times a few steps of a throw-away model."""
+    """Return the config with the `training.epochs` that take about so many minutes here.
+
+    Times a few steps of a throw-away model.
+    """
     trainer = FieldTrainer(dataset, config, seed, device)
     for step in range(4):
         trainer.step(0, step % trainer.steps)  # compilation and first allocations
@@ -156,17 +160,11 @@ def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, d
     trainer.validate()
     validation = (time.perf_counter() - start) / config.training.validate_every
     epoch = sorted(times)[len(times) // 2] * trainer.steps + validation
-    epochs = max(1, int(from_first_rank(60 * minutes / epoch, device)))
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+    return config.with_values({"training.epochs": max(1, int(from_first_rank(60 * minutes / epoch, device)))})
 
 
 class FieldTrainer(Trainer[TrainedModel]):
-    """Training of the autoencoder.
-
-    Attributes:
-        train_split, val_split: padded crystals.
-        order: an epoch and the order of the crystals in it, in which each occurs once, on the CPU and where the crystals are; or None.
-    """
+    """Training of the autoencoder."""
 
     config_class = Config
     machine_keys = frozenset({"model.n_species", "training.precision", "training.compile"})
@@ -190,20 +188,19 @@ class FieldTrainer(Trainer[TrainedModel]):
         trained = model_for(dataset, config)
         super().__init__(trained, {"autoencoder": t.epochs}, seed, device)
         self.config, self.model = trained.config, trained.autoencoder.to(device)
-        self.description = describe(self.config, trained.vocabulary, trained.box, trained.dataset)
-        self.train_split = padded_split(trained, dataset.splits["train"], device)
-        self.val_split = padded_split(trained, dataset.splits["val"], device)
+        self.train_split, self.val_split = (padded(dataset.splits[name], trained.vocabulary, device) for name in ("train", "val"))
         self.validate_every, self.keeps_best = t.validate_every if len(self.val_split) else 0, t.early_stopping
         self.sampler = Sampler(config.sampling, trained.box, device)
         self.generator = torch.Generator(device)
-        self.order: tuple[int, Tensor, Tensor] | None = None
-        self.n_atoms: Tensor | None = None  # of each crystal, on the CPU, so that a step need not wait for the device; a stream counts them itself
+        self.order: tuple[int, Tensor, Tensor] | None = None  # an epoch and its permutation of the crystals, on the CPU and at home
+        # Of each crystal, on the CPU so that a step need not wait for the device; a stream counts them itself.
+        self.n_atoms: Tensor | None = None
         self.n_global: Tensor | None = None
         self.home = CPU  # where the crystals are that a step selects from
         if not isinstance(self.train_split, PaddedStream):
             self.home, self.n_atoms = device, torch.as_tensor(dataset.splits["train"].n_atoms)
             self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
-        self.average = clone(self.model.state_dict()) if t.average else None
+        self.average = clone(self.model.state_dict()) if t.average else {}
         self.functions = FieldFunctions(self.model.position_field, self.model.species_field)
         if t.compile:
             drawn = bool(config.sampling.n_position and config.sampling.n_species)  # then all shapes are the same in every step
@@ -255,18 +252,17 @@ class FieldTrainer(Trainer[TrainedModel]):
         indices = self.order[1][own]
         crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None)
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(t, epoch + step / self.steps)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
         terms = losses(self.model, crystals, self.sampler, self.config, draws, self.functions, n_global)
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
-        terms = self.sum_over_ranks(terms.detach())
+        terms = self.add_up(terms.detach())
         if t.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.gradient_clip)
         self.optimizer.step()
         self.sums += terms.double()
-        if self.average is not None:
+        if self.average:
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
                     if value.is_floating_point():
@@ -274,19 +270,19 @@ class FieldTrainer(Trainer[TrainedModel]):
                     else:
                         self.average[name].copy_(value)
 
-    def sum_over_ranks(self, terms: Tensor) -> Tensor:
-        """Sum gradients and loss terms over all ranks, in one message; return the terms."""
+    def add_up(self, terms: Tensor) -> Tensor:
+        """Sum gradients and loss terms over all ranks, in one message, and return the terms."""
         if n_processes() == 1:
             return terms
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        message = total(torch.cat([terms, *(g.flatten() for g in gradients)]))
+        message = sum_over_ranks(torch.cat([terms, *(g.flatten() for g in gradients)]))
         for gradient, summed in zip(gradients, message[len(terms) :].split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
         return message[: len(terms)]
 
     @torch.no_grad()
     def validate(self) -> Tensor:
-        """Return Eq. 2 and its terms, [5], on the validation split, always with the same queries; of the moving average where there is one."""
+        """Return Eq. 2 and its terms [5] on the validation split, always with the same queries."""
         weights = clone(self.model.state_dict())
         self.model.load_state_dict(self.candidate())
         self.model.eval()
@@ -300,7 +296,14 @@ class FieldTrainer(Trainer[TrainedModel]):
             self.generator.manual_seed(derived_seed(self.seed, -1, i // size))
             sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
         self.model.load_state_dict(weights)
-        return total(sums) / max(n, 1)
+        return sum_over_ranks(sums) / max(n, 1)
+
+
+def padded(crystals: Crystals | StreamedCrystals, vocabulary: tuple[int, ...], device: torch.device) -> PaddedCrystals | PaddedStream:
+    """Return a split as padded tensors, on the device or read batch by batch."""
+    if isinstance(crystals, StreamedCrystals):
+        return PaddedStream(crystals, vocabulary, device)
+    return pad(crystals, vocabulary, device)
 
 
 can_resume = FieldTrainer.can_resume

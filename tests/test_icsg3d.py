@@ -78,8 +78,9 @@ def test_the_condition_is_forty_channels_beside_the_four() -> None:
         features = torch.nn.functional.max_pool3d(torch.nn.functional.leaky_relu(layer(features), 0.3), 2)
     features = torch.nn.functional.leaky_relu(vae.encoder_last(features), 0.3).flatten(1)
     mean = vae.mean(torch.relu(vae.hidden(features)))
-    assert torch.allclose(vae.encode(x, condition).mean, mean, atol=1e-5)
-    assert not torch.allclose(vae.encode(x, condition.flip(0)).mean, mean, atol=1e-4)
+    right = torch.full((2, 3), torch.pi / 2)
+    assert torch.allclose(vae.encode(x, condition, right).mean, mean, atol=1e-5)
+    assert not torch.allclose(vae.encode(x, condition.flip(0), right).mean, mean, atol=1e-4)
 
 
 def test_the_unet_gives_species_and_binary_maps_and_four_perceptual_activations() -> None:
@@ -97,11 +98,11 @@ def test_the_vae_reads_its_condition_and_angles_and_keeps_90_degrees_without_an_
     x, condition = torch.rand(2, 4, 32, 32, 32), torch.eye(10)[:2]
     angles = torch.deg2rad(torch.tensor([[90.0, 90.0, 90.0], [80.0, 90.0, 100.0]]))
     published, repaired = CondDFCVAE(VAEConfig()).eval(), CondDFCVAE(REPAIRED.vae).eval()
-    latent = published.encode(x, condition)
+    latent = published.encode(x, condition, angles)
     maps, right = published.decode(latent.mean, condition)
     assert maps.shape == (2, 4, 32, 32, 32) and (maps >= 0).all()
     assert torch.equal(right, torch.full((2, 3), torch.pi / 2))
-    assert not torch.allclose(published.encode(x, condition.flip(0)).mean, latent.mean)
+    assert not torch.allclose(published.encode(x, condition.flip(0), angles).mean, latent.mean)
     standard = torch.randn(2, 256)
     torch.testing.assert_close((latent.sample(standard) - latent.mean) / (0.5 * latent.log_variance).exp(), standard, rtol=1e-3, atol=1e-3)
     same = x[:1].expand(2, -1, -1, -1, -1), condition[:1].expand(2, -1)

@@ -25,6 +25,7 @@ from nesf.icsg3d.segmentation import find_atoms
 from nesf.icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, can_resume, train
 from nesf.icsg3d.voxels import NO_TURN, network_input, voxelise
 from nesf.records import read_run
+from nesf.saved import TrainedModel
 from nesf.trainer import TrainingResult, clone
 from scripts.validate_results import validate
 
@@ -214,6 +215,11 @@ def test_what_is_saved_is_what_is_loaded(whole: TrainingResult, dataset: Dataset
     content[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors"):
+        VoxelBaseline.load(tmp_path, "cpu")
+    with pytest.raises(DataError, match="method icsg3d.* nesf"):
+        TrainedModel.load(tmp_path, "cpu")
+    (tmp_path / "model.json").write_text('{"method": "icsg3d", "config": {}}')
+    with pytest.raises(DataError, match=r"model\.json.*'dataset'"):
         VoxelBaseline.load(tmp_path, "cpu")
 
 

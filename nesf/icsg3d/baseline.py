@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from nesf.crystals import Crystals
 from nesf.decode import Reconstruction, allowed_lattices
 from nesf.errors import DataError
-from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.icsg3d.config import DecodingConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Networks
 from nesf.icsg3d.voxels import network_input, origin, voxelise
-from nesf.saved import choose_device, read_tensors, versions
+from nesf.saved import load_network, read_description, save_network, versions
 from nesf.trainer import derived_seed
-
-METHOD = "icsg3d"
 
 
 @dataclass(frozen=True)
@@ -50,30 +47,21 @@ def condition_of(n: int, config: VoxelBaselineConfig, device: torch.device | str
     published code: the decile of the formation energy / here: the same for every crystal, hence uninformative, because the datasets of the
     paper (NeSF) hold no energies and its authors do not say what they conditioned on.
     """
-    condition = torch.zeros(n, config.vae.n_conditions, device=device)
-    condition[:, 0] = 1
-    return condition
+    return functional.one_hot(torch.zeros(n, dtype=torch.long, device=device), config.vae.n_conditions).float()
 
 
 @dataclass
 class VoxelBaseline:
-    """Both trained networks.
+    """Both trained networks."""
 
-    Attributes:
-        networks: both, in evaluation mode.
-        config: all choices of their training and decoding.
-        dataset: name, fold and hash of what they were trained on.
-        info: epochs, losses and so on, as recorded.
-    """
-
-    networks: Networks
+    networks: Networks  # in evaluation mode
     config: VoxelBaselineConfig
-    dataset: Mapping[str, Any]
-    info: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any]  # name, fold and hash of what they were trained on
+    info: Mapping[str, Any] = field(default_factory=dict)  # epochs, losses and so on, as recorded
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.networks.parameters()).device
 
     @property
@@ -84,13 +72,11 @@ class VoxelBaseline:
     @property
     def description(self) -> dict[str, Any]:
         """JSON metadata saved with the weights."""
-        return {"method": METHOD, "config": self.config.to_dict(), "dataset": dict(self.dataset), "versions": versions()}
+        return {"method": "icsg3d", "config": self.config.to_dict(), "dataset": dict(self.dataset), "versions": versions()}
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` (names begin with `unet.` or `vae.`) and `model.json`."""
-        path = Path(folder) / "model.safetensors"
-        write_atomically(path, to_safetensors({k: v.detach().cpu().contiguous() for k, v in self.networks.state_dict().items()}))
-        write_json(path.with_suffix(".json"), self.description | {"info": dict(self.info), "sha256": sha256_of(path)})
+        save_network(folder, self.networks, self.description, self.info)
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> VoxelBaseline:
@@ -99,19 +85,10 @@ class VoxelBaseline:
         Raises:
             DataError: a file is missing, damaged, or the two do not belong together.
         """
-        path = Path(folder) / "model.safetensors"
-        about = read_json(path.with_suffix(".json"))
-        if missing := [key for key in ("config", "dataset", "info", "sha256") if key not in about]:
-            raise DataError(f"{folder}/model.json: is not the description of a model ({missing[0]!r} is missing)")
-        if about.get("method") != METHOD:
-            raise DataError(f"{folder}/model.json: describes a model of another method than {METHOD}; load it with that method")
+        about = read_description(folder, "icsg3d", ("config", "dataset"))
         config = VoxelBaselineConfig.from_dict(about["config"])
-        networks = Networks(config)
-        try:
-            networks.load_state_dict(read_tensors(path, about["sha256"]))
-        except RuntimeError as error:
-            raise DataError(f"{path}: does not fit the networks in model.json ({str(error).splitlines()[0]})") from None
-        return cls(networks.to(choose_device(device)).eval(), config, about["dataset"], about["info"])
+        networks = load_network(Networks(config), folder, about["sha256"], device)
+        return cls(networks, config, about["dataset"], about["info"])
 
     @torch.no_grad()
     def maps(self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0) -> DecodedMaps:
@@ -139,14 +116,12 @@ class VoxelBaseline:
     def reconstruct(
         self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0, batch_size: int = 8, progress: bool = False
     ) -> Reconstruction:
-        """Reconstruct crystals: maps → VAE → U-Net → segmentation, with the origin that voxelisation took away (`segmentation.to_crystals`).
+        """Reconstruct crystals in the standard setting: maps → VAE → U-Net → segmentation.
 
         Args:
-            crystals: B crystals in the standard setting.
+            crystals: B crystals, `batch_size` in one pass, which bounds the memory.
             decoding: None: the config's.
             seed: of the samples of z, where they are sampled.
-            batch_size: crystals in one pass, bounds the memory.
-            progress: show a progress bar.
 
         Returns:
             As many crystals, same ids and order; one in which nothing is found has no atoms.
@@ -172,6 +147,8 @@ class VoxelBaseline:
                 bar.update(len(batch))
         good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
         decoded = to_crystals(crystals.ids, found, good_lengths, good_angles, origin(crystals), self.config.voxels)
+        columns = ("x", "y", "z", "atomic_number")
+        rows = [(*position, number) for position, number in zip(decoded.positions.tolist(), decoded.species.tolist(), strict=True)]
         reports = [
             {
                 "id": name,
@@ -179,10 +156,7 @@ class VoxelBaseline:
                 "lengths": lengths[i].tolist(),
                 "angles_degree": np.degrees(angles[i]).tolist(),
                 "lattice_repaired": bool(repaired[i]),
-                "atoms": [
-                    {"x": x, "y": y, "z": z, "atomic_number": int(number)}
-                    for (x, y, z), number in zip(decoded.positions[decoded.atoms(i)].tolist(), decoded.species[decoded.atoms(i)], strict=True)
-                ],
+                "atoms": [dict(zip(columns, row, strict=True)) for row in rows[decoded.atoms(i)]],
             }
             for i, name in enumerate(decoded.ids)
         ]

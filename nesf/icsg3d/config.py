@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nesf.config import ConfigBase, with_fields
+from nesf.config import ConfigBase
 from nesf.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class VoxelConfig:
-    """Grid and radii of the maps. Lengths in units of the cell's length along each axis, where no unit is given."""
+    """Grid and radii of the maps.
+
+    Without a unit, lengths are in units of the cell's length along each axis.
+    """
 
     n: int = 32  # voxels along each axis
     margin: float = 0.25  # the box is [-margin, 1 + margin] along each axis
@@ -41,7 +44,7 @@ class VoxelConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net, its loss (cross-entropy of the species + binary cross-entropy) and its training with Adam."""
+    """The U-Net, its loss (cross-entropy + binary cross-entropy) and its training with Adam."""
 
     width: int = 32  # channels of the first convolution; all others are multiples of it
     # published code: weights = the number of classes, a scalar, so that cross-entropy counts 95 times and no class more than another
@@ -115,7 +118,7 @@ class VoxelBaselineConfig(ConfigBase):
 
 @dataclass(frozen=True)
 class OracleConfig(ConfigBase):
-    """Config of the oracle (`nesf.icsg3d.segmentation.oracle`), which needs no networks; lattice and species come from the crystal."""
+    """Config of the oracle, which needs no networks (`nesf.icsg3d.segmentation.oracle`)."""
 
     preset: str = "as-published"
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
@@ -134,9 +137,9 @@ REPAIRED = replace(
 
 
 def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
-    """Return a preset with narrow networks, few epochs and large steps: minutes on one core for the 90 training crystals of a fold of YBCO-like.
+    """Return a preset that trains on 90 crystals (a fold of YBCO-like) in minutes on one core.
 
-    In so few steps neither network learns a crystal together with its turned copies, so there are none; `unet.rotations` and `vae.rotations` add them.
+    In so few steps neither network learns a crystal together with its turned copies, so there are none.
     """
     few: dict[str, Any] = {"augmentation": "one_copy", "rotations": 0, "batch_norm_momentum": 0.1, "batch_size": 3}
     return replace(
@@ -153,7 +156,7 @@ LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0,
 
 
 def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
-    """Return a preset, not changed yet, as it is used for a dataset: `repaired`, reduced or not, with the dataset's `label_frac`."""
+    """Return a preset as used for a dataset: `repaired` with the dataset's `label_frac`."""
     if config.preset.startswith("repaired") and name in LABEL_FRAC_ON:
         return config.with_values({"voxels.label_frac": LABEL_FRAC_ON[name]})
     return config
@@ -168,12 +171,3 @@ def preset(name: str) -> VoxelBaselineConfig:
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} does not exist for icsg3d; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def decoding_config(assignments: Mapping[str, Any], base: DecodingConfig | None = None) -> DecodingConfig:
-    """Return the decoding of a training with some values changed, e.g. {"binary_threshold": 0.5}; text is read as JSON where it is JSON.
-
-    Raises:
-        ConfigError: an unknown key or a value of the wrong type.
-    """
-    return with_fields(base or DecodingConfig(), assignments)

@@ -7,7 +7,8 @@ Parameter counts are those that Keras prints as total, hence with the running me
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ RIGHT_ANGLE = torch.pi / 2
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Return the number of parameters as Keras counts them in total: weights, biases, and running means and variances."""
+    """Return the number of parameters as Keras counts them in total, with running statistics."""
     running = [b for name, b in module.named_buffers() if "running" in name]
     return sum(x.numel() for x in (*module.parameters(), *running))
 
@@ -39,12 +40,11 @@ def _initialise(module: nn.Module) -> None:
     """Initialise a layer as Keras does: Glorot's uniform weights, biases of 0."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 class Block(nn.Module):
-    """Twice convolution 3³ → ReLU → BatchNorm. The perceptual loss compares the output of the second ReLU."""
+    """Twice convolution 3³ → ReLU → BatchNorm."""
 
     def __init__(self, n_in: int, n_middle: int, n_out: int, momentum: float) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Block(nn.Module):
         self.second, self.second_norm = _convolution(n_middle, n_out), _batch_norm(n_out, momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output and the activation of the second ReLU, each [B, n_out, ...]."""
+        """Return the output and the second ReLU's activation (perceptual loss), [B, n_out, ...]."""
         activation = functional.relu(self.second(self.first_norm(functional.relu(self.first(x)))))
         return self.second_norm(activation), activation
 
 
 class UNet(nn.Module):
-    """Semantic segmentation of the four channels: species of each voxel, and whether it belongs to an atom."""
+    """Segmentation of the four channels: species of each voxel, and whether it is an atom's."""
 
     def __init__(self, config: UNetConfig, n_classes: int = 95) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         self.apply(_initialise)
 
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the bottom map, the maps of the skip connections, and the perceptual activations."""
+        """Return the bottom map, the skip connections' maps and the perceptual activations."""
         skips, activations = [], []
         for block in self.down:
             x, activation = block(x)
@@ -82,14 +82,17 @@ class UNet(nn.Module):
         return x, skips, [*activations, activation]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits of the species (softmax) [B, n_classes, n, n, n] and of an atom (sigmoid) [B, n, n, n] from channels [B, 4, n, n, n]."""
+        """Return logits of species (softmax) and atom (sigmoid) from channels [B, 4, n, n, n].
+
+        Shapes: [B, n_classes, n, n, n] and [B, n, n, n].
+        """
         x, skips, _ = self._encode(x)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x, _ = block(torch.cat([skip, functional.interpolate(x, scale_factor=2)], 1))
         return self.species(x), self.binary(x)[:, 0]
 
     def perceptual(self, x: Tensor) -> list[Tensor]:
-        """Return the activations of the 2nd, 4th, 6th and 8th ReLU, before their batch normalisation."""
+        """Return the activations of the 2nd, 4th, 6th and 8th ReLU, before batch normalisation."""
         return self._encode(x)[2]
 
 
@@ -104,6 +107,10 @@ class Latent(NamedTuple):
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
+def _levels(widths: Sequence[int], momentum: float) -> nn.ModuleList:
+    return nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
+
+
 class CondDFCVAE(nn.Module):
     """Conditional deep-feature-consistent variational autoencoder of the four channels.
 
@@ -113,29 +120,28 @@ class CondDFCVAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        filters, self.n_conditions, momentum = config.filters, config.n_conditions, config.batch_norm_momentum
+        filters, momentum = config.filters, config.batch_norm_momentum
         n_angles = 3 if config.angle_head else 0
         widths = (CHANNELS + 4 * config.n_conditions, *filters)  # the published code repeats the condition 4 times along the channels
-        self.encoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
+        self.encoder = _levels(widths, momentum)
         self.encoder_last = _convolution(filters[-1], CHANNELS)
         self.hidden = nn.Linear(CHANNELS * 2**3 + n_angles, config.latent_size)
         self.mean, self.log_variance = (nn.Linear(config.latent_size, config.latent_size) for _ in range(2))
         n_grid = DECODER_GRID[0] * DECODER_GRID[1] ** 3
         self.to_grid = nn.Linear(config.latent_size + config.n_conditions, n_grid)
-        widths = (DECODER_GRID[0], *reversed(filters))
-        self.decoder = nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
+        self.decoder = _levels((DECODER_GRID[0], *reversed(filters)), momentum)
         self.output = nn.Sequential(_convolution(filters[0], CHANNELS), _batch_norm(CHANNELS, momentum))
         self.angle_head = nn.Linear(config.latent_size + config.n_conditions, 3) if config.angle_head else None
         self.apply(_initialise)
 
     def _first(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Return the encoder's first layer, over the channels and the condition repeated to 40 more channels, [B, filters, n/2, n/2, n/2].
+        """Return the encoder's first level, [B, filters, n/2, n/2, n/2], of 4 + 40 channels.
 
-        The 40 are constant in space, so their convolution is one number for each filter and kernel position, summed over the positions inside
-        the grid: the result of 44 channels with an eighth of the work. In fp32, because the coordinates carry the lengths.
+        The 40 are the condition, repeated and constant in space. So their convolution is one number for each filter and kernel position,
+        summed over the positions inside the grid, which takes an eighth of the work. In fp32, because the coordinates carry the lengths.
         """
-        first = cast(nn.Sequential, self.encoder[0])
-        convolution, norm = cast(nn.Conv3d, first[0]), first[1]
+        level: Any = self.encoder[0]
+        convolution, norm = level
         weight, n = convolution.weight, x.shape[-1]
         with torch.autocast(x.device.type, enabled=False):
             kernels = torch.einsum("bc,fcxyz->bfxyz", condition.repeat(1, 4), weight[:, CHANNELS:])
@@ -145,7 +151,7 @@ class CondDFCVAE(nn.Module):
             y = functional.conv3d(x, weight[:, :CHANNELS], convolution.bias, padding=1) + constant
             return functional.max_pool3d(functional.leaky_relu(norm(y), 0.3), 2)
 
-    def encode(self, x: Tensor, condition: Tensor, angles: Tensor | None = None) -> Latent:
+    def encode(self, x: Tensor, condition: Tensor, angles: Tensor) -> Latent:
         """Return the distribution of z.
 
         Args:
@@ -158,20 +164,17 @@ class CondDFCVAE(nn.Module):
             x = functional.max_pool3d(functional.leaky_relu(layer(x), 0.3), 2)
         features = functional.leaky_relu(self.encoder_last(x), 0.3).flatten(1)  # [B, 32]
         if self.angle_head is not None:
-            if angles is None:
-                raise ValueError("a network with an angle head needs the angles")
             features = torch.cat([features, angles - RIGHT_ANGLE], 1)
         hidden = functional.relu(self.hidden(features))
         return Latent(self.mean(hidden), self.log_variance(hidden))
 
     def decode(self, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Return channels [B, 4, 32, 32, 32] and angles [B, 3] in radians (90° without the angle head) of latent vectors [B, latent_size]."""
+        """Return channels [B, 4, 32, 32, 32] and angles [B, 3] (radians) of z [B, latent_size]."""
         z = torch.cat([z, condition], 1)
         x = self.to_grid(z).view(-1, *DECODER_GRID)
-        for i, layer in enumerate(self.decoder):
-            x = functional.leaky_relu(layer(x), 0.3)
-            if i < len(self.decoder) - 1:
-                x = functional.interpolate(x, scale_factor=2)
+        for layer in self.decoder[:-1]:
+            x = functional.interpolate(functional.leaky_relu(layer(x), 0.3), scale_factor=2)
+        x = functional.leaky_relu(self.decoder[-1](x), 0.3)
         angles = RIGHT_ANGLE + (z.new_zeros(len(z), 3) if self.angle_head is None else self.angle_head(z))
         with torch.autocast(x.device.type, enabled=False):  # the lengths are read out of the coordinates' range
             return functional.relu(self.output(x.float())), angles.float()

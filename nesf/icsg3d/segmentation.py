@@ -1,4 +1,4 @@
-"""From maps to atoms: recursive watershed on the binary map, centroid and majority species of each part, lattice from the coordinates.
+"""Maps to crystals: recursive watershed of the binary map, centroid and species of each part.
 
 The public code's algorithm, with two of its habits that its results rest on: erosion stops at the bounding box of a component, and
 only the first component of a map sees a watershed (`_divided`).
@@ -32,7 +32,6 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
 
     Args:
         binary: [n, n, n], bool, or labels of parts that do not belong together.
-        config: limits.
         iteration: depth of the recursion.
 
     Returns:
@@ -42,7 +41,7 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
     components = measure.label(binary.astype(np.int32), connectivity=1)
     counts = np.bincount(components.ravel())
     for label, box in enumerate(ndimage.find_objects(components), start=1):
-        if box is None or counts[label] < config.min_voxels:
+        if counts[label] < config.min_voxels:
             continue
         component = components[box] == label
         if component.sum() / _hull_voxels(component) >= config.min_convexity:
@@ -58,14 +57,14 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
 
 
 def _hull_voxels(component: np.ndarray) -> int:
-    """Return the number of voxels of the convex hull, at least those of the component."""
+    """Return the number of voxels in the convex hull, at least those of the component."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a flat component has no hull in space: its own voxels are counted
         return max(int(morphology.convex_hull_image(component).sum()), int(component.sum()))
 
 
 def _divided(component: np.ndarray, *, regrow: bool) -> np.ndarray:
-    """Return the parts of a component that erosion separates, labels of [n, n, n].
+    """Return labels of the parts that erosion separates, [n, n, n] as the component in its box.
 
     Args:
         component: bool, within its bounding box.
@@ -110,14 +109,9 @@ def find_atoms(species: np.ndarray, binary: np.ndarray, config: DecodingConfig) 
 
 
 def read_lengths(coordinates: np.ndarray, voxels: VoxelConfig, *, slip: bool) -> np.ndarray:
-    """Read the lengths of the cell from the range of each coordinate channel.
+    """Return cell lengths [B, 3] (Å), from the range of each coordinate channel [B, 3, n, n, n].
 
-    Args:
-        coordinates: [B, 3, n, n, n], Å.
-        slip: the published code takes 1/n off once more: -3.1 %.
-
-    Returns:
-        [B, 3], Å.
+    `slip`: the published code takes 1/n off once more, -3.1 %.
     """
     flat = coordinates.reshape(len(coordinates), 3, -1)
     whole = 1 - 1 / voxels.n  # the channels end one voxel short of the box
@@ -133,10 +127,9 @@ def to_crystals(
     origins: np.ndarray,
     voxels: VoxelConfig,
 ) -> Crystals:
-    """Turn atoms in voxels into crystals in the standard setting: undo the box, the orthogonal cell and the origin of voxelisation.
+    """Turn atoms in voxels into crystals in the standard setting, which undoes the voxelisation.
 
     Args:
-        ids: B names.
         atoms: B times centroids [N_i, 3] in voxels and atomic numbers [N_i] (`find_atoms`).
         lengths: [B, 3], Å.
         angles: [B, 3], radians; the published variant has 90°.
@@ -149,16 +142,9 @@ def to_crystals(
 
 
 def oracle(crystals: Crystals, voxels: VoxelConfig, decoding: DecodingConfig | None = None, *, progress: bool = False) -> Crystals:
-    """Voxelise crystals and segment the true species map: what both networks could reach if they were perfect; the true lattice is kept.
+    """Return what perfect networks could reach: the segments of the true species maps.
 
-    Args:
-        crystals: B crystals.
-        voxels: grid; its `label_frac` decides how much neighbouring atoms overlap.
-        decoding: limits of the segmentation.
-        progress: show a progress bar.
-
-    Returns:
-        B crystals with the same ids, to be scored with `nesf.metrics.evaluate`.
+    The true lattice is kept.
     """
     decoding = decoding or DecodingConfig()
     species = voxelise(crystals, voxels, progress=progress).species.numpy()
@@ -168,13 +154,11 @@ def oracle(crystals: Crystals, voxels: VoxelConfig, decoding: DecodingConfig | N
 
 
 def choose_label_frac(crystals: Crystals, voxels: VoxelConfig, candidates: Sequence[float] = LABEL_FRACS, *, progress: bool = False) -> float:
-    """Choose the `label_frac` with which the oracle errs least: in the number of atoms, then in their positions.
+    """Return the `label_frac` with which the oracle errs least: in number of atoms, then positions.
 
     Args:
         crystals: a validation (or training) split; never the test split.
-        voxels: grid.
-        candidates: values to try; the first of equally good ones is taken.
-        progress: show progress bars.
+        candidates: the first of equally good ones is taken.
     """
     errors = []
     for label_frac in candidates:

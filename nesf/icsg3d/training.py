@@ -1,8 +1,7 @@
-"""Training of the voxel baseline: first the U-Net on the true maps, then the VAE against the frozen U-Net's activations."""
+"""Training of the voxel baseline: the U-Net, then the VAE with the frozen U-Net's activations."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Unpack
 
@@ -17,23 +16,25 @@ from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Latent, Networks
-from nesf.icsg3d.voxels import NO_TURN, Maps, cached_maps, class_weights, network_input, random_turns, rotate, voxelise
-from nesf.saved import choose_device
+from nesf.icsg3d.voxels import NO_TURN, cached_maps, class_weights, network_input, random_turns, rotate
+from nesf.saved import choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 
 CPU = torch.device("cpu")
-NETWORKS = ("unet", "vae")  # in the order in which they are trained
 TERMS = {"unet": ("loss", "loss_species", "loss_binary"), "vae": ("loss", "loss_maps", "loss_perceptual", "loss_kl", "loss_angle")}
+NETWORKS = tuple(TERMS)  # in the order in which they are trained
 ALL_TERMS = tuple(dict.fromkeys(term for terms in TERMS.values() for term in terms))
 LOG_COLUMNS = ("network", "epoch", "minutes", "learning_rate", *ALL_TERMS, *(f"val_{t}" for t in ALL_TERMS))
 
 
 def for_device(config: VoxelBaselineConfig, device: torch.device) -> VoxelBaselineConfig:
-    """Return the config with `auto` replaced: bf16 on a GPU that has it, fp32 on a CPU (where conversions cost more than they save)."""
-    precision = config.training.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision))
+    """Return the config with `auto` replaced: bf16 on a GPU that has it, else fp32.
+
+    On a CPU conversions cost more than they save.
+    """
+    if config.training.precision != "auto":
+        return config
+    return config.with_values({"training.precision": "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"})
 
 
 def train(
@@ -49,11 +50,10 @@ def train(
 ) -> TrainingResult[VoxelBaseline]:
     """Train both networks on a dataset's training split, the U-Net first.
 
-    The condition is the same for all crystals (`nesf.icsg3d.baseline.condition_of`). Of each network the weights of the lowest validation loss are
-    kept, as in the published code; without validation crystals the last ones.
+    Of each network the weights of the lowest validation loss are kept, as in the published code; without validation crystals the last ones.
+    Arguments and errors not named here are those of `nesf.training.train`.
 
     Args:
-        dataset, config, device, resume, options: as of `nesf.training.train`, and so are the errors.
         out: folder for weights, checkpoint and `log.csv`, one row a network and epoch.
         seed: of the weights, the batches, the turned copies and the samples of z.
         maps: folder in which the voxelised crystals are kept (96 KiB a crystal) for the next training; None: they are not.
@@ -71,13 +71,7 @@ def train(
 
 
 class VoxelTrainer(Trainer[VoxelBaseline]):
-    """Training of both networks of the voxel baseline.
-
-    Attributes:
-        weights: of the classes in the species loss.
-        maps: voxelised crystals of train and val.
-        turns: how each crystal and its copies are turned, [N, 1 + rotations, 3].
-    """
+    """Training of both networks of the voxel baseline."""
 
     config_class = VoxelBaselineConfig
     machine_keys = frozenset({"training.precision"})
@@ -96,8 +90,8 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         progress: bool = False,
     ) -> None:
         self.config, n = config, len(dataset.splits["train"])
-        for network in NETWORKS:
-            section = self.section(network)
+        self.sections: dict[str, UNetConfig | VAEConfig] = {"unet": config.unet, "vae": config.vae}
+        for network, section in self.sections.items():
             if section.epochs < 1 or not 1 <= section.batch_size <= n * copies(section):
                 raise ConfigError(
                     f"{network}.epochs = {section.epochs}, {network}.batch_size = {section.batch_size}: at least 1 epoch is expected, and batches of "
@@ -109,33 +103,22 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(seed)
         self.model = Networks(config).to(device)
-        trained = VoxelBaseline(self.model, config, {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()})
-        super().__init__(trained, {network: self.section(network).epochs for network in NETWORKS}, seed, device)
-        self.description = trained.description
-
-        def made(split: str) -> Maps:
-            if maps is not None and len(dataset.splits[split]):
-                return cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress)
-            return voxelise(dataset.splits[split], config.voxels, device=device, progress=progress)
-
-        voxelised = {split: made(split) for split in ("train", "val")}
-        weights = class_weights(voxelised["train"].species, config.voxels.n_classes)
+        trained = VoxelBaseline(self.model, config, identity(dataset))
+        super().__init__(trained, {network: section.epochs for network, section in self.sections.items()}, seed, device)
+        self.maps = {  # 96 KiB a crystal
+            split: cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress).to(device) for split in ("train", "val")
+        }
+        self.weights = class_weights(self.maps["train"].species, config.voxels.n_classes)  # of the species loss
         if config.unet.class_weights == "n_classes":
-            weights = torch.full_like(weights, config.voxels.n_classes)
-        self.weights = weights.to(device)
-        self.maps = {split: m.to(device) for split, m in voxelised.items()}  # fp16 and uint8 there: 96 KiB a crystal
+            self.weights = torch.full_like(self.weights, config.voxels.n_classes)
         self.validate_every = 1 if len(self.maps["val"]) else 0
         self.order: tuple[tuple[str, int], Tensor, Tensor] | None = None
         self.begin(NETWORKS[0])
 
-    def section(self, network: str) -> UNetConfig | VAEConfig:
-        """Return the section of the config that a network has."""
-        return self.config.unet if network == "unet" else self.config.vae
-
     def begin(self, network: str) -> None:
         """Start the training of a network, the other one frozen."""
         super().begin(network)
-        section, self.remedy = self.section(network), f"a smaller {network}.learning_rate"
+        section, self.remedy = self.sections[network], f"a smaller {network}.learning_rate"
         for name, part in self.model.named_children():
             part.requires_grad_(name == network)
             part.eval()  # the frozen U-Net too: its batch statistics are those of its own training
@@ -146,7 +129,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         self.steps = n * copies(section) // section.batch_size  # published code: the incomplete last batch is dropped
         generator = torch.Generator().manual_seed(derived_seed(self.seed, -1))
         turned = random_turns(n * section.rotations, generator).view(n, section.rotations, 3)
-        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)  # the crystal itself, then its copies
+        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)  # [N, 1 + rotations, 3]: the crystal itself, then its copies
 
     def seed_for(self, *purpose: int) -> int:
         """Return a seed for the training of the current network."""
@@ -154,7 +137,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Return the crystals of a step, [B], and how each is turned, [B, 3]."""
-        section = self.section(self.network)
+        section = self.sections[self.network]
         if self.order is None or self.order[0] != (self.network, epoch):
             n, n_copies = self.turns.shape[:2]
             generator = torch.Generator().manual_seed(self.seed_for(epoch))
@@ -169,10 +152,9 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         return self.order[1][batch], self.order[2][batch]
 
     def losses(self, split: str, crystals: Tensor, turns: Tensor | None, seed: int) -> Tensor:
-        """Return the current network's loss and its unweighted terms, `TERMS`, for some crystals.
+        """Return the current network's loss and its unweighted terms, `TERMS`.
 
         Args:
-            split: train or val.
             crystals: [B], indices in the split.
             turns: [B, 3], how they are turned, or None.
             seed: of the sample of z.
@@ -186,7 +168,10 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
             return self.unet_losses(x, species) if self.network == "unet" else self.vae_losses(x, maps.angles[index], seed)
 
     def unet_losses(self, x: Tensor, species: Tensor) -> Tensor:
-        """Return the cross-entropy of the species, weighted by class (mean over the voxels, not over the weights), and the binary cross-entropy."""
+        """Return loss, cross-entropy of the species and binary cross-entropy.
+
+        The former is weighted by class; the mean is over the voxels, not over the weights.
+        """
         logits, binary = self.model.unet(x)
         target = species.long()
         per_voxel = functional.cross_entropy(logits, target, reduction="none")
@@ -195,7 +180,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         return torch.stack([loss_species + loss_binary, loss_species, loss_binary])
 
     def vae_losses(self, x: Tensor, angles: Tensor, seed: int) -> Tensor:
-        """Return the squared error of the channels, perceptual loss, Kullback-Leibler divergence, and squared error of the angles."""
+        """Return loss, channels' error, perceptual loss, KL divergence and angles' error."""
         vae, unet, c = self.model.vae, self.model.unet, self.config.vae
         condition = condition_of(len(x), self.config, self.device)
         mean, log_variance = (part.float() for part in vae.encode(x, condition, angles))
@@ -225,16 +210,18 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
 
     @torch.no_grad()
     def validate(self) -> Tensor:
-        """Return the losses on the validation crystals as they are; published code: on their turned copies too. z is sampled, always the same draws."""
+        """Return the losses on the validation crystals; z is sampled, always with the same noise.
+
+        published code: on their turned copies too / here: on the crystals as they are.
+        """
         self.current.eval()
-        n, size = len(self.maps["val"]), self.section(self.network).batch_size
+        n, size = len(self.maps["val"]), self.sections[self.network].batch_size
         sums = torch.zeros_like(self.sums)
         for i in range(0, n, size):
             crystals = torch.arange(i, min(i + size, n))
             sums += self.losses("val", crystals, None, self.seed_for(-1, i // size)).double() * len(crystals)
-        means = sums / max(n, 1)
-        self.finite(means.tolist())
-        return means
+        self.finite((sums / n).tolist())
+        return sums / n
 
     def finish(self, out: Path) -> TrainingResult[VoxelBaseline]:
         """Write the weights to keep."""

@@ -1,4 +1,4 @@
-"""Crystals to 32³ maps: electron-density-like map, coordinate channels, species map; their rotations and their cache on disk.
+"""Crystals to 32³ maps (density, coordinates, species); their rotations and their cache on disk.
 
 A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum per axis, times (a, b, c). The angles
 are not used. Each atom occurs once, without periodic images.
@@ -6,38 +6,38 @@ are not used. Each atom occurs once, without periodic images.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import Dataset
-from nesf.errors import DataError, NesfError
+from nesf.errors import DataError
+from nesf.files import write_atomically
 from nesf.icsg3d.config import VoxelConfig
 
 FORMAT = 1  # of the cache
 FAR = 1e4  # Å; position of padding: never nearest, never in the density
 PLANES = ((-3, -2), (-3, -1), (-2, -1))  # of the quarter turns
+NO_TURN = -1  # instead of an index into them
 
 
 @dataclass(frozen=True)
 class Maps:
-    """B voxelised crystals. The coordinate channels follow from the lengths (`network_input`) and are not stored.
+    """B voxelised crystals; the coordinates follow from the lengths (`network_input`).
 
     Attributes:
         density: [B, n, n, n] float16, e/Å³.
@@ -55,19 +55,22 @@ class Maps:
         return len(self.density)
 
     def to(self, device: torch.device | str) -> Maps:
-        """The maps on another device."""
-        return Maps(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+        """Return the maps on another device."""
+        return Maps(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 @functools.cache
 def ionic_radii() -> dict[int, float]:
-    """Return the mean of pymatgen's ionic radii over oxidation states, Å, by atomic number; some elements have none (scripts/build_ionic_radii.py)."""
+    """Return pymatgen's ionic radii, Å, mean over oxidation states, by atomic number.
+
+    Some elements have none (scripts/build_ionic_radii.py).
+    """
     text = resources.files("nesf.icsg3d").joinpath("ionic_radii.json").read_text(encoding="utf-8")
     return {int(z): radius for z, radius in json.loads(text).items()}
 
 
 def origin(crystals: Crystals) -> np.ndarray:
-    """Return the smallest fractional coordinate per axis, [B, 3], which voxelisation subtracts and a reconstruction adds again."""
+    """Return the smallest fractional coordinate per axis, [B, 3], which voxelisation subtracts."""
     return np.array([_fractional(crystals, i).min(0) for i in range(len(crystals))]).reshape(-1, 3)
 
 
@@ -78,11 +81,8 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
     within whose σ_j · label_frac its centre lies; where several reach it, the nearest atom of all.
 
     Args:
-        crystals: B crystals.
-        config: grid and radii.
         device: to compute on; the maps are returned on the CPU.
         batch_size: crystals at a time, bounds the memory.
-        progress: show a progress bar.
 
     Raises:
         DataError: a crystal has no atoms, or an element beyond the classes.
@@ -90,13 +90,10 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
     if np.any(empty := crystals.n_atoms == 0):
         raise DataError(f"{crystals.ids[int(np.argmax(empty))]}: has no atoms, so there is nothing to voxelise; leave it out")
     if np.any(beyond := crystals.species >= config.n_classes):
-        owner = int(np.searchsorted(crystals.offsets, np.argmax(beyond), side="right")) - 1
-        z = int(crystals.species[np.argmax(beyond)])
-        raise DataError(f"{crystals.ids[owner]}: atomic number {z}, but the species map has {config.n_classes} classes; leave the entry out")
-    radii = np.full(config.n_classes, config.default_radius)
-    for z, radius in ionic_radii().items():
-        if z < config.n_classes:
-            radii[z] = radius
+        atom = int(np.argmax(beyond))
+        name, z = crystals.id_of_atom(atom), int(crystals.species[atom])
+        raise DataError(f"{name}: atomic number {z}, but the species map has {config.n_classes} classes; leave the entry out")
+    radii = np.array([ionic_radii().get(z, config.default_radius) for z in range(config.n_classes)])
     b, n = len(crystals), config.n
     lengths, angles = lattice_parameters(crystals.lattice)
     density, species = torch.empty((b, n, n, n), dtype=torch.float16), torch.empty((b, n, n, n), dtype=torch.uint8)
@@ -104,7 +101,7 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
     with tqdm(total=b, desc="voxelising", unit="crystal", disable=not progress) as bar:
         for start in range(0, b, batch_size):
             some = order[start : start + batch_size]
-            arrays = (*_padded(crystals, some, lengths, radii), lengths[some].astype(np.float32))
+            arrays = (*_padded(crystals.select(some), lengths[some], radii), lengths[some].astype(np.float32))
             made = _maps(config, *(torch.as_tensor(a, device=device) for a in arrays))
             density[some], species[some] = made[0].to("cpu", torch.float16), made[1].to("cpu")
             bar.update(len(some))
@@ -115,14 +112,16 @@ def _fractional(crystals: Crystals, i: int) -> np.ndarray:
     return crystals.positions[crystals.atoms(i)] @ np.linalg.inv(crystals.lattice[i])
 
 
-def _padded(crystals: Crystals, some: np.ndarray, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return positions [b, N, 3] in the orthogonal frame (Å), atomic numbers [b, N] and σ [b, N] (Å); padding is far away with Z = 0."""
-    n = int(crystals.n_atoms[some].max())
-    positions, z = np.full((len(some), n, 3), FAR, np.float32), np.zeros((len(some), n), np.int64)
-    for row, i in enumerate(some):
-        fractional = _fractional(crystals, i)
-        positions[row, : len(fractional)] = (fractional - fractional.min(0)) * lengths[i]
-        z[row, : len(fractional)] = crystals.species[crystals.atoms(i)]
+def _padded(crystals: Crystals, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return positions [b, N, 3] in the orthogonal frame (Å), Z [b, N] and σ [b, N] (Å).
+
+    Padding is far away and has Z = 0.
+    """
+    mask = np.arange(crystals.n_atoms.max()) < crystals.n_atoms[:, None]
+    positions, z = np.full((*mask.shape, 3), FAR, np.float32), np.zeros(mask.shape, np.int64)
+    fractional = [_fractional(crystals, i) for i in range(len(crystals))]
+    positions[mask] = np.concatenate([(f - f.min(0)) * length for f, length in zip(fractional, lengths, strict=True)])
+    z[mask] = crystals.species
     return positions, z, radii[z].astype(np.float32)
 
 
@@ -161,7 +160,7 @@ def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tens
 
     Args:
         density: [B, n, n, n], e/Å³.
-        lengths: [B, 3], Å.
+        lengths: L, [B, 3], Å.
 
     Returns:
         [B, 4, n, n, n] float32: density, then the coordinates 0 … extent · L (1 - 1/n) in Å along each axis.
@@ -173,23 +172,18 @@ def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tens
     return torch.stack([density.float(), *(axis.expand(b, n, n, n) for axis in axes)], 1)
 
 
-NO_TURN = -1
-
-
 def random_turns(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw three quarter turns a crystal, each in a random plane, [n, 3] indices into `PLANES`: the augmentation of the published code.
+    """Draw three quarter turns a crystal, [n, 3] indices into `PLANES`, as the published code does.
 
-    It makes ten such copies beside the original once. Three quarter turns are an odd number, so they reach 12 of the 24 rotations.
+    Three is an odd number, so they reach 12 of the 24 rotations.
     """
     return torch.randint(len(PLANES), (n, 3), generator=generator)
 
 
 def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
-    """Turn volumes by quarter turns, the same for all maps of a crystal. Coordinate channels turn with the array and stay those of their axis.
+    """Turn volumes [B, ..., n, n, n] by quarter turns [B, k], indices into `PLANES`, in order.
 
-    Args:
-        volumes: [B, ..., n, n, n].
-        turns: [B, k] indices into `PLANES`, done in order; `NO_TURN`: none.
+    Coordinate channels turn with the array and stay those of their axis.
     """
     turns = turns.to(volumes.device)
     for step in turns.unbind(1):
@@ -202,13 +196,10 @@ def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
 
 
 def class_weights(species: Tensor, n_classes: int) -> Tensor:
-    """Return inverse-frequency weights of the classes, [n_classes] float32, for the cross-entropy of the repaired variant.
+    """Return inverse-frequency weights [n_classes] of the classes in species maps [B, n, n, n].
 
     As the published code computes them before it drops them: background 0 (the binary map learns it), classes that do not occur 0.
     Here: scaled so that the mean weight of a voxel is 1 over all voxels, background included, as it is without weights.
-
-    Args:
-        species: [B, n, n, n] of the training split.
     """
     counts = torch.bincount(species.flatten(), minlength=n_classes).double()
     counts[0] = 0
@@ -217,32 +208,24 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
 
 
 def cached_maps(
-    dataset: Dataset, split: str, config: VoxelConfig, folder: Path, *, device: torch.device | str = "cpu", progress: bool = False
+    dataset: Dataset, split: str, config: VoxelConfig, folder: Path | None, *, device: torch.device | str = "cpu", progress: bool = False
 ) -> Maps:
     """Return the maps of a split, read from `folder` or computed and kept there (96 KiB a crystal).
 
-    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps.
+    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps. Without a folder
+    nothing is kept, and neither is an empty split.
 
     Raises:
         NesfError: the file cannot be written.
     """
+    crystals = dataset.split(split)
+    if folder is None or not len(crystals):
+        return voxelise(crystals, config, device=device, progress=progress)
     parts = [FORMAT, dataset.hash(), split, dataclasses.asdict(config), ionic_radii()]
     path = Path(folder) / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
-    names: Sequence[str] = [f.name for f in dataclasses.fields(Maps)]
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return Maps(*(file.get_tensor(name) for name in names))
-    except (FileNotFoundError, SafetensorError):
-        pass  # not there, or cut short: computed again
-    maps = voxelise(dataset.split(split), config, device=device, progress=progress)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: getattr(maps, name) for name in names}, part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise NesfError(f"{path}: cannot be written ({error}); free some space or choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):  # after the rename there is none
-            part.unlink()
-    return maps
+        return Maps(**load_file(path))
+    except (FileNotFoundError, SafetensorError):  # not there, or cut short
+        maps = voxelise(crystals, config, device=device, progress=progress)
+        write_atomically(path, to_safetensors(vars(maps)))
+        return maps
