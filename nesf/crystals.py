@@ -288,8 +288,8 @@ class PaddedCrystals:
 
     def select(self, indices: torch.Tensor, n_atoms: int | None = None) -> PaddedCrystals:
         """Return the crystals at the given indices [b], padded as before."""
-        tensors = (self.positions, self.species, self.mask, self.lengths, self.angles, self.lattice)
-        return PaddedCrystals(*(t[indices] for t in tensors), n_atoms)
+        selected = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
+        return PaddedCrystals(**selected, n_atoms=n_atoms)
 
     def atoms(self) -> torch.Tensor:
         """Return the indices [n_atoms] of the atoms in flattened positions and species [B · N]."""
@@ -333,5 +333,6 @@ def pad(
     positions = np.full((b, n, 3), PaddedCrystals.FAR)
     species = np.zeros((b, n), dtype=np.int64)
     positions[mask], species[mask] = crystals.positions, index
-    arrays = (positions, species, mask, *lattice_parameters(crystals.lattice), crystals.lattice)
-    return PaddedCrystals(*map(torch.as_tensor, arrays), len(index)).to(device, dtype)
+    lengths, angles = lattice_parameters(crystals.lattice)
+    arrays = {"positions": positions, "species": species, "mask": mask, "lengths": lengths, "angles": angles, "lattice": crystals.lattice}
+    return PaddedCrystals(n_atoms=len(index), **{k: torch.as_tensor(v) for k, v in arrays.items()}).to(device, dtype)

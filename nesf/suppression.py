@@ -89,7 +89,6 @@ class Cells:
     """Particles sorted into cubic cells.
 
     A cell is identified by one number. If two cells far apart share it, some distances are computed in vain, but no pair is missed.
-
     """
 
     STEPS = (1_018_081_009, 1_009, 1)  # of a cell's number along each axis; far enough apart for the cells of one crystal
