@@ -58,7 +58,7 @@ def with_border_images(structure: Structure) -> Atoms:
 
 
 def draw_crystal(ax: Axes, structure: Structure) -> None:
-    """Draw a unit cell, atoms on its faces repeated, from the front: one artist, sorted by depth."""
+    """Draw a unit cell from the front, atoms on its faces repeated: one artist, sorted by depth."""
     ax.set_axis_off()
     if not len(structure):
         ax.text(0.5, 0.5, "nothing detected", ha="center", transform=ax.transAxes)
@@ -100,10 +100,7 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
 
 
 def space_group(structure: Structure, symprec: float) -> int:
-    """Return the number of the space group, 1-230; 0 without atoms, or with atoms on each other.
-
-    `symprec` is the largest distance (Å) of an atom from its symmetric position.
-    """
+    """Return the space group, 1-230, at a tolerance (Å); 0: no atoms, or atoms on each other."""
     if not len(structure):
         return 0
     try:
@@ -123,10 +120,7 @@ def crystal_system(number: int) -> str:
 
 
 def reduced_formula(structure: Structure) -> str:
-    """Return the formula in the smallest whole numbers, elements by electronegativity.
-
-    It is the paper's way: NaO, where pymatgen says Na2O2.
-    """
+    """Return the formula in smallest whole numbers, as the paper: NaO where pymatgen says Na2O2."""
     return _formula(structure.composition)
 
 
@@ -136,6 +130,7 @@ def in_our_spelling(formulas: str) -> list[str]:
 
 
 def _formula(composition: Composition) -> str:
+    """Return it with the elements by electronegativity."""
     counts = {name: round(n) for name, n in composition.get_el_amt_dict().items()}
     divisor = math.gcd(*counts.values()) if counts else 1
     names = sorted(counts, key=lambda name: (np.nan_to_num(Element(name).X, nan=10.0), name))  # noble gases have no value
@@ -144,10 +139,7 @@ def _formula(composition: Composition) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def charge_balanced(formula: str) -> bool:
-    """Tell whether the elements have oxidation states that add up to zero, or are only one.
-
-    The states are pymatgen's guesses (states in the ICSD, mixed valence allowed).
-    """
+    """Tell whether pymatgen's oxidation states add up to zero; they do for a single element."""
     if formula == NOTHING:
         return False
     composition = Composition(formula)

@@ -24,7 +24,8 @@ from nesf_studies.crystals import draw_crystal
 from nesf_studies.style import subplots
 
 PLACES = ("best", "median", "worst")
-# By what crystals are sorted, one after the other where the one before is equal; the id comes last, so that no two are equal.
+# By what crystals are sorted, one after the other where the one before is equal; the id comes last, so that no two are equal. A crystal in which nothing
+# is detected has no position error and comes after all others.
 RULE = ("position_error_actual_angstrom", "n_atoms_error", "species_error_actual_percent", "id")
 SHOWN = (
     "n_atoms_actual",
@@ -53,10 +54,7 @@ class Parameters:
 
 
 def ranking(materials: pd.DataFrame) -> np.ndarray:
-    """Return the rows of `nesf.metrics.Metrics.materials` from the best to the worst crystal by `RULE`.
-
-    A crystal in which nothing is detected has no position error and comes after all others.
-    """
+    """Return the rows of `nesf.metrics.Metrics.materials` by `RULE`, the best crystal first."""
     keys = materials.assign(n_atoms_error=(materials["n_atoms_detected"] - materials["n_atoms_actual"]).abs())
     keys = keys.fillna({RULE[0]: np.inf}).reset_index(drop=True)
     return keys.sort_values(list(RULE), kind="stable").index.to_numpy()
@@ -78,7 +76,7 @@ def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
 
 
 def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
-    """Return crystals of a split as the voxel baseline reconstructs them: its run folder, or a packed file.
+    """Return crystals as the voxel baseline reconstructs them: its run folder, or a packed file.
 
     Only these crystals are decoded where the folder holds weights and no reconstruction of the split.
 
@@ -102,12 +100,7 @@ def compare(
 ) -> dict[str, pd.DataFrame | Crystals]:
     """Choose examples among B crystals of a split and compare all methods on them.
 
-    Args:
-        crystals: the split.
-        detected: what the model gave for them, same ids and order.
-        train: the training split, from which `copy` takes the nearest crystal.
-        model: its box, vocabulary and decoding serve the oracle.
-        parameters: `n_each`, `mode`, `split` and `icsg3d` are used.
+    The model gave `detected` for them, same ids and order; `copy` takes the nearest crystals of `train`.
 
     Returns:
         `examples`: a row per crystal and method, best first, with `place`, `rank` (1 is the best), `of` (B), errors as in `materials.csv`; `actual`, `nesf`,
@@ -149,7 +142,7 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
 
 
 def example_grid(table: pd.DataFrame, crystals: Mapping[str, Crystals], names: Mapping[str, str], *, title: str = "") -> Figure:
-    """Draw Figure 3: a row an example of `compare`, a column the true crystal or a reconstruction."""
+    """Draw Figure 3: a row an example of `compare`, a column the true crystal or a method's."""
     ids = table["id"].unique()
     figure, axes = subplots(len(crystals), 2.2 * max(4, len(crystals)), 2.5 * len(ids), n_rows=len(ids))
     for ax, (identifier, (method, batch)) in zip(axes, itertools.product(ids, crystals.items()), strict=True):
@@ -163,7 +156,7 @@ def example_grid(table: pd.DataFrame, crystals: Mapping[str, Crystals], names: M
 
 
 def example_caption(table: pd.DataFrame, identifier: str, method: str) -> str:
-    """Return a crystal's caption: of the true one the rank, of a method's its formula and errors."""
+    """Return a crystal's caption: of the true one the rank, of a method's formula and errors."""
     row = table[(table["id"] == identifier) & ((table["method"] == method) | (method == "actual"))].iloc[0]
     if method == "actual":
         return f"{row['place']} ({row['rank']} of {row['of']}); {row['formula']}, {row['n_atoms_actual']} atoms; {row['id']}"

@@ -20,7 +20,7 @@ from nesf.fields import Queries, nearest_atom
 from nesf.metrics import align
 from nesf.saved import TrainedModel
 from nesf_studies.crystals import cell_corners, draw_crystal
-from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, element_colours, element_handles, subplots
+from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, draw_species, element_colours, element_handles, subplots
 
 DISTANCES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # Å; classes of the distance to the nearest atom
 IN_SLICE = 0.1  # Å; an atom this near to a slice is drawn as lying in it
@@ -72,10 +72,7 @@ def fullest_plane(crystals: Crystals) -> float:
 
 
 def best_for_slice(crystals: Crystals) -> int:
-    """Return the smallest crystal with two elements and three atoms in its fullest plane.
-
-    A slice through it shows most, and stays clear.
-    """
+    """Return the smallest crystal with two elements and three atoms in its fullest plane."""
 
     def shown(i: int) -> tuple[int, int, int]:
         one = crystals.select([i])
@@ -126,17 +123,11 @@ def plane_agreement(table: pd.DataFrame, *, near: float = 0.5) -> dict[str, floa
 def field_errors(model: TrainedModel, crystals: Crystals, others: Mapping[str, Crystals], *, n_points: int = 400, seed: int = 0) -> pd.DataFrame:
     """Measure errors of the learned fields, and of fields in their place, by distance to an atom.
 
-    Queries are `n_points` per crystal, half of them uniform in the cell, half around atoms (Gaussian, σ = 0.5 Å), the same for all.
-
-    Args:
-        model: a trained model.
-        crystals: B crystals.
-        others: name to B crystals with the same ids, whose true fields stand in for the learned ones (copies of training crystals, say).
-        n_points: queries for each crystal.
-        seed: of the queries.
+    Queries are `n_points` per crystal, half of them uniform in the cell, half around atoms (Gaussian, σ = 0.5 Å), the same for all. `others` are crystals
+    with the same ids, whose true fields stand in for the learned ones (copies of training crystals, say).
 
     Returns:
-        One row per field and class of the distance (`DISTANCES`): `field` (`nesf` or a name of `others`), `from`, `to` (Å), `n_points`, `low`, `median`,
+        One row per field (`nesf` or a name of `others`) and class of the distance (`DISTANCES`): `field`, `from`, `to` (Å), `n_points`, `low`, `median`,
         `high`: length of the difference between the field and the true one (16th, 50th, 84th percentile, Å); `species`: points with the right element, %.
     """
     queries = Queries(_random_points(crystals, n_points, seed), None)
@@ -171,10 +162,7 @@ def _random_points(crystals: Crystals, n: int, seed: int) -> torch.Tensor:
 
 
 def structure_field(crystals: Crystals, *, field: PointFields | None = None, title: str = "") -> Figure:
-    """Draw the fields of one crystal, by default the true ones, on its fullest plane (Fig. 1a).
-
-    The position field is drawn as arrows, the species field in the colours of the elements.
-    """
+    """Draw the fields of one crystal, by default the true ones, on its fullest plane (Fig. 1a)."""
     field = field or true_field(crystals)
     height = fullest_plane(_one(crystals))
     figure, (left, right) = subplots(2, 8.8, 4.2)
@@ -182,7 +170,7 @@ def structure_field(crystals: Crystals, *, field: PointFields | None = None, tit
     left.set_title("position field: to the nearest atom")
     points, extent = _plane(crystals, height, 200)
     species = field(points)[1]
-    _draw_species_field(right, species, np.union1d(species, crystals.species), extent)
+    draw_species(right, species, np.union1d(species, crystals.species), extent=extent, alpha=0.6)
     _draw_atoms(right, crystals, height)
     right.legend(handles=element_handles(np.unique(crystals.species)), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     right.set_title("species field: its element")
@@ -214,7 +202,7 @@ def compare_fields(crystals: Crystals, table: pd.DataFrame, *, title: str = "") 
     axes[2].set_title("position field, difference")
     present = np.union1d(species, crystals.species)
     for ax, name, named in zip(axes[3:5], _VECTORS, species, strict=True):
-        _draw_species_field(ax, named, present, extent)
+        draw_species(ax, named, present, extent=extent, alpha=0.6)
         ax.set_title(f"species field, {name}")
     axes[5].imshow(species[0] != species[1], cmap=ListedColormap(["white", ICSG3D]), vmin=0, vmax=1, extent=extent, origin="lower", alpha=0.7)
     axes[5].set_title(f"another element: {100 - plane_agreement(table)['same_species_percent']:.1f} % of the cell")
@@ -267,7 +255,7 @@ def overview(actual: Crystals, detected: Crystals, *, field: PointFields | None 
 
 
 def _plane(crystals: Crystals, height: float, n: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Return a grid [n, n, 3] over the cell and 0.5 Å around it, and its extent (x0, x1, y0, y1)."""
+    """Return a grid [n, n, 3] over the cell and 0.5 Å around it, and its (x0, x1, y0, y1)."""
     corners = cell_corners(crystals.lattice[0])
     low, high = corners.min(0) - 0.5, corners.max(0) + 0.5
     x, y = np.meshgrid(np.linspace(low[0], high[0], n), np.linspace(low[1], high[1], n))
@@ -282,12 +270,6 @@ def _draw_position_field(ax: Axes, crystals: Crystals, field: PointFields, heigh
     (x, y, _), (u, v, _) = np.moveaxis([points, field(points)[0]], -1, 1)
     ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF)
     _draw_atoms(ax, crystals, height)
-
-
-def _draw_species_field(ax: Axes, species: np.ndarray, present: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Draw atomic numbers [n, n] in the colours of the elements that are `present` (ascending)."""
-    index, colours = np.searchsorted(present, species), ListedColormap(element_colours(present))
-    ax.imshow(index, cmap=colours, vmin=-0.5, vmax=len(present) - 0.5, extent=extent, origin="lower", alpha=0.6)
 
 
 def _draw_atoms(ax: Axes, crystals: Crystals, height: float) -> None:

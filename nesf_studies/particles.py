@@ -57,13 +57,7 @@ def follow(
     """Decode one crystal by the steps of `nesf.decode` and keep all intermediate results.
 
     No particle stops early (`converged` = 0), so that each keeps its row; where it ends differs by less than `converged`.
-
-    Args:
-        fields: of one crystal.
-        box: bounding box of the dataset, Å.
-        vocabulary: atomic numbers along the species axis.
-        config: by default the paper's; of it the last moment replaces `iterations`, and the rule for positions is the paper's.
-        moments: iterations to keep, ascending.
+    Of the config, by default the paper's, the last of the ascending `moments` replaces `iterations`, and the rule for positions is the paper's.
     """
     config = replace(config or ReconstructionConfig(), converged=0.0, mode="exact", atom_position="lowest_score")
     particles = initialize_particles(box, 1, config)
@@ -105,15 +99,9 @@ def particles_left(steps: Steps) -> pd.DataFrame:
 
 
 def steps_table(steps: Steps) -> pd.DataFrame:
-    """Return what `reconstruction_steps` draws, a row per particle and moment.
-
-    Score and cluster are those of the end (cluster −1: dropped).
-    """
-    parts = []
-    for moment, positions in steps.moments.items():
-        columns = {"iterations": moment, "particle": range(len(positions)), **dict(zip("xyz", positions.T, strict=True))}
-        parts.append(pd.DataFrame(columns | {"score": steps.scores, "cluster": steps.cluster}))
-    return pd.concat(parts, ignore_index=True)
+    """Return a row per particle and moment; score and cluster (−1: dropped) are the final ones."""
+    tables = {moment: pd.DataFrame(p, columns=list("xyz")).assign(score=steps.scores, cluster=steps.cluster) for moment, p in steps.moments.items()}
+    return pd.concat(tables, names=["iterations", "particle"]).reset_index()
 
 
 def votes_table(steps: Steps, crystals: Crystals) -> pd.DataFrame:
@@ -163,10 +151,7 @@ def reconstruction_steps(steps: Steps, crystals: Crystals, *, title: str = "") -
 
 
 def votes_chart(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
-    """Draw for each detected atom the share of the queries that name each element (step 5).
-
-    The labels name the winner and the element of the nearest true atom.
-    """
+    """Draw for each detected atom the share of the queries that name each element (step 5)."""
     n = len(steps.positions)
     figure, (ax,) = subplots(1, 7, 0.9 + 0.26 * max(n, 1))
     present = np.unique(steps.answers)
@@ -183,7 +168,7 @@ def votes_chart(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
 
 
 def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4) -> tuple[list[bytes], list[str]]:
-    """Draw the panels of `reconstruction_steps` one by one, for `nesf_studies.viewer.picture_slider`.
+    """Draw the panels of `reconstruction_steps` one by one, for `viewer.picture_slider`.
 
     `between` two moments of which a particle moves by more than 0.2 Å there are so many more pictures, on the straight line; they are no iterations.
 
@@ -208,24 +193,19 @@ def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4)
         titles.append(title or own_title)
         ax.set_title("")
         ax.set_axis_off()
-        images.append(_small_png(figure))
+        whole, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(whole, format="png")
+        Image.open(whole).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+        images.append(small.getvalue())
     return images, titles
 
 
 def animation(images: Sequence[bytes]) -> bytes:
-    """Join PNG files of one size to a GIF that repeats: 0.6 s a picture, the last three times as long."""
+    """Join PNG files of one size to a GIF that repeats: 0.6 s a picture, the last three times that."""
     first, *others = (Image.open(io.BytesIO(image)).convert("P") for image in images)
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=[600] * len(others) + [1800], loop=0)
     return buffer.getvalue()
-
-
-def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of 64 colours."""
-    buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png")
-    Image.open(buffer).convert("RGB").quantize(64).save(small, format="png", optimize=True)
-    return small.getvalue()
 
 
 def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str) -> str:
@@ -261,7 +241,7 @@ def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str) ->
 
 
 def _draw_votes(ax: Axes, steps: Steps) -> None:
-    """Draw the queries in the colours of the elements that they name, the nearest to the eye last."""
+    """Draw the queries in the colours of the elements that they name, the nearest in front."""
     x, y, depth = from_front(steps.queries.reshape(-1, 3)).T
     order = np.argsort(depth)
     ax.scatter(x[order], y[order], s=4, c=element_colours(steps.answers.ravel()[order]), edgecolors="none", zorder=2, rasterized=True)
@@ -270,9 +250,7 @@ def _draw_votes(ax: Axes, steps: Steps) -> None:
 
 
 def _end_colours(steps: Steps) -> np.ndarray:
-    """Return the colours [M, 4] of the atoms where particles end; black where they are no atom's."""
+    """Return the colours [M, 4] of the atoms where particles end; black: they are no atom's."""
     number = np.append(np.where(steps.accepted, np.cumsum(steps.accepted) - 1, -1), -1)[steps.cluster]
-    colours = np.array(colormaps["tab10" if steps.accepted.sum() <= 10 else "tab20"].colors)  # type: ignore[attr-defined]
-    rgba = np.ones((len(number), 4))
-    rgba[:, :3] = np.where(number[:, None] < 0, 0.0, colours[number % len(colours)])
-    return rgba
+    colours = colormaps["tab10" if steps.accepted.sum() <= 10 else "tab20"]
+    return np.where(number[:, None] < 0, (0.0, 0.0, 0.0, 1.0), colours(number % colours.N))

@@ -51,10 +51,7 @@ def picture(structure: Structure, *, dpi: int = 80) -> bytes:
 
 
 def crystal_view(*structures: Structure, titles: Sequence[str] = (), script: str = LIBRARY) -> HTML:
-    """Show crystals beside each other, from the same side; below each its elements with colours.
-
-    The titles are the formulas by default; a structure without sites shows an empty cell.
-    """
+    """Show crystals beside each other: title (by default the formula), view and elements."""
     identifier = _identifier("crystal")
     crystals = [_crystal(title, s) for title, s in zip(titles or map(_formula, structures), structures, strict=True)]
     panels = "".join(_panel(f"{identifier}-{i}", crystal, width=160) for i, crystal in enumerate(crystals))
@@ -177,7 +174,7 @@ def _data_url(image: bytes) -> str:
 
 
 def _crystal(title: str, structure: Structure | None, dpi: int = 80) -> dict[str, Any]:
-    """Return what a panel shows: title, scene, picture and elements; the latter empty without a structure."""
+    """Return what a panel shows: title, elements, scene and picture, empty without a structure."""
     if structure is None:
         return {"title": title, "legend": "–", "scene": None, "picture": ""}
     scene = _scene(structure)

@@ -10,7 +10,6 @@ import pandas as pd
 from ase.data import chemical_symbols
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -24,7 +23,7 @@ from nesf.records import RecordedRun
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import paper_table, table
 from nesf_studies.record import PAPERS_NAME, run_rows
-from nesf_studies.style import ICSG3D, element_colour, subplots
+from nesf_studies.style import ICSG3D, draw_species, element_colour, subplots
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
 NOT_RECORDED = unbroken("not recorded")
@@ -47,6 +46,7 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
     image = axes[0].imshow(voxelise(crystals, first).density[0].float().numpy().take(k, axis).T, origin="lower", cmap="Greys")
     figure.colorbar(image, ax=axes[0], label="e/Å³", orientation="horizontal", shrink=0.7)
     axes[0].set_title("density")
+    _draw_points(axes[0], atoms, k, axis, "o", 9)
     axes[columns].set_axis_off()
     handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z]) for z in np.unique(crystals.species)]
     handles += [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", markeredgecolor="black", label="atom of the crystal")]
@@ -56,15 +56,15 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
         species = voxelise(crystals, grid).species[0].numpy()
         parts = segment(species != 0, decoding)
         found, _ = find_atoms(species, species != 0, decoding)
-        _draw_species(upper, species.take(k, axis))
+        draw_species(upper, species.take(k, axis).T, np.unique(species), interpolation="nearest")
         upper.set_title(title)
         inside = parts.take(k, axis).T
         shown = np.ma.masked_where(inside == 0, inside % 20)
         lower.imshow(shown, origin="lower", cmap=matplotlib.colormaps["tab20"], vmin=0, vmax=19, interpolation="nearest")
         lower.set_title(f"{len(found)} atoms found of {len(atoms)}", fontsize=10)
+        for ax in (upper, lower):
+            _draw_points(ax, atoms, k, axis, "o", 9)
         _draw_points(lower, found, k, axis, "x", 7)
-    for ax in (*axes[:columns], *axes[columns + 1 :]):
-        _draw_points(ax, atoms, k, axis, "o", 9)
     _label_axes(axes, axis)
     return figure
 
@@ -80,7 +80,7 @@ def decoded_slices(crystals: Crystals, decoded: DecodedMaps, config: VoxelBaseli
         image = ax.imshow(density.T, origin="lower", cmap="Greys", vmin=0, vmax=float(densities[0].max()))
     figure.colorbar(image, ax=axes[1], label="e/Å³", shrink=0.7)
     for ax, species in zip(axes[2:], (true.species[0].numpy(), np.where(inside, decoded.species[0].numpy(), 0)), strict=True):
-        _draw_species(ax, species.take(k, axis))
+        draw_species(ax, species.take(k, axis).T, np.unique(species), interpolation="nearest")
     for ax, title in zip(axes, ("density", "decoded density", "species map", "decoded species map"), strict=True):
         ax.set_title(title)
         _draw_points(ax, atoms, k, axis, "o", 9)
@@ -90,16 +90,8 @@ def decoded_slices(crystals: Crystals, decoded: DecodedMaps, config: VoxelBaseli
     return figure
 
 
-def _draw_species(ax: Axes, species: np.ndarray) -> None:
-    """Draw a slice [n, n] of atomic numbers in the elements' colours; white where there is none."""
-    numbers, indices = np.unique(species, return_inverse=True)
-    colours = ["#ffffff" if z == 0 else element_colour(z) for z in numbers]
-    image = indices.reshape(species.shape).T
-    ax.imshow(image, origin="lower", cmap=ListedColormap(colours), vmin=-0.5, vmax=len(numbers) - 0.5, interpolation="nearest")
-
-
 def _in_voxels(crystals: Crystals, grid: VoxelConfig, axis: int) -> tuple[np.ndarray, int]:
-    """Return the atoms of a crystal in voxels [N, 3], and the slice across an axis that holds most."""
+    """Return the atoms of a crystal in voxels [N, 3], and the slice across an axis with most."""
     fractional = crystals.positions @ np.linalg.inv(crystals.lattice[0]) - origin(crystals)[0]
     atoms = (fractional + grid.margin) / grid.extent * grid.n - 0.5
     slices, counts = np.unique(atoms[:, axis].round().astype(int), return_counts=True)
@@ -133,7 +125,7 @@ def voxel_losses(log: pd.DataFrame) -> Figure:
 
 
 def _texts(runs: Sequence[RecordedRun], split: str) -> dict[Hashable, dict[str, str]]:
-    """Return (the paper's dataset, method, preset) to metric to text, with n; the paper's preset is "paper"."""
+    """Return (the paper's dataset, method, preset, or "paper") to metric to text, with n."""
     cells = pd.concat([paper_table().query("split == @split").assign(preset="paper"), table(runs, split)])
     return {
         key: dict(zip(group["metric"], map(unbroken, group["text"]), strict=True)) | {"n": str(group["n"].max())}
@@ -147,7 +139,7 @@ def _column(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test") -> pd.DataFrame:
-    """Compare the variants of the voxel baseline with NeSF and the paper on icsg3d, lcs6 or ybco."""
+    """Compare variants of the voxel baseline with NeSF and the paper on icsg3d, lcs6 or ybco."""
     texts = _texts(runs, split)
     columns = {
         "ICSG3D, paper": ("icsg3d", "paper"),
@@ -162,10 +154,7 @@ def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test
 
 
 def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
-    """Show the oracle by `label_frac` on the paper's datasets, validation and test crystals.
-
-    `*`: as preset `repaired`. Last the paper's trained ICSG3D.
-    """
+    """Show the oracle by `label_frac` (`*`: preset `repaired`), last the paper's trained ICSG3D."""
     by_split = {split: _texts(runs, split) for split in ("val", "test")}
     oracles = run_rows(runs).query("method == 'icsg3d-oracle'")
     rows = {}
@@ -180,7 +169,7 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
 
 
 def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:
-    """Show recorded trainings of the `-reduced` presets beside trivial predictors on the same folds."""
+    """Show recorded trainings of the `-reduced` presets beside predictors on the same folds."""
     about = run_rows(runs)
     reduced = about[(about["method"] == "icsg3d") & about["preset"].str.endswith("-reduced")]
     columns: dict[str, dict[str, str]] = {}
