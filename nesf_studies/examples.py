@@ -111,11 +111,8 @@ def compare(
     rows = np.concatenate(list(places.values()))
     actual = crystals.select(rows)
     config = replace(model.config.decoding, mode=parameters.mode)
-    methods = {
-        "nesf": detected.select(rows),
-        "copy": copy_nearest(train, actual),
-        "oracle": oracle(actual, model.box, model.vocabulary, config).crystals,
-    }
+    perfect = oracle(actual, model.box, model.vocabulary, config).crystals
+    methods = {"nesf": detected.select(rows), "copy": copy_nearest(train, actual), "oracle": perfect}
     if parameters.icsg3d:
         methods["icsg3d"] = read_baseline(parameters.icsg3d, parameters.split, actual)
     place, rank = np.repeat(list(places), parameters.n_each), order.argsort()[rows] + 1

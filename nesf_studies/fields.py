@@ -267,7 +267,7 @@ def _draw_position_field(ax: Axes, crystals: Crystals, field: PointFields, heigh
     distance = np.linalg.norm(field(points)[0], axis=-1)
     ax.imshow(distance, cmap="Greys", vmin=0, vmax=1.6 * distance.max(), extent=extent, origin="lower")
     points, _ = _plane(crystals, height, 18)
-    (x, y, _), (u, v, _) = np.moveaxis([points, field(points)[0]], -1, 1)
+    (x, y, _), (u, v, _) = np.moveaxis(np.stack([points, field(points)[0]]), -1, 1)
     ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF)
     _draw_atoms(ax, crystals, height)
 

@@ -122,11 +122,7 @@ def points_view(
 ) -> HTML:
     """Show points of a plane that say what they are under the pointer, coloured as one chooses.
 
-    Args:
-        coordinates: [n, 2], any unit.
-        texts: n texts.
-        colours: name of a colouring to n colours `#rrggbb`; the first is shown.
-        legends: name of a colouring to what its colours mean (a line of HTML below).
+    The `coordinates` [n, 2] have any unit. `colours` has the n colours `#rrggbb` of each colouring, the first is shown; `legends` what they mean, in HTML.
     """
     identifier, size, margin = _identifier("points"), np.array([640, 480]), 10  # pixels
     low, high = coordinates.min(0), coordinates.max(0)

@@ -134,7 +134,7 @@ def _texts(runs: Sequence[RecordedRun], split: str) -> dict[Hashable, dict[str, 
 
 
 def _column(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return a column of a table: the metrics of Table 1, and n; «not recorded» without a run."""
+    """Return the metrics of Table 1, and n; «not recorded» without a run."""
     return {LABELS[metric]: texts.get(metric, "–") if texts else NOT_RECORDED for metric in TABLE1} | {"n": texts.get("n", "–")}
 
 
