@@ -201,7 +201,7 @@ def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4)
 
 
 def animation(images: Sequence[bytes]) -> bytes:
-    """Join PNG files of one size to a GIF that repeats: 0.6 s a picture, the last thrice as long."""
+    """Join PNG files of one size to a repeating GIF: 0.6 s a picture, three times for the last."""
     first, *others = (Image.open(io.BytesIO(image)).convert("P") for image in images)
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=[600] * len(others) + [1800], loop=0)
