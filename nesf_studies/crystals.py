@@ -1,4 +1,4 @@
-"""Crystals drawn and described: unit cell, elements of a dataset, space group, formula, charge balance, distances."""
+"""Crystals drawn and described: unit cell, elements, space group, formula, charges, distances."""
 
 from __future__ import annotations
 
@@ -25,15 +25,8 @@ from nesf_studies.style import element_colour, subplots
 ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
 VIEW = "-90x,10x,-20y,0z"  # from the front, as ASE writes rotations
 NOTHING = "nothing"  # the formula of a structure without atoms
-SYSTEMS = {  # crystal system to its last space group (International Tables for Crystallography A)
-    "triclinic": 2,
-    "monoclinic": 15,
-    "orthorhombic": 74,
-    "tetragonal": 142,
-    "trigonal": 167,
-    "hexagonal": 194,
-    "cubic": 230,
-}
+# Crystal system to its last space group (International Tables for Crystallography A).
+SYSTEMS = {"triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167, "hexagonal": 194, "cubic": 230}
 
 
 def cell_corners(lattice: np.ndarray) -> np.ndarray:
@@ -48,24 +41,24 @@ def cell_edges(lattice: np.ndarray) -> np.ndarray:
 
 
 def from_front(points: np.ndarray) -> np.ndarray:
-    """Turn points [..., 3] to the view of all drawings: x and y lie in the picture, z points to the eye."""
+    """Turn points [..., 3] to the view of all drawings: x and y in the picture, z to the eye."""
     return points @ rotate(VIEW)
 
 
 def with_border_images(structure: Structure) -> Atoms:
-    """Return the atoms of a cell with their images on its opposite faces, edges and corners, as drawings of unit cells show them."""
+    """Return the atoms of a cell with their images on its opposite faces, edges and corners."""
     border = ON_BORDER / np.array(structure.lattice.abc)
     positions, numbers = [], []
     for site in structure:
         shifts = [[0] + [1] * int(abs(x) < b) + [-1] * int(abs(x - 1) < b) for x, b in zip(site.frac_coords, border, strict=True)]
         for shift in itertools.product(*shifts):
-            positions.append(structure.lattice.get_cartesian_coords(site.frac_coords + np.array(shift)))
+            positions.append(site.frac_coords + np.array(shift))
             numbers.append(site.specie.Z)
-    return Atoms(numbers=numbers, positions=np.reshape(positions, (-1, 3)), cell=structure.lattice.matrix, pbc=True)
+    return Atoms(numbers=numbers, scaled_positions=np.reshape(positions, (-1, 3)), cell=structure.lattice.matrix, pbc=True)
 
 
 def draw_crystal(ax: Axes, structure: Structure) -> None:
-    """Draw a unit cell into axes, with the atoms on its faces repeated, seen from the front; all in one artist, sorted by depth."""
+    """Draw a unit cell from the front, atoms on its faces repeated: one artist, sorted by depth."""
     ax.set_axis_off()
     if not len(structure):
         ax.text(0.5, 0.5, "nothing detected", ha="center", transform=ax.transAxes)
@@ -91,10 +84,9 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
     figure, (ax,) = subplots(1, 11, 5)
     for z in range(1, 104):
         element = Element.from_Z(z)
+        row, column = element.row - 1, element.group - 1
         if 57 <= z <= 71 or 89 <= z <= 103:  # the f block stands below
-            row, column = (7 if z <= 71 else 8), 2 + z - (57 if z <= 71 else 89)
-        else:
-            row, column = element.row - 1, element.group - 1
+            row, column = row + 2, 2 + (z - 57) % 32
         count = int(counts[numbers == z].sum())
         table[row, column] = count or np.nan
         ax.text(column, row - 0.12, element.symbol, ha="center", va="center", fontsize=10, color="black" if count else "#aaaaaa")
@@ -108,12 +100,7 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
 
 
 def space_group(structure: Structure, symprec: float) -> int:
-    """Return the number of the space group, 1-230; 0 where there is none: no atoms, or atoms on top of each other.
-
-    Args:
-        structure: any pymatgen structure.
-        symprec: largest distance (Å) of an atom from its symmetric position.
-    """
+    """Return the space group, 1-230, at a tolerance (Å); 0: no atoms, or atoms on each other."""
     if not len(structure):
         return 0
     try:
@@ -133,28 +120,26 @@ def crystal_system(number: int) -> str:
 
 
 def reduced_formula(structure: Structure) -> str:
-    """Return the formula in the smallest whole numbers, elements by electronegativity, as the paper writes it: NaO, where pymatgen says Na2O2."""
+    """Return the formula in smallest whole numbers, as the paper: NaO where pymatgen says Na2O2."""
     return _formula(structure.composition)
 
 
 def in_our_spelling(formulas: str) -> list[str]:
-    """Write the paper's formulas, separated by blanks, as `reduced_formula` does: TePb2S for its Pb2STe."""
+    """Write the paper's formulas, separated by blanks, as `reduced_formula`: TePb2S for Pb2STe."""
     return [_formula(Composition(formula)) for formula in formulas.split()]
 
 
 def _formula(composition: Composition) -> str:
+    """Return it with the elements by electronegativity."""
     counts = {name: round(n) for name, n in composition.get_el_amt_dict().items()}
     divisor = math.gcd(*counts.values()) if counts else 1
-    names = sorted(counts, key=lambda name: (Element(name).X if Element(name).X == Element(name).X else 10.0, name))  # noble gases have no value
+    names = sorted(counts, key=lambda name: (np.nan_to_num(Element(name).X, nan=10.0), name))  # noble gases have no value
     return "".join(f"{name}{counts[name] // divisor if counts[name] > divisor else ''}" for name in names) or NOTHING
 
 
 @functools.lru_cache(maxsize=4096)
 def charge_balanced(formula: str) -> bool:
-    """Tell whether the elements have oxidation states that add up to zero, by pymatgen's guesses (states in the ICSD, mixed valence allowed).
-
-    An element alone is neutral.
-    """
+    """Tell whether pymatgen's oxidation states add up to zero; they do for a single element."""
     if formula == NOTHING:
         return False
     composition = Composition(formula)
@@ -162,17 +147,16 @@ def charge_balanced(formula: str) -> bool:
 
 
 def smallest_distance(structure: Structure) -> float:
-    """Return the distance (Å) of the two nearest atoms, an atom's own images included; NaN without atoms."""
+    """Return the distance (Å) of the two nearest atoms or own images of one; NaN without atoms."""
     if not len(structure):
         return math.nan
-    distances = structure.distance_matrix[np.triu_indices(len(structure), 1)]
-    return float(min([*distances.tolist(), *structure.lattice.abc]))
+    return float(min(*structure.distance_matrix[np.triu_indices(len(structure), 1)], *structure.lattice.abc))
 
 
 def structure_distance(a: Structure, b: Structure) -> float:
-    """Return the mean distance (Å) from an atom of one structure to the nearest of the other, averaged over both directions.
+    """Return the mean distance (Å) from an atom of one structure to the nearest of the other.
 
-    Fractional coordinates are compared, periodic, in the mean of both cells, whatever the elements; NaN where one has no atoms.
+    It is averaged over both directions. Fractional coordinates are compared, periodic, in the mean of both cells, whatever the elements; NaN where one has no atoms.
     """
     if not len(a) or not len(b):
         return math.nan

@@ -1,7 +1,8 @@
-"""Errors against the number of atoms in the cell (Figure 4), from recorded runs; no model is needed."""
+"""Errors against the number of atoms in the cell (Figure 4), from recorded runs alone."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from nesf.records import MATERIAL_COLUMNS, RecordedRun
-from nesf_studies.paper import shown_method
+from nesf_studies.record import shown_method
 from nesf_studies.style import DRAWN, METHOD_COLOURS, NESF, subplots
 
 FEWEST = 10  # materials; the paper leaves numbers of atoms out that fewer have (caption of Figure 4)
@@ -26,17 +27,12 @@ _MARKERS = {"nesf": "o", "copy": "s", "oracle": "^"}
 def materials_of(
     runs: Sequence[RecordedRun], dataset: str, method: str, *, preset: str | None = None, splits: Sequence[str] = ("test",)
 ) -> pd.DataFrame:
-    """Join the materials of all recorded seeds or folds of a method.
+    """Join the materials of all recorded seeds or folds of a method, named by `shown_method`.
 
-    Args:
-        runs: recorded runs.
-        dataset: name.
-        method: as in comparisons (`nesf_studies.paper.shown_method`): nesf, copy, oracle, icsg3d-repaired, ...
-        preset: None for any but trials of a recipe.
-        splits: train, val, test; those that a run does not have are left out.
+    Without a `preset`, trials of a recipe are left out; so are splits that a run does not have.
 
     Returns:
-        `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` = detected − actual; without a row where nothing is recorded.
+        `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` = detected − actual.
     """
     chosen = [r for r in runs if (r.run["dataset"]["name"], shown_method(r.run["method"], r.run["preset"])) == (dataset, method) and r.metrics]
     chosen = [r for r in chosen if (r.run["preset"] == preset if preset else not r.run["preset"].startswith("trial-"))]
@@ -53,17 +49,15 @@ def by_number_of_atoms(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.D
     paper: «x-axis points counting less than 10 materials samples» are left out / here: different materials are counted, however many seeds there are.
 
     Returns:
-        One row per error (`ERRORS`) and number of atoms: `error`, `n_atoms`, `n_materials` (different ones), `n_samples` (over all seeds, those for
-        which the error is defined: without a detected atom there is no position error), `low`, `median`, `high` (16th, 50th and 84th percentile),
-        `shown` (whether there are at least `fewest` materials).
+        `error` (of `ERRORS`), `n_atoms`, `n_materials` (different ones), `n_samples` (over all seeds, where the error is defined: without a detected
+        atom there is no position error), `low`, `median`, `high` (16th, 50th, 84th percentile), `shown` (at least `fewest` materials).
     """
     rows = []
-    for error in ERRORS:
-        for n, group in materials.groupby("n_atoms_actual"):
-            values = group[error].dropna().to_numpy(float)
-            low, median, high = np.percentile(values, [16, 50, 84]) if len(values) else (np.nan,) * 3
-            count = group["id"].nunique()
-            rows.append((error, int(n), count, len(values), low, median, high, count >= fewest))
+    for error, (n, group) in itertools.product(ERRORS, materials.groupby("n_atoms_actual")):
+        values = group[error].dropna().to_numpy(float)
+        range_68 = np.percentile(values, [16, 50, 84]) if len(values) else (np.nan,) * 3
+        count = group["id"].nunique()
+        rows.append((error, int(n), count, len(values), *range_68, count >= fewest))
     return pd.DataFrame(rows, columns=["error", "n_atoms", "n_materials", "n_samples", "low", "median", "high", "shown"])
 
 
@@ -81,39 +75,35 @@ def claims(materials: pd.DataFrame, *, fewest: int = FEWEST) -> dict[str, float]
     """Return the numbers that check what the paper says of Figure 4.
 
     Returns:
-        Shares in percent, over all seeds: `right`, `too few`, `too many` atoms among all materials; `least right`: the share of materials with the right
-        number of atoms in the shown class where it is smallest; `both species right`: among the materials with two atoms. `position trend`,
-        `species trend`: Spearman's rank correlation of the error with the number of atoms. NaN where there is nothing to count.
+        Percent over all seeds: `right`, `too few`, `too many` atoms; `least right`: materials with the right number of atoms in the shown class where
+        they are fewest; `both species right`: of the materials with two atoms. `position trend`, `species trend`: Spearman's rank correlation of the
+        error with the number of atoms. NaN where there is nothing to count.
     """
-    difference = materials["n_atoms_difference"].to_numpy(float)
-    classes = [g for _, g in materials.groupby("n_atoms_actual") if g["id"].nunique() >= fewest]
-    two = materials[materials["n_atoms_actual"] == 2]
+    difference, sizes = materials["n_atoms_difference"], materials["n_atoms_actual"]
+    classes = [g["n_atoms_difference"] for _, g in materials.groupby("n_atoms_actual") if g["id"].nunique() >= fewest]
 
-    def share(values: np.ndarray) -> float:
-        return 100 * float(np.mean(values)) if len(values) else float("nan")
+    def percent(holds: pd.Series) -> float:
+        return 100 * float(holds.mean())
 
     def trend(error: str) -> float:
-        known = materials[materials[error].notna()]
-        if known["n_atoms_actual"].nunique() < 2 or known[error].nunique() < 2:
-            return float("nan")
-        return float(spearmanr(known["n_atoms_actual"], known[error]).statistic)
+        known = materials[[error, "n_atoms_actual"]].dropna()
+        return float(spearmanr(known).statistic) if known.nunique().min() > 1 else float("nan")
 
     return {
-        "right": share(difference == 0),
-        "too few": share(difference < 0),
-        "too many": share(difference > 0),
-        "least right": min((share(g["n_atoms_difference"].to_numpy() == 0) for g in classes), default=float("nan")),
-        "both species right": share(two["species_error_actual_percent"].to_numpy(float) == 0),
+        "right": percent(difference == 0),
+        "too few": percent(difference < 0),
+        "too many": percent(difference > 0),
+        "least right": min((percent(of_class == 0) for of_class in classes), default=float("nan")),
+        "both species right": percent(materials["species_error_actual_percent"][sizes == 2] == 0),
         "position trend": trend("position_error_actual_angstrom"),
         "species trend": trend("species_error_actual_percent"),
     }
 
 
 def verdicts(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
-    """Compare the paper's claims about Figure 4 with recorded runs of one dataset and method.
+    """Compare the paper's claims about Figure 4 with the materials of one dataset and method.
 
-    Returns:
-        One row per claim: `ours` (text) and `verdict`: agrees, differs or «–» where there is nothing to say it of.
+    A row a claim, columns `ours` and `verdict`: agrees, differs or «–» where there is nothing to say it of.
     """
     found, table = claims(materials, fewest=fewest), by_number_of_atoms(materials, fewest=fewest)
     positions = table[(table["error"] == "position_error_actual_angstrom") & table["shown"]]["median"].to_numpy()
@@ -130,22 +120,20 @@ def verdicts(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
 
 
 def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
-    """Draw Figure 4: a column a dataset, a row an error; medians (points) and 68 % ranges (bands, or bars where there is one class) of each method.
+    """Draw Figure 4: a column a dataset, a row an error; medians and 68 % ranges of each method.
 
     The tables, title of the dataset to method to table, are of `by_number_of_atoms`; classes that are not `shown` are left out.
     """
     figure, axes = subplots(len(tables), 4.6 * len(tables), 2.3 * len(ERRORS) + 0.6, n_rows=len(ERRORS))
     handles = {}
-    for k, ax in enumerate(axes):
-        row, column = divmod(k, len(tables))
-        error, (title, methods) = list(ERRORS)[row], list(tables.items())[column]
-        numbers = sorted({int(n) for table in methods.values() for n in table[table["shown"]]["n_atoms"]})
-        for i, (method, table) in enumerate(methods.items()):
-            part = table[(table["error"] == error) & table["shown"]].sort_values("n_atoms")
+    for ax, (error, methods) in zip(axes, itertools.product(ERRORS, tables.values()), strict=True):
+        shown = {method: table[(table["error"] == error) & table["shown"]].sort_values("n_atoms") for method, table in methods.items()}
+        numbers = np.unique(np.concatenate([part["n_atoms"] for part in shown.values()]))
+        for i, (method, part) in enumerate(shown.items()):
             # evenly spaced: the small numbers of atoms are the frequent ones
             x = np.searchsorted(numbers, part["n_atoms"]) + 0.07 * (i - (len(methods) - 1) / 2)
             colour, marker = METHOD_COLOURS.get(method, NESF), _MARKERS.get(method, "D")
-            low, middle, high = (part[name].to_numpy(float) for name in ("low", "median", "high"))
+            low, middle, high = part[["low", "median", "high"]].to_numpy(float).T
             if len(part) > 1:
                 ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             ax.vlines(x, low, high, color=colour, linewidth=1)
@@ -160,8 +148,11 @@ def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         if len(numbers) == 1:
             ax.set_xlim(-1, 1)
         ax.grid(axis="y", alpha=0.3)
-        ax.set_ylabel("" if column else ERRORS[error])
-        ax.set_title("" if row else title, fontsize="medium")
-        ax.set_xlabel("atoms in the cell" if row == len(ERRORS) - 1 else "")
+    for ax, title in zip(axes, tables, strict=False):
+        ax.set_title(title, fontsize="medium")
+    for ax, label in zip(axes[:: len(tables)], ERRORS.values(), strict=True):
+        ax.set_ylabel(label)
+    for ax in axes[-len(tables) :]:
+        ax.set_xlabel("atoms in the cell")
     figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=len(handles), frameon=False)
     return figure

@@ -1,7 +1,8 @@
-"""Reconstruction examples (Figure 3): the best, the median and the worst crystals of a split, chosen by rule."""
+"""Reconstruction examples (Figure 3): best, median and worst crystals of a split, by rule."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nesf.baselines import copy_nearest
-from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import oracle, reconstruct
@@ -24,7 +24,8 @@ from nesf_studies.crystals import draw_crystal
 from nesf_studies.style import subplots
 
 PLACES = ("best", "median", "worst")
-# By what crystals are sorted, one after the other where the one before is equal; the id comes last, so that no two are equal.
+# By what crystals are sorted, one after the other where the one before is equal; the id comes last, so that no two are equal. A crystal in which nothing
+# is detected has no position error and comes after all others.
 RULE = ("position_error_actual_angstrom", "n_atoms_error", "species_error_actual_percent", "id")
 SHOWN = (
     "n_atoms_actual",
@@ -53,24 +54,14 @@ class Parameters:
 
 
 def ranking(materials: pd.DataFrame) -> np.ndarray:
-    """Sort crystals from best to worst.
-
-    By the position error (actual), where it is equal by how far the number of atoms is off, then by the species error (actual), then by the id. A
-    crystal in which nothing is detected has no position error and comes after all others.
-
-    Args:
-        materials: `nesf.metrics.Metrics.materials`.
-
-    Returns:
-        Indices of its rows, best first.
-    """
+    """Return the rows of `nesf.metrics.Metrics.materials` by `RULE`, the best crystal first."""
     keys = materials.assign(n_atoms_error=(materials["n_atoms_detected"] - materials["n_atoms_actual"]).abs())
     keys = keys.fillna({RULE[0]: np.inf}).reset_index(drop=True)
     return keys.sort_values(list(RULE), kind="stable").index.to_numpy()
 
 
 def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
-    """Return the first, the middle and the last n of a ranking [B], none twice; the median ones are those around place B / 2.
+    """Return the first n of a ranking [B], the n around place B / 2 and the last n, none twice.
 
     Raises:
         DataError: fewer crystals than three times n.
@@ -85,7 +76,7 @@ def choose(order: np.ndarray, n_each: int) -> dict[str, np.ndarray]:
 
 
 def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
-    """Return the reconstruction of some crystals of a split, from a run folder of the voxel baseline or a packed file.
+    """Return crystals as the voxel baseline reconstructs them: its run folder, or a packed file.
 
     Only these crystals are decoded where the folder holds weights and no reconstruction of the split.
 
@@ -98,7 +89,7 @@ def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
         baseline = VoxelBaseline.load(folder)
         return baseline.reconstruct(actual, seed=baseline.info["seed"]).crystals
     theirs = Crystals.load(file)
-    known = [i for i, identifier in enumerate(theirs.ids) if identifier in set(actual.ids)]
+    known = np.flatnonzero(np.isin(theirs.ids, actual.ids))
     if len(known) < len(actual):
         raise DataError(f"{path}: holds {len(known)} of the {len(actual)} examples; reconstruct the whole {split} split")
     return align(actual, theirs.select(known))
@@ -107,14 +98,9 @@ def read_baseline(path: str, split: str, actual: Crystals) -> Crystals:
 def compare(
     crystals: Crystals, detected: Crystals, train: Crystals, model: TrainedModel, parameters: Parameters
 ) -> dict[str, pd.DataFrame | Crystals]:
-    """Choose examples and set all methods beside each other on them.
+    """Choose examples among B crystals of a split and compare all methods on them.
 
-    Args:
-        crystals: B crystals of the split.
-        detected: what the model gave for them, same ids and order.
-        train: the training split, from which `copy` takes the nearest crystal.
-        model: its box and vocabulary serve the oracle.
-        parameters: `n_each`, `mode` and `icsg3d` are used.
+    The model gave `detected` for them, same ids and order; `copy` takes the nearest crystals of `train`.
 
     Returns:
         `examples`: a row per crystal and method, best first, with `place`, `rank` (1 is the best), `of` (B), errors as in `materials.csv`; `actual`, `nesf`,
@@ -124,55 +110,50 @@ def compare(
     places = choose(order, parameters.n_each)
     rows = np.concatenate(list(places.values()))
     actual = crystals.select(rows)
-    config = ReconstructionConfig(mode=parameters.mode)
-    methods = {
-        "nesf": detected.select(rows),
-        "copy": copy_nearest(train, actual),
-        "oracle": oracle(actual, model.box, model.vocabulary, config).crystals,
-    }
+    config = replace(model.config.decoding, mode=parameters.mode)
+    perfect = oracle(actual, model.box, model.vocabulary, config).crystals
+    methods = {"nesf": detected.select(rows), "copy": copy_nearest(train, actual), "oracle": perfect}
     if parameters.icsg3d:
         methods["icsg3d"] = read_baseline(parameters.icsg3d, parameters.split, actual)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
+    place, rank = np.repeat(list(places), parameters.n_each), order.argsort()[rows] + 1
     tables = []
     for method, found in methods.items():
         errors = evaluate(actual, found).materials
         formulas = [s.composition.reduced_formula if len(s) else "" for s in found.to_structures()]
-        about = pd.DataFrame({"place": np.repeat(list(places), parameters.n_each), "rank": rank[rows], "of": len(order), "method": method})
-        tables.append(about.assign(id=errors["id"], formula=errors["formula"], formula_detected=formulas, **{name: errors[name] for name in SHOWN}))
+        about = pd.DataFrame({"place": place, "rank": rank, "of": len(order), "method": method})
+        named = errors[["id", "formula"]].assign(formula_detected=formulas)
+        tables.append(pd.concat([about, named, errors[list(SHOWN)]], axis=1))
     table = pd.concat(tables, ignore_index=True).sort_values("rank", kind="stable", ignore_index=True)
     shown = {"actual": actual} | {method: found for method, found in methods.items() if method != "oracle"}
     return {"examples": table, **{method: replace(found, properties={}) for method, found in shown.items()}}
 
 
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame | Crystals]:
-    """Reconstruct a split and compare all methods on its best, median and worst crystals; see `compare` for what is returned."""
+    """Reconstruct a split and `compare` all methods on its best, median and worst crystals."""
     crystals = dataset.split(parameters.split)
     if parameters.n_crystals:
         crystals = crystals.select(range(min(parameters.n_crystals, len(crystals))))
     choose(np.arange(len(crystals)), parameters.n_each)  # too few crystals are refused before anything is computed
-    detected = reconstruct(model, crystals, ReconstructionConfig(mode=parameters.mode), progress=progress).crystals
+    detected = reconstruct(model, crystals, replace(model.config.decoding, mode=parameters.mode), progress=progress).crystals
     return compare(crystals, detected, dataset.split("train"), model, parameters)
 
 
 def example_grid(table: pd.DataFrame, crystals: Mapping[str, Crystals], names: Mapping[str, str], *, title: str = "") -> Figure:
-    """Draw Figure 3: a row an example of the table of `compare`, a column the true crystal (`actual`) or a method's reconstruction of it."""
-    rows = table.drop_duplicates("id")
-    figure, axes = subplots(len(crystals), 2.2 * max(4, len(crystals)), 2.5 * len(rows), n_rows=len(rows))
-    for i, row in enumerate(rows.itertuples()):
-        for j, (method, batch) in enumerate(crystals.items()):
-            ax = axes[i * len(crystals) + j]
-            (structure,) = batch.select([batch.ids.index(row.id)]).to_structures()
-            draw_crystal(ax, structure)
-            ax.set_title(example_caption(table, row.id, method).replace("; ", "\n"), fontsize=8)
-            if i == 0:
-                ax.annotate(names[method], (0.5, 1), (0, 39), xycoords="axes fraction", textcoords="offset points", ha="center", fontweight="bold")
+    """Draw Figure 3: a row an example of `compare`, a column the true crystal or a method's."""
+    ids = table["id"].unique()
+    figure, axes = subplots(len(crystals), 2.2 * max(4, len(crystals)), 2.5 * len(ids), n_rows=len(ids))
+    for ax, (identifier, (method, batch)) in zip(axes, itertools.product(ids, crystals.items()), strict=True):
+        (structure,) = batch.select([batch.ids.index(identifier)]).to_structures()
+        draw_crystal(ax, structure)
+        ax.set_title(example_caption(table, identifier, method).replace("; ", "\n"), fontsize=8)
+    for ax, method in zip(axes, crystals, strict=False):
+        ax.annotate(names[method], (0.5, 1), (0, 39), xycoords="axes fraction", textcoords="offset points", ha="center", fontweight="bold")
     figure.suptitle(title)
     return figure
 
 
 def example_caption(table: pd.DataFrame, identifier: str, method: str) -> str:
-    """Return the caption of a crystal, in parts with semicolons between: for the true one its rank, for a method's its formula and errors."""
+    """Return a crystal's caption: of the true one the rank, of a method's formula and errors."""
     row = table[(table["id"] == identifier) & ((table["method"] == method) | (method == "actual"))].iloc[0]
     if method == "actual":
         return f"{row['place']} ({row['rank']} of {row['of']}); {row['formula']}, {row['n_atoms_actual']} atoms; {row['id']}"

@@ -1,7 +1,8 @@
-"""Position and species field of a crystal, learned and true: on a plane through it, and their errors by distance (Figures 1 and 2)."""
+"""Position and species field of a crystal, learned and true, and their errors (Figures 1 and 2)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -19,22 +20,18 @@ from nesf.fields import Queries, nearest_atom
 from nesf.metrics import align
 from nesf.saved import TrainedModel
 from nesf_studies.crystals import cell_corners, draw_crystal
-from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, element_colours, element_handles, subplots
+from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, draw_species, element_colours, element_handles, subplots
 
 DISTANCES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # Å; classes of the distance to the nearest atom
 IN_SLICE = 0.1  # Å; an atom this near to a slice is drawn as lying in it
-_TRUE, _LEARNED = ("true_x", "true_y", "true_z"), ("learned_x", "learned_y", "learned_z")
+_VECTORS = {name: [f"{name}_{axis}" for axis in "xyz"] for name in ("true", "learned")}  # columns of `plane_fields`
 
 # Points [..., 3] (Å) to vectors to the nearest atom [..., 3] (Å) and atomic numbers [...], of one crystal.
 PointFields = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def encode_one(model: TrainedModel, crystals: Crystals) -> NeuralFields:
-    """Return the fields that a model gives for one crystal (Eq. 1).
-
-    Raises:
-        DataError: not exactly one crystal, or an element that the model does not know.
-    """
+    """Return the fields that a model gives for one crystal, of elements that it knows (Eq. 1)."""
     return NeuralFields(model.autoencoder, model.encode(_one(crystals)))
 
 
@@ -69,13 +66,13 @@ def _one(crystals: Crystals) -> Crystals:
 
 
 def fullest_plane(crystals: Crystals) -> float:
-    """Return the height z (Å) at which most atoms of the first crystal lie; of several, the lowest."""
+    """Return the height z (Å), the lowest of several, at which most atoms of a crystal lie."""
     heights, counts = np.unique(crystals.positions[crystals.atoms(0), 2].round(2), return_counts=True)
     return float(heights[counts.argmax()])
 
 
 def best_for_slice(crystals: Crystals) -> int:
-    """Return the smallest crystal with two elements and three atoms in its fullest plane: a slice through it shows most, and stays clear."""
+    """Return the smallest crystal with two elements and three atoms in its fullest plane."""
 
     def shown(i: int) -> tuple[int, int, int]:
         one = crystals.select([i])
@@ -86,17 +83,13 @@ def best_for_slice(crystals: Crystals) -> int:
 
 
 def plane_fields(crystals: Crystals, learned: PointFields, *, height: float | None = None, n: int = 126) -> pd.DataFrame:
-    """Evaluate the true and learned (or other) fields on a horizontal plane through one crystal and 0.5 Å around its cell; `compare_fields` draws them.
+    """Evaluate the true and learned (or other) fields of one crystal on a plane of n² points.
 
-    Args:
-        crystals: a batch of one crystal.
-        learned: of `learned_field`, or other fields.
-        height: z of the plane, Å; by default the height at which most atoms lie.
-        n: points along each axis.
+    The plane is horizontal, by default at the height where most atoms lie, through the cell and 0.5 Å around it; `compare_fields` draws it.
 
     Returns:
-        n² rows: `x`, `y`, `z` (Å), `inside` the cell, `true_x` … `true_z` and `learned_x` … `learned_z` (vectors, Å), `true_species` and
-        `learned_species` (atomic numbers).
+        `x`, `y`, `z` (Å), `inside` the cell, `true_x` … `true_z` and `learned_x` … `learned_z` (vectors, Å), `true_species` and `learned_species`
+        (atomic numbers).
     """
     points, _ = _plane(_one(crystals), fullest_plane(crystals) if height is None else height, n)
     points = points.reshape(-1, 3)
@@ -104,20 +97,20 @@ def plane_fields(crystals: Crystals, learned: PointFields, *, height: float | No
     columns = dict(zip("xyz", points.T, strict=True)) | {"inside": ((fractional > -1e-6) & (fractional < 1 + 1e-6)).all(1)}
     for name, field in (("true", true_field(crystals)), ("learned", learned)):
         vectors, species = field(points)
-        columns |= {f"{name}_{k}": v for k, v in zip("xyz", vectors.T, strict=True)} | {f"{name}_species": species}
+        columns |= dict(zip(_VECTORS[name], vectors.T, strict=True)) | {f"{name}_species": species}
     return pd.DataFrame(columns)
 
 
 def plane_agreement(table: pd.DataFrame, *, near: float = 0.5) -> dict[str, float]:
-    """Summarise how far the fields of `plane_fields` agree on the part of the plane that lies in the cell.
-
-    Two steps that end nearer to each other than `near` (Å) go to the same atom.
+    """Summarise how far the fields of `plane_fields` agree inside the cell.
 
     Returns:
-        `difference_median`, `difference_84` (Å: half of the points, and 84 % of them, differ by less), `same_end_percent`, `same_species_percent`.
+        `difference_median`, `difference_84` (Å: half of the points, and 84 % of them, differ by less), `same_end_percent` (two steps that end nearer to
+        each other than `near`, Å, go to the same atom), `same_species_percent`.
     """
     inside = table[table["inside"]]
-    difference = np.linalg.norm(inside[list(_LEARNED)].to_numpy() - inside[list(_TRUE)].to_numpy(), axis=1)
+    true, learned = (inside[columns].to_numpy() for columns in _VECTORS.values())
+    difference = np.linalg.norm(learned - true, axis=1)
     return {
         "difference_median": float(np.median(difference)),
         "difference_84": float(np.percentile(difference, 84)),
@@ -128,21 +121,14 @@ def plane_agreement(table: pd.DataFrame, *, near: float = 0.5) -> dict[str, floa
 
 @torch.no_grad()
 def field_errors(model: TrainedModel, crystals: Crystals, others: Mapping[str, Crystals], *, n_points: int = 400, seed: int = 0) -> pd.DataFrame:
-    """Measure errors of the learned fields by the distance to the nearest atom; and of the true fields of other crystals in their place.
+    """Measure errors of the learned fields, and of fields in their place, by distance to an atom.
 
-    Queries are `n_points` per crystal, half of them uniform in the cell, half around atoms (Gaussian, σ = 0.5 Å), the same for all.
-
-    Args:
-        model: a trained model.
-        crystals: B crystals.
-        others: name to B crystals with the same ids, whose true fields stand in for the learned ones (copies of training crystals, say).
-        n_points: queries for each crystal.
-        seed: of the queries.
+    Queries are `n_points` per crystal, half of them uniform in the cell, half around atoms (Gaussian, σ = 0.5 Å), the same for all. `others` are crystals
+    with the same ids, whose true fields stand in for the learned ones (copies of training crystals, say).
 
     Returns:
-        One row per field and class of the distance (`DISTANCES`): `field` (`nesf` or a name of `others`), `from`, `to` (Å), `n_points`, `low`, `median`,
-        `high`: length of the difference between the field and the true one (16th, 50th, 84th percentile, Å); `species`: share of the points at which both
-        name the same element, %.
+        One row per field (`nesf` or a name of `others`) and class of the distance (`DISTANCES`): `field`, `from`, `to` (Å), `n_points`, `low`, `median`,
+        `high`: length of the difference between the field and the true one (16th, 50th, 84th percentile, Å); `species`: points with the right element, %.
     """
     queries = Queries(_random_points(crystals, n_points, seed), None)
     vectors, species = nearest_atom(queries, pad(crystals, model.vocabulary))
@@ -156,10 +142,10 @@ def field_errors(model: TrainedModel, crystals: Crystals, others: Mapping[str, C
     for name, (its_vectors, its_species) in fields.items():
         error = (its_vectors - vectors).norm(dim=-1).flatten().numpy()
         same = (its_species == species).flatten().numpy()
-        for k in range(len(DISTANCES) - 1):
+        for k, ends in enumerate(itertools.pairwise(DISTANCES)):
             inside = classes == k
             values = (*np.percentile(error[inside], [16, 50, 84]), 100 * same[inside].mean()) if inside.any() else (np.nan,) * 4
-            rows.append((name, DISTANCES[k], DISTANCES[k + 1], int(inside.sum()), *values))
+            rows.append((name, *ends, int(inside.sum()), *values))
     return pd.DataFrame(rows, columns=["field", "from", "to", "n_points", "low", "median", "high", "species"])
 
 
@@ -176,11 +162,7 @@ def _random_points(crystals: Crystals, n: int, seed: int) -> torch.Tensor:
 
 
 def structure_field(crystals: Crystals, *, field: PointFields | None = None, title: str = "") -> Figure:
-    """Draw position field (arrows) and species field (colours) of one crystal on the plane that holds most atoms, as in Fig. 1a; by default the true ones.
-
-    Raises:
-        DataError: not exactly one crystal.
-    """
+    """Draw the fields of one crystal, by default the true ones, on its fullest plane (Fig. 1a)."""
     field = field or true_field(crystals)
     height = fullest_plane(_one(crystals))
     figure, (left, right) = subplots(2, 8.8, 4.2)
@@ -188,8 +170,7 @@ def structure_field(crystals: Crystals, *, field: PointFields | None = None, tit
     left.set_title("position field: to the nearest atom")
     points, extent = _plane(crystals, height, 200)
     species = field(points)[1]
-    present = np.unique(np.concatenate([species.ravel(), crystals.species]))
-    _draw_species_field(right, species, present, extent)
+    draw_species(right, species, np.union1d(species, crystals.species), extent=extent, alpha=0.6)
     _draw_atoms(right, crystals, height)
     right.legend(handles=element_handles(np.unique(crystals.species)), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     right.set_title("species field: its element")
@@ -199,33 +180,31 @@ def structure_field(crystals: Crystals, *, field: PointFields | None = None, tit
     return figure
 
 
-def compare_fields(crystals: Crystals, table: pd.DataFrame, *, title: str = "", arrows: int = 18) -> Figure:
-    """Draw position field (above) and species field (below) on a plane: true, learned, and where they differ; from the table of `plane_fields`, with so many arrows along each axis."""
+def compare_fields(crystals: Crystals, table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the table of `plane_fields`: true fields, learned fields, and where they differ."""
     n = round(len(table) ** 0.5)
-    square = {name: table[name].to_numpy().reshape(n, n) for name in table.columns}
-    x, y, height = square["x"], square["y"], float(table["z"].iloc[0])
-    extent = (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
-    vectors = {name: np.stack([square[k] for k in keys], -1) for name, keys in (("true", _TRUE), ("learned", _LEARNED))}
-    distances = {name: np.linalg.norm(v, axis=-1) for name, v in vectors.items()}
+    x, y, *species = (table[name].to_numpy().reshape(n, n) for name in ("x", "y", "true_species", "learned_species"))
+    height, extent = float(table["z"].iloc[0]), (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
+    vectors = [table[columns].to_numpy().reshape(n, n, 3) for columns in _VECTORS.values()]
+    distances = np.linalg.norm(vectors, axis=-1)
     figure, axes = subplots(3, 9.2, 6.6, n_rows=2)
-    step = max(1, n // arrows)
+    step = max(1, n // 18)
     part = (slice(step // 2, None, step),) * 2
-    for ax, name in zip(axes[:2], vectors, strict=True):
-        u, v = vectors[name][part][..., 0], vectors[name][part][..., 1]
-        drawn = ax.quiver(x[part], y[part], u, v, distances[name][part], angles="xy", scale_units="xy", scale=3, width=0.006, cmap="viridis_r")
-        drawn.set_clim(0, float(distances["true"].max()))
+    for ax, name, vector, distance in zip(axes[:2], _VECTORS, vectors, distances, strict=True):
+        u, v, _ = np.moveaxis(vector[part], -1, 0)
+        drawn = ax.quiver(x[part], y[part], u, v, distance[part], angles="xy", scale_units="xy", scale=3, width=0.006, cmap="viridis_r")
+        drawn.set_clim(0, float(distances[0].max()))
         ax.set_title(f"position field, {name}")
     figure.colorbar(drawn, ax=axes[:2], label="distance to the nearest atom, Å", shrink=0.8)
-    difference = np.linalg.norm(vectors["learned"] - vectors["true"], axis=-1)
+    difference = np.linalg.norm(vectors[1] - vectors[0], axis=-1)
     image = axes[2].imshow(difference, cmap="magma_r", vmin=0, vmax=1, extent=extent, origin="lower")
     figure.colorbar(image, ax=axes[2], label="|learned − true|, Å", extend="max" if difference.max() > 1 else "neither", shrink=0.8, pad=0.02)
     axes[2].set_title("position field, difference")
-    present = np.unique(np.concatenate([square["true_species"].ravel(), square["learned_species"].ravel(), crystals.species]))
-    for ax, name in zip(axes[3:5], vectors, strict=True):
-        _draw_species_field(ax, square[f"{name}_species"], present, extent)
+    present = np.union1d(species, crystals.species)
+    for ax, name, named in zip(axes[3:5], _VECTORS, species, strict=True):
+        draw_species(ax, named, present, extent=extent, alpha=0.6)
         ax.set_title(f"species field, {name}")
-    other = square["true_species"] != square["learned_species"]
-    axes[5].imshow(other, cmap=ListedColormap(["white", ICSG3D]), vmin=0, vmax=1, extent=extent, origin="lower", alpha=0.7)
+    axes[5].imshow(species[0] != species[1], cmap=ListedColormap(["white", ICSG3D]), vmin=0, vmax=1, extent=extent, origin="lower", alpha=0.7)
     axes[5].set_title(f"another element: {100 - plane_agreement(table)['same_species_percent']:.1f} % of the cell")
     for k, ax in enumerate(axes):
         ax.title.set_fontsize(10)
@@ -237,7 +216,7 @@ def compare_fields(crystals: Crystals, table: pd.DataFrame, *, title: str = "", 
 
 
 def field_error_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the table of `field_errors`: the position field's with its 68 % range, and the species field's, against the distance to the nearest atom."""
+    """Draw the table of `field_errors`: the position field's with its 68 % range, the species'."""
     figure, (left, right) = subplots(2, 8.6, 3.4)
     for name, part in table.groupby("field", sort=False):
         part = part[part["n_points"] >= 10]
@@ -257,7 +236,7 @@ def field_error_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def overview(actual: Crystals, detected: Crystals, *, field: PointFields | None = None) -> Figure:
-    """Draw the idea in one picture: a crystal, the position field that the decoder gives for it (by default the true one), its reconstruction."""
+    """Draw a crystal, its position field (by default the true one) and its reconstruction."""
     figure = Figure(figsize=(11, 3.6))
     left, middle, right = (figure.add_axes((x, 0.02, 0.27, 0.84)) for x in (0.01, 0.365, 0.72))
     (before,), (after,) = actual.to_structures(), detected.to_structures()
@@ -276,7 +255,7 @@ def overview(actual: Crystals, detected: Crystals, *, field: PointFields | None 
 
 
 def _plane(crystals: Crystals, height: float, n: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Return a grid [n, n, 3] over the cell and 0.5 Å around it, and its extent (x0, x1, y0, y1), Å."""
+    """Return a grid [n, n, 3] over the cell and 0.5 Å around it, and its (x0, x1, y0, y1)."""
     corners = cell_corners(crystals.lattice[0])
     low, high = corners.min(0) - 0.5, corners.max(0) + 0.5
     x, y = np.meshgrid(np.linspace(low[0], high[0], n), np.linspace(low[1], high[1], n))
@@ -288,24 +267,15 @@ def _draw_position_field(ax: Axes, crystals: Crystals, field: PointFields, heigh
     distance = np.linalg.norm(field(points)[0], axis=-1)
     ax.imshow(distance, cmap="Greys", vmin=0, vmax=1.6 * distance.max(), extent=extent, origin="lower")
     points, _ = _plane(crystals, height, 18)
-    vectors = field(points)[0]
-    ax.quiver(
-        *points[..., :2].transpose(2, 0, 1), *vectors[..., :2].transpose(2, 0, 1), angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF
-    )
+    (x, y, _), (u, v, _) = np.moveaxis(np.stack([points, field(points)[0]]), -1, 1)
+    ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=3, width=0.004, color=NESF)
     _draw_atoms(ax, crystals, height)
 
 
-def _draw_species_field(ax: Axes, species: np.ndarray, present: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Draw atomic numbers [n, n] in the colours of the elements that are `present` (ascending)."""
-    index, colours = np.searchsorted(present, species), ListedColormap(element_colours(present))
-    ax.imshow(index, cmap=colours, vmin=-0.5, vmax=len(present) - 0.5, extent=extent, origin="lower", alpha=0.6)
-
-
 def _draw_atoms(ax: Axes, crystals: Crystals, height: float) -> None:
-    """Draw atoms of the slice as discs, atoms elsewhere as circles, the edges of the cell as lines."""
-    a, b = crystals.lattice[0, :2, :2]
-    outline = np.array([np.zeros(2), a, a + b, b, np.zeros(2)])
-    ax.plot(outline[:, 0], outline[:, 1], color="#404040", linewidth=1)
+    """Draw atoms of the slice as discs, atoms elsewhere as circles, edges of the cell as lines."""
+    outline = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]) @ crystals.lattice[0, :2, :2]
+    ax.plot(*outline.T, color="#404040", linewidth=1)
     for (x, y, z), colour in zip(crystals.positions, element_colours(crystals.species), strict=True):
         inside = abs(z - height) < IN_SLICE
         style = {"facecolor": colour, "edgecolor": "black"} if inside else {"fill": False, "edgecolor": colour, "linestyle": ":", "linewidth": 1.5}

@@ -1,4 +1,4 @@
-"""What every page of the book needs: checked parameters, its dataset and model, the recorded runs, and how metrics are named and written.
+"""What every page needs: checked parameters, dataset, model, recorded runs, names of metrics.
 
 torch is loaded by `open_dataset` and `open_model` only, so that a notebook's first cell can check its parameters at once.
 """
@@ -41,10 +41,8 @@ _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True 
 
 
 def limit_threads() -> None:
-    """Use one thread on a machine of up to 4 cores, unless OMP_NUM_THREADS is set.
-
-    Two threads wait for each other as soon as something else runs.
-    """
+    """Use one thread on a machine of up to 4 cores, unless OMP_NUM_THREADS is set."""
+    # two threads wait for each other as soon as something else runs
     if "OMP_NUM_THREADS" not in os.environ and (os.cpu_count() or 1) <= 4:
         os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are loaded from now on
         if "torch" in sys.modules:
@@ -52,13 +50,10 @@ def limit_threads() -> None:
 
 
 def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
-    """Refuse unknown parameter names and unusable values; papermill only warns of the former and accepts all of the latter.
+    """Refuse unknown names and values among a notebook's `globals()`, which papermill lets pass.
 
-    A notebook calls it right after its cell tagged `parameters`, whose declarations, `name: type = value  # help`, say which parameters there are.
-
-    Args:
-        namespace: the notebook's `globals()`.
-        choices: parameter name and the values that it may take.
+    A notebook calls it right after its cell tagged `parameters`, whose declarations, `name: type = value  # help`, say which parameters there are;
+    `choices` are the values that some of them may take.
 
     Raises:
         ConfigError: a name that is not declared, a value of another type, or none of its choices; the message names it.
@@ -80,12 +75,9 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
 
 
 def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str = "") -> Dataset:
-    """Load the dataset that a notebook's parameters name, fetch it if it is not on disk, and print which it is.
+    """Load the dataset that a notebook's parameters name, or fetch it, and print which it is.
 
     A fold of -1 is none; without `mirror`, a copy of the official release, it is downloaded; without `data_dir` datasets lie in the user's default folder.
-
-    Raises:
-        DataError: the dataset does not exist or cannot be fetched.
     """
     from nesf.data import load
 
@@ -96,16 +88,7 @@ def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str =
 
 
 def open_model(run: str, crystals: Dataset, *, device: str = "auto") -> tuple[TrainedModel, Path]:
-    """Load the trained model that a notebook's parameters name, print what it was trained on, and return it with its folder.
-
-    Args:
-        run: folder of the run; empty: the one that is recorded for the dataset.
-        crystals: the dataset of the page.
-        device: auto, cpu, cuda, ...
-
-    Raises:
-        DataError: there is no model, or none is recorded for the dataset.
-    """
+    """Load the model of a run (empty: the one recorded for the dataset), and print its training."""
     from nesf.saved import TrainedModel
 
     folder = Path(run) if run else recorded_run(crystals.name, fold=crystals.fold)

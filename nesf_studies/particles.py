@@ -1,8 +1,9 @@
-"""The reconstruction of one crystal step by step: what happens to each particle, as stills and as a film (Figure 2)."""
+"""The reconstruction of one crystal step by step, as stills and as a film (Figure 2)."""
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,31 +32,18 @@ MOMENTS = (0, 1, 2, 5, 64)  # iterations that are shown
 
 @dataclass(frozen=True)
 class Steps:
-    """The five steps of one crystal, with what happens to each particle.
+    """The five steps of one crystal: M particles, K clusters, N atoms, Q queries around each."""
 
-    Attributes:
-        moments: iterations to the positions [M, 3] (Å) of all particles after so many, the same particle in the same row.
-        scores: [M], Å, after the last iteration.
-        kept: [M], whether the score is at most `score_threshold`.
-        cluster: [M], the cluster of each kept particle, the best first; −1 of the others.
-        sizes: [K], particles in each cluster.
-        accepted: [K], whether they are enough for an atom.
-        positions: [N, 3], Å: detected atoms, the centres of the accepted clusters.
-        queries: [N, Q, 3], Å: the points around each atom at which the species field is asked.
-        answers: [N, Q], atomic numbers that it gives there.
-        species: [N], atomic numbers that most of them name.
-    """
-
-    moments: Mapping[int, np.ndarray]
-    scores: np.ndarray
-    kept: np.ndarray
-    cluster: np.ndarray
-    sizes: np.ndarray
-    accepted: np.ndarray
-    positions: np.ndarray
-    queries: np.ndarray
-    answers: np.ndarray
-    species: np.ndarray
+    moments: Mapping[int, np.ndarray]  # iterations to the positions [M, 3] (Å) after so many; a particle keeps its row
+    scores: np.ndarray  # [M], Å, after the last iteration
+    kept: np.ndarray  # [M], whether the score is at most `score_threshold`
+    cluster: np.ndarray  # [M], the cluster of each kept particle, the best first; −1 of the others
+    sizes: np.ndarray  # [K], particles in each cluster
+    accepted: np.ndarray  # [K], whether they are enough for an atom
+    positions: np.ndarray  # [N, 3], Å: detected atoms, the centres of the accepted clusters
+    queries: np.ndarray  # [N, Q, 3], Å: points around each atom at which the species field is evaluated
+    answers: np.ndarray  # [N, Q], atomic numbers that it gives there
+    species: np.ndarray  # [N], atomic numbers that most of them name
 
     def at(self, moments: Sequence[int]) -> Steps:
         """Return the same steps with some of the moments."""
@@ -66,25 +54,17 @@ class Steps:
 def follow(
     fields: StructureFields, box: Box, vocabulary: Sequence[int], config: ReconstructionConfig | None = None, moments: Sequence[int] = MOMENTS
 ) -> Steps:
-    """Decode one crystal and keep all intermediate results.
+    """Decode one crystal by the steps of `nesf.decode` and keep all intermediate results.
 
-    The steps are those of `nesf.decode`. No particle stops early (`converged` = 0), so that each keeps its row; where it ends differs by less than
-    `converged`.
-
-    Args:
-        fields: of one crystal.
-        box: bounding box of the dataset, Å.
-        vocabulary: atomic numbers along the species axis.
-        config: its `iterations` is ignored: the last moment takes its place; the rule for positions is the paper's.
-        moments: iterations to keep, ascending.
+    No particle stops early (`converged` = 0), so that each keeps its row; where it ends differs by less than `converged`.
+    Of the config, by default the paper's, the last of the ascending `moments` replaces `iterations`, and the rule for positions is the paper's.
     """
     config = replace(config or ReconstructionConfig(), converged=0.0, mode="exact", atom_position="lowest_score")
     particles = initialize_particles(box, 1, config)
     positions: dict[int, np.ndarray] = {}
-    before = 0
-    for moment in moments:
+    for before, moment in itertools.pairwise((0, *moments)):
         particles = move_particles(fields, particles, replace(config, iterations=moment - before))
-        positions[moment], before = particles.positions.numpy().copy(), moment
+        positions[moment] = particles.positions.numpy().copy()
     scores = score_particles(fields, particles, config).scores
     kept = scores <= config.score_threshold
     inside = particles.positions[kept]
@@ -105,7 +85,7 @@ def follow(
 
 
 def particles_left(steps: Steps) -> pd.DataFrame:
-    """Count the particles: how far they still go at each moment, how many are kept, in how many clusters, accepted and rejected."""
+    """Count the particles: how far they still go at each moment, how many are kept and accepted."""
     *_, end = steps.moments.values()
     rows = [
         (f"after {moment} iterations", len(end), f"{np.median(np.linalg.norm(positions - end, axis=1)):.4f} Å from the end (median)")
@@ -119,21 +99,18 @@ def particles_left(steps: Steps) -> pd.DataFrame:
 
 
 def steps_table(steps: Steps) -> pd.DataFrame:
-    """Return what `reconstruction_steps` draws: a row per particle and moment; score and cluster are those of the end (cluster −1: dropped)."""
-    parts = []
-    for moment, positions in steps.moments.items():
-        columns = {"iterations": moment, "particle": range(len(positions)), **dict(zip("xyz", positions.T, strict=True))}
-        parts.append(pd.DataFrame(columns | {"score": steps.scores, "cluster": steps.cluster}))
-    return pd.concat(parts, ignore_index=True)
+    """Return a row per particle and moment; score and cluster (−1: dropped) are the final ones."""
+    tables = {moment: pd.DataFrame(p, columns=list("xyz")).assign(score=steps.scores, cluster=steps.cluster) for moment, p in steps.moments.items()}
+    return pd.concat(tables, names=["iterations", "particle"]).reset_index()
 
 
 def votes_table(steps: Steps, crystals: Crystals) -> pd.DataFrame:
-    """Return what `votes_chart` draws: a row per detected atom and named element: votes, their share (%), the winner, the nearest true atom's element."""
+    """Return what `votes_chart` draws, a row per detected atom and element that is named."""
     rows = []
-    for atom, (winner, nearest, answers) in enumerate(zip(steps.species, _nearest_species(steps, crystals), steps.answers, strict=True)):
+    for atom, (*named, answers) in enumerate(zip(steps.species, _nearest_species(steps, crystals), steps.answers, strict=True)):
+        winner, nearest = (chemical_symbols[z] for z in named)
         for z, votes in zip(*np.unique(answers, return_counts=True), strict=True):
-            share = 100 * votes / len(answers)
-            rows.append((atom, chemical_symbols[z], int(votes), share, chemical_symbols[winner], chemical_symbols[nearest]))
+            rows.append((atom, chemical_symbols[z], int(votes), 100 * votes / len(answers), winner, nearest))
     return pd.DataFrame(rows, columns=["atom", "element", "votes", "share_percent", "winner", "nearest_true_atom"])
 
 
@@ -143,7 +120,7 @@ def _nearest_species(steps: Steps, crystals: Crystals) -> np.ndarray:
 
 
 def particle_paths(frames: Mapping[str, np.ndarray], crystals: Crystals) -> Figure:
-    """Draw particles of one crystal, name of a moment to positions [M, 3] (Å), seen along z; circles are its atoms."""
+    """Draw particles of one crystal (moment to positions [M, 3], Å) along z; circles: its atoms."""
     figure, axes = subplots(len(frames), 2.3 * len(frames), 2.9)
     points = np.concatenate([*frames.values(), crystals.positions])
     low, high = points.min(0) - 0.3, points.max(0) + 0.3
@@ -156,7 +133,7 @@ def particle_paths(frames: Mapping[str, np.ndarray], crystals: Crystals) -> Figu
 
 
 def reconstruction_steps(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
-    """Draw particles after each moment, kept by score, in clusters (with their sizes), and the votes for the elements: one panel each.
+    """Draw particles after each moment, kept by score, in clusters (with sizes), and the votes.
 
     A particle has the colour of the cluster in which it ends, from the start; circles are the true atoms.
     """
@@ -174,7 +151,7 @@ def reconstruction_steps(steps: Steps, crystals: Crystals, *, title: str = "") -
 
 
 def votes_chart(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
-    """Draw for each detected atom the share of the queries around it that name each element (step 5), beside the winner and the nearest true atom's element."""
+    """Draw for each detected atom the share of the queries that name each element (step 5)."""
     n = len(steps.positions)
     figure, (ax,) = subplots(1, 7, 0.9 + 0.26 * max(n, 1))
     present = np.unique(steps.answers)
@@ -183,65 +160,56 @@ def votes_chart(steps: Steps, crystals: Crystals, *, title: str = "") -> Figure:
     for k, colour in enumerate(element_colours(present)):
         ax.barh(range(n), shares[:, k], left=starts[:, k], color=colour, edgecolor="black", linewidth=0.4)
     pairs = zip(steps.species, _nearest_species(steps, crystals), strict=True)
-    labels = [f"{chemical_symbols[named]}   (true: {chemical_symbols[true]})" for named, true in pairs]
-    ax.set(yticks=range(n), xlim=(0, 100), ylim=(n - 0.4, -0.6), xlabel=f"votes of {steps.answers.shape[1] if n else 0} queries around the atom, %")
-    ax.set_yticklabels(labels)
+    ax.set_yticks(range(n), [f"{chemical_symbols[named]}   (true: {chemical_symbols[true]})" for named, true in pairs])
+    ax.set(xlim=(0, 100), ylim=(n - 0.4, -0.6), xlabel=f"votes of {steps.answers.shape[1] if n else 0} queries around the atom, %")
     ax.legend(handles=element_handles(present), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     ax.set_title(title, fontsize="medium")
     return figure
 
 
-def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4, pixels: int = 380) -> tuple[list[bytes], list[str]]:
-    """Draw the panels of `reconstruction_steps` one by one, all of one size, for `nesf_studies.viewer.picture_slider`.
+def reconstruction_frames(steps: Steps, crystals: Crystals, *, between: int = 4) -> tuple[list[bytes], list[str]]:
+    """Draw the panels of `reconstruction_steps` one by one, for `viewer.picture_slider`.
 
-    Args:
-        between: pictures between two moments of which a particle moves by more than 0.2 Å, on the straight line; they are no iterations.
-        pixels: width and height.
+    `between` two moments of which a particle moves by more than 0.2 Å there are so many more pictures, on the straight line; they are no iterations.
 
     Returns:
-        PNG files with few colours (some 10 kB each) and their titles.
+        PNG files of 380 × 380 pixels with few colours (some 10 kB each), and their titles.
     """
-    panels: list[tuple[int | str, np.ndarray | None, str]] = []  # panel, other positions, other title
     moments = list(steps.moments)
-    for moment, following in zip(moments, [*moments[1:], moments[-1]], strict=True):
-        panels.append((moment, None, ""))
-        step = steps.moments[following] - steps.moments[moment]
-        if np.percentile(np.linalg.norm(step, axis=1), 99) > 0.2:
-            shares = np.arange(1, between + 1) / (between + 1)
-            panels += [(moment, steps.moments[moment] + share * step, f"on the way to iteration {following}") for share in shares]
-    panels += [(panel, None, "") for panel in ("kept", "clusters", "votes")]
+    panels: list[tuple[Steps, int | str, str]] = [(steps, moments[0], "")]  # with another title
+    for moment, following in itertools.pairwise(moments):
+        start = steps.moments[moment]
+        way = steps.moments[following] - start
+        if np.percentile(np.linalg.norm(way, axis=1), 99) > 0.2:
+            for share in np.arange(1, between + 1) / (between + 1):
+                panels.append((replace(steps, moments={moment: start + share * way}), moment, f"on the way to iteration {following}"))
+        panels.append((steps, following, ""))
+    panels += [(steps, panel, "") for panel in ("kept", "clusters", "votes")]
     images, titles = [], []
-    for panel, positions, title in panels:
-        figure = Figure(figsize=(3.8, 3.8), dpi=pixels / 3.8)
+    for shown, panel, title in panels:
+        figure = Figure(figsize=(3.8, 3.8), dpi=100)
         ax = figure.add_axes((0, 0, 1, 1))
-        own_title = _draw_panel(ax, steps, crystals, panel, positions)
+        own_title = _draw_panel(ax, shown, crystals, panel)
         titles.append(title or own_title)
         ax.set_title("")
         ax.set_axis_off()
-        images.append(_small_png(figure))
+        whole, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(whole, format="png")
+        Image.open(whole).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+        images.append(small.getvalue())
     return images, titles
 
 
-def animation(images: Sequence[bytes], *, seconds: float = 0.6) -> bytes:
-    """Join PNG files of one size to a GIF that repeats, each picture shown for some seconds, the last three times as long."""
-    frames = [Image.open(io.BytesIO(image)).convert("P") for image in images]
-    times = [round(1000 * seconds)] * len(frames)
-    times[-1] *= 3
+def animation(images: Sequence[bytes]) -> bytes:
+    """Join PNG files of one size to a repeating GIF: 0.6 s a picture, three times for the last."""
+    first, *others = (Image.open(io.BytesIO(image)).convert("P") for image in images)
     buffer = io.BytesIO()
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=[600] * len(others) + [1800], loop=0)
     return buffer.getvalue()
 
 
-def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of 64 colours."""
-    buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png")
-    Image.open(buffer).convert("RGB").quantize(64).save(small, format="png", optimize=True)
-    return small.getvalue()
-
-
-def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, positions: np.ndarray | None = None) -> str:
-    """Draw the particles after an iteration (or at other `positions`), `kept`, `clusters` or `votes`; return the panel's title."""
+def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str) -> str:
+    """Draw the particles after an iteration, `kept`, `clusters` or `votes`; return the title."""
     edges = from_front(cell_edges(crystals.lattice[0]))[..., :2]
     ax.add_collection(LineCollection(list(edges), colors="#404040", linewidths=0.8, zorder=0))
     if panel == "votes":
@@ -253,7 +221,7 @@ def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, po
         *_, end = steps.moments.values()
         if isinstance(panel, int):
             title = f"after {panel} iteration{'s' * (panel != 1)}" if panel else f"start: {len(end)} particles on a grid"
-            shown, at = np.ones(len(end), bool), steps.moments[panel] if positions is None else positions
+            shown, at = np.ones(len(end), bool), steps.moments[panel]
         elif panel == "kept":
             title, shown, at = f"kept by score: {steps.kept.sum()} of {len(steps.kept)}", steps.kept, end
         else:
@@ -273,19 +241,16 @@ def _draw_panel(ax: Axes, steps: Steps, crystals: Crystals, panel: int | str, po
 
 
 def _draw_votes(ax: Axes, steps: Steps) -> None:
-    """Draw the queries around each detected atom in the colours of the elements that they name, the nearest to the eye last."""
+    """Draw the queries in the colours of the elements that they name, the nearest in front."""
     x, y, depth = from_front(steps.queries.reshape(-1, 3)).T
     order = np.argsort(depth)
-    colours = element_colours(steps.answers.ravel()[order])
-    ax.scatter(x[order], y[order], s=4, c=colours, edgecolors="none", zorder=2, rasterized=True)
+    ax.scatter(x[order], y[order], s=4, c=element_colours(steps.answers.ravel()[order]), edgecolors="none", zorder=2, rasterized=True)
     x, y, _ = from_front(steps.positions).T
     ax.scatter(x, y, s=90, facecolors="none", edgecolors="black", linewidths=1, zorder=3)
 
 
 def _end_colours(steps: Steps) -> np.ndarray:
-    """Return the colours [M, 4] of the atoms where particles end; black where the cluster is too small or the score too high."""
+    """Return the colours [M, 4] of the atoms where particles end; black: they are no atom's."""
     number = np.append(np.where(steps.accepted, np.cumsum(steps.accepted) - 1, -1), -1)[steps.cluster]
-    colours = np.array(colormaps["tab10" if steps.accepted.sum() <= 10 else "tab20"].colors)  # type: ignore[attr-defined]
-    rgba = np.ones((len(number), 4))
-    rgba[:, :3] = np.where(number[:, None] < 0, 0.0, colours[number % len(colours)])
-    return rgba
+    colours = colormaps["tab10" if steps.accepted.sum() <= 10 else "tab20"]
+    return np.where(number[:, None] < 0, (0.0, 0.0, 0.0, 1.0), colours(number % colours.N))

@@ -20,7 +20,7 @@ BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory")
 
 
 def recorded_benchmark(name: str) -> dict[str, dict[str, Any]]:
-    """Read what is recorded under `results/benchmarks/<name>`: kind (`BENCHMARKS`) to its content; a kind that was not measured is left out.
+    """Read what is recorded under `results/benchmarks/<name>`: kind (`BENCHMARKS`) to content.
 
     Raises:
         DataError: nothing is recorded under that name, or a record is broken.
@@ -41,7 +41,7 @@ def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
     Raises:
         DataError: it is missing or broken.
     """
-    path = Path(folder) / f"{kind}.json"
+    path = folder / f"{kind}.json"
     content = read_json(path)
     if problems := schema_problems("benchmark", content):
         raise DataError(f"{path}: {problems[0]}; measure again with `python -m benchmarks`")
@@ -49,24 +49,18 @@ def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def recorded_streaming() -> pd.DataFrame:
-    """Read what is recorded of training on streamed datasets (`streaming.json` under `results/benchmarks`), one row a measurement; may be empty."""
+    """Read what is recorded of training on streamed datasets, one row a measurement, if any."""
     files = sorted((RESULTS / "benchmarks").rglob("streaming.json"))
     rows = [row for file in files for value in read_json(file).values() if isinstance(value, list) for row in value if isinstance(row, dict)]
     return pd.DataFrame(rows).dropna(axis=1, how="all").fillna("–")
 
 
 def speed_table(timings: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return recorded timings (`speed.json`): median, the unit they are for, and the ratio to the plain reference of the same run."""
-    columns = {
-        "what": [t["group"] for t in timings],
-        "case": [t["case"] for t in timings],
-        "median": [_time_text(t["median"]) for t in timings],
-        "per": [t["unit"] for t in timings],
-        "rounds": [t["rounds"] for t in timings],
-    }
-    for column, key in (("times faster than plain", "ratio"), ("by the fastest rounds", "ratio_of_minima")):
-        columns[column] = ["–" if t[key] is None else f"{t[key]:.1f}" for t in timings]
-    return pd.DataFrame(columns).set_index(["what", "case"])
+    """Return recorded timings (`speed.json`) and their ratios to the plain reference."""
+    rows = [(t["group"], t["case"], _time_text(t["median"]), t["unit"], t["rounds"], t["ratio"], t["ratio_of_minima"]) for t in timings]
+    ratios = ["times faster than plain", "by the fastest rounds"]
+    table = pd.DataFrame(rows, columns=["what", "case", "median", "per", "rounds", *ratios]).set_index(["what", "case"])
+    return table.assign(**{name: ["–" if pd.isna(r) else f"{r:.1f}" for r in table[name]] for name in ratios})
 
 
 def _time_text(seconds: float) -> str:
@@ -75,13 +69,13 @@ def _time_text(seconds: float) -> str:
 
 
 def memory_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the recorded peak memory of decoding (`memory.json`), each case in a process of its own."""
+    """Return the recorded peak memory of decoding (`memory.json`), a process for each case."""
     columns = {r["case"]: (f"{r['particles']:,}", f"{r['atoms']:,}", f"{r['seconds']:.1f} s", f"{r['peak_memory_bytes'] / 1e9:.2f} GB") for r in rows}
     return pd.DataFrame(columns, index=["particles", "atoms found", "time", "peak memory"]).T
 
 
 def agreement_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the recorded disagreement of the modes of decoding with the plain algorithm (`agreement.json`), per split."""
+    """Return how often modes of decoding disagree with the plain algorithm (`agreement.json`)."""
     shown = [r for r in rows if "disagree" in r]
     table = pd.DataFrame(shown, columns=["split", "case", "crystals", "disagree", "largest_distance", "tolerance"]).set_index(["split", "case"])
     table["disagree, %"] = 100 * table["disagree"] / table["crystals"]
@@ -89,22 +83,18 @@ def agreement_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def scaling(series: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw time against queries, atoms and crystals on logarithmic axes, with a line of slope 1 to compare with.
-
-    Args:
-        series: those of a recorded `scaling.json` (schema/benchmark.json).
-    """
+    """Draw the `series` of a `scaling.json`: time against size, and a line of slope 1."""
     quantities = list(dict.fromkeys(one["quantity"] for one in series))
     figure, axes = subplots(len(quantities), 3.0 * len(quantities), 3.8)
     for ax, quantity in zip(axes, quantities, strict=True):
-        largest = np.zeros(2)
+        largest = (0.0, 0.0)  # seconds and size of the slowest point
         for one, (colour, marker) in zip((s for s in series if s["quantity"] == quantity), ((NESF, "o"), (SECOND, "s"), (ORACLE, "^")), strict=False):
             size, seconds = (np.array([p[k] for p in one["points"]], float) for k in ("size", "seconds"))
             label = f"{one['case']}\n$n^{{{one['exponent']:.2f}}}$, larger half $n^{{{one['exponent_upper_half']:.2f}}}$"
             ax.plot(size, seconds, color=colour, marker=marker, markersize=5, label=label)
-            largest = max(largest, np.array([seconds[-1], size[-1]]), key=lambda point: point[0])
-        ends = np.array([largest[1] / 100, largest[1]])
-        ax.plot(ends, largest[0] * ends / largest[1], color="black", linestyle=":", linewidth=1, label="linear")
+            largest = max(largest, (seconds[-1], size[-1]))
+        ends = np.array([0.01, 1])
+        ax.plot(largest[1] * ends, largest[0] * ends, color="black", linestyle=":", linewidth=1, label="linear")
         ax.set(xscale="log", yscale="log", xlabel=quantity, title=f"time against {quantity}")
         ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[0].set_ylabel("seconds")
@@ -112,28 +102,22 @@ def scaling(series: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def step_profile(profiles: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw where the time of a training step goes: stacked bars in seconds above, in percent below; a column for each kind of step.
-
-    Args:
-        profiles: those of a recorded `profile.json` (schema/benchmark.json).
-    """
+    """Draw the `profiles` of a `profile.json`: parts of a training step, in seconds and percent."""
     kinds = list(dict.fromkeys(p["what"] for p in profiles))
     figure, axes = subplots(len(kinds), 4.4 * len(kinds), 5.0, n_rows=2)
     colours = ["#56B4E9", ORACLE, "#CC79A7", NESF, SECOND, ICSG3D, "#F0E442", TRIVIAL]  # Okabe and Ito
     for k, ax in enumerate(axes):
-        kind = kinds[k % len(kinds)]
+        kind, relative = kinds[k % len(kinds)], k >= len(kinds)
         shown = [p for p in profiles if p["what"] == kind]
-        totals = np.array([sum(p["sections"].values()) for p in shown])
-        relative = k >= len(kinds)
-        start = np.zeros(len(shown))
+        totals, start = np.array([sum(p["sections"].values()) for p in shown]), np.zeros(len(shown))
         for section, colour in zip(shown[0]["sections"], colours, strict=False):
             widths = np.array([p["sections"].get(section, 0.0) for p in shown]) / (totals / 100 if relative else 1)
             ax.barh(range(len(shown)), widths, left=start, color=colour, label=section)
             start += widths
         for row, end in enumerate(totals if not relative else ()):
             ax.text(end, row, f" {end:.3g} s" if end >= 1 else f" {1000 * end:.3g} ms", va="center", fontsize=9)
-        ax.set(yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6), xlim=(0, 100 if relative else 1.2 * totals.max()))
+        ax.set_yticks(range(len(shown)), [p["case"] for p in shown])
+        ax.set(ylim=(len(shown) - 0.4, -0.6), xlim=(0, 100 if relative else 1.2 * totals.max()))
         ax.set(xlabel="percent of the step" if relative else "seconds a step", title="" if relative else kind)
-        ax.set_yticklabels([p["case"] for p in shown])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure

@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from ase.data import chemical_symbols
 from ase.data.colors import jmol_colors
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from pymatgen.core import Element
 
 from nesf.files import write_atomically
 
@@ -32,7 +35,7 @@ METHOD_COLOURS = {"nesf": NESF, "icsg3d-as-published": ICSG3D, "icsg3d-repaired"
 
 
 def subplots(n_columns: int, width: float, height: float, n_rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure of a size in inches, and its axes, row by row, without top and right spines."""
+    """Return a figure (size in inches) and its axes, row by row, without top and right spines."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for ax in axes:
@@ -47,23 +50,25 @@ def element_colour(z: int) -> str:
 
 def element_colours(numbers: Iterable[int]) -> list[str]:
     """Return Jmol's colours of atomic numbers."""
-    return [element_colour(int(z)) for z in numbers]
+    return [element_colour(z) for z in numbers]
 
 
 def element_handles(numbers: Iterable[int]) -> list[Line2D]:
     """Return legend entries of elements: a dot in the element's colour and its symbol."""
-    style = {"linestyle": "", "marker": "o", "markersize": 9, "markeredgecolor": "black"}
-    return [Line2D([], [], color=element_colour(int(z)), label=Element.from_Z(int(z)).symbol, **style) for z in numbers]  # type: ignore[arg-type]
+    return [
+        Line2D([], [], color=element_colour(z), label=chemical_symbols[z], linestyle="", marker="o", markersize=9, markeredgecolor="black")
+        for z in numbers
+    ]
+
+
+def draw_species(ax: Axes, species: np.ndarray, present: np.ndarray, **options: Any) -> None:
+    """Draw atomic numbers [n, m] in the colours of the elements `present` (ascending), 0 white."""
+    colours = ListedColormap([element_colour(z) if z else "#ffffff" for z in present])
+    ax.imshow(np.searchsorted(present, species), cmap=colours, vmin=-0.5, vmax=len(present) - 0.5, origin="lower", **options)
 
 
 def save(figure: Figure, path: Path, data: pd.DataFrame) -> list[Path]:
-    """Write a figure as SVG and PNG and what it shows as CSV, beside each other; returns the three paths.
-
-    Args:
-        figure: the figure.
-        path: without suffix.
-        data: what it shows.
-    """
+    """Write a figure as SVG and PNG and its data as CSV (path without suffix); return the paths."""
     made = [Path(f"{path}{suffix}") for suffix in (".svg", ".png", ".csv")]
     for file in made[:2]:
         buffer = io.BytesIO()

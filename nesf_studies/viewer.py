@@ -1,7 +1,7 @@
-"""Crystals in pages and notebooks: a picture, and over it a 3-D view where the browser can draw one.
+"""Crystals in pages and notebooks: pictures, and over them 3-D views where the browser can.
 
-3Dmol.js, which draws, stands in the book, so a page asks the network for nothing. Where it cannot be loaded (a notebook opened
-outside the book, a browser without WebGL) the picture stays. `crystals.js` is written into each cell, so that a cell works wherever it is shown.
+3Dmol.js, which draws, stands in the book, so a page asks the network for nothing; `script` says where the page finds it. Where it cannot be loaded
+(a notebook opened outside the book, a browser without WebGL) pictures stay. `crystals.js` is written into each cell, so that a cell works anywhere.
 """
 
 from __future__ import annotations
@@ -51,39 +51,28 @@ def picture(structure: Structure, *, dpi: int = 80) -> bytes:
 
 
 def crystal_view(*structures: Structure, titles: Sequence[str] = (), script: str = LIBRARY) -> HTML:
-    """Show crystals beside each other: 3-D where the browser can, else pictures; below each its elements with their colours.
-
-    Args:
-        structures: what to draw, all seen from the same side; one without sites shows an empty cell.
-        titles: text above each; the formula by default.
-        script: where the page finds 3Dmol-min.js.
-    """
-    identifier, scenes = _identifier("crystal"), [_scene(s) for s in structures]
-    panels = [
-        _panel(f"{identifier}-{i}", title, _data_url(picture(structure)), colour_legend(scene["colours"]), width=160)
-        for i, (structure, title, scene) in enumerate(zip(structures, titles or map(_formula, structures), scenes, strict=True))
-    ]
-    return _view(f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(panels)}</div>', "crystals", identifier, script, scenes)
+    """Show crystals beside each other: title (by default the formula), view and elements."""
+    identifier = _identifier("crystal")
+    crystals = [_crystal(title, s) for title, s in zip(titles or map(_formula, structures), structures, strict=True)]
+    panels = "".join(_panel(f"{identifier}-{i}", crystal, width=160) for i, crystal in enumerate(crystals))
+    markup = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{panels}</div>'
+    return _view(markup, "crystals", identifier, script, [crystal["scene"] for crystal in crystals])
 
 
 def reconstruction_view(actual: Structure, detected: Structure, *, script: str = LIBRARY) -> HTML:
-    """Show a crystal before and after reconstruction, as `crystal_view` does; without sites where nothing was detected."""
+    """Show a crystal before and after reconstruction; without sites where nothing was detected."""
     titles = [f"{when}: {_formula(s)}, {len(s)} atom{'s' * (len(s) != 1)}" for when, s in (("before", actual), ("after", detected))]
     return crystal_view(actual, detected, titles=titles, script=script)
 
 
-def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, pictures: int = 5, script: str = LIBRARY) -> HTML:
-    """Show crystals one after the other in one 3-D view, with a slider; without 3-D a row of pictures, and the slider changes the title alone.
+def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, script: str = LIBRARY) -> HTML:
+    """Show crystals one after the other in one 3-D view, at the same scale, with a slider.
 
-    Args:
-        structures: at least one frame, all drawn at the same scale from the same side.
-        titles: text above each frame.
-        pictures: how many frames, evenly spaced, the row shows.
-        script: where the page finds 3Dmol-min.js.
+    Without 3-D there is a row of up to five pictures, evenly spaced, and the slider changes the title alone.
     """
     identifier, scenes = _identifier("path"), [_scene(s) for s in structures]
     colours = {name: colour for scene in scenes for name, colour in scene["colours"].items()}
-    still = dict.fromkeys(round(i) for i in np.linspace(0, len(structures) - 1, min(pictures, len(structures))).tolist())
+    still = dict.fromkeys(round(i) for i in np.linspace(0, len(structures) - 1, min(5, len(structures))).tolist())
     row = "".join(
         f'<img style="width:{95 // len(still)}%" alt="frame {i}: {html.escape(titles[i])}" src="{_data_url(picture(structures[i], dpi=40))}">'
         for i in still
@@ -99,28 +88,16 @@ def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, pi
 
 
 def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mapping[str, Sequence[str]], *, script: str = LIBRARY) -> HTML:
-    """Show the crystals of one example at a time, chosen from a list: browsers draw only some 16 views on a page. Without 3-D: pictures.
+    """Show the crystals of one example at a time, chosen from a list.
 
-    Args:
-        rows: name of an example to its crystals, the same number in each; None where there is none to draw.
-        titles: name of an example to the texts above its crystals.
-        script: where the page finds 3Dmol-min.js.
+    Browsers draw only some 16 views on a page. `rows` and `titles` have the name of an example and its crystals (None where there is none to draw) or
+    the texts above them, the same number in each.
     """
     identifier = _identifier("choice")
-    content: list[list[dict[str, Any]]] = []
-    for name, structures in rows.items():
-        content.append([])
-        for structure, title in zip(structures, titles[name], strict=True):
-            crystal: dict[str, Any] = {"title": title, "legend": "–", "scene": None, "picture": ""}
-            if structure is not None:
-                scene = _scene(structure)
-                crystal |= {"legend": colour_legend(scene["colours"]), "scene": scene, "picture": _data_url(picture(structure, dpi=50))}
-            content[-1].append(crystal)
+    content = [[_crystal(title, s, dpi=50) for title, s in zip(titles[name], structures, strict=True)] for name, structures in rows.items()]
     options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows))
-    panels = "".join(
-        _panel(f"{identifier}-{j}", c["title"], c["picture"], c["legend"], width=130, caption="min-height:10em;font-size:.85em")
-        for j, c in enumerate(content[0])
-    )
+    caption = "min-height:10em;font-size:.85em"
+    panels = "".join(_panel(f"{identifier}-{j}", crystal, width=130, caption=caption) for j, crystal in enumerate(content[0]))
     markup = (
         f'<label>example: <select id="{identifier}" autocomplete="off">{options}</select></label>'
         f'<div style="display:flex;flex-wrap:wrap;gap:1em">{panels}</div>'
@@ -128,48 +105,36 @@ def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mappi
     return _view(markup, "choice", identifier, script, content)
 
 
-def picture_slider(images: Sequence[bytes], titles: Sequence[str], *, seconds: float = 0.4, start: int = 0, width: int = 380) -> HTML:
-    """Show pictures one after the other, by a slider or played; without a script the first one.
-
-    Args:
-        images: PNG files of one size.
-        titles: text above each.
-        seconds: for which each is shown when played.
-        start: the picture that is shown first.
-        width: pixels.
-    """
+def picture_slider(images: Sequence[bytes], titles: Sequence[str], *, start: int = 0) -> HTML:
+    """Show PNG files of one size one after the other, by a slider or played; else the first one."""
     identifier, encoded = _identifier("pictures"), [base64.b64encode(image).decode() for image in images]
     markup = (
         f'<figure style="margin:0;text-align:center"><figcaption id="{identifier}-text">{html.escape(titles[start])}</figcaption>'
-        f'<img id="{identifier}" alt="{html.escape(titles[start])}" style="width:{width}px;max-width:100%" src="{_data_url(images[start])}">'
+        f'<img id="{identifier}" alt="{html.escape(titles[start])}" style="width:380px;max-width:100%" src="{_data_url(images[start])}">'
         f'<div><button id="{identifier}-play" type="button">play</button> <input id="{identifier}-slider" type="range" min="0" max="{len(images) - 1}" '
-        f'value="{start}" autocomplete="off" style="width:{width * 2 // 3}px;vertical-align:middle" aria-label="picture"></div></figure>'
+        f'value="{start}" autocomplete="off" style="width:253px;vertical-align:middle" aria-label="picture"></div></figure>'
     )
-    return _view(markup, "pictures", identifier, encoded, list(titles), round(1000 * seconds))
+    return _view(markup, "pictures", identifier, encoded, list(titles), 400)
 
 
 def points_view(
-    coordinates: np.ndarray, texts: Sequence[str], colours: Mapping[str, Sequence[str]], *, legends: Mapping[str, str] | None = None, width: int = 640
+    coordinates: np.ndarray, texts: Sequence[str], colours: Mapping[str, Sequence[str]], *, legends: Mapping[str, str] | None = None
 ) -> HTML:
-    """Show points of a plane that say what they are when the pointer is on them, coloured as one chooses.
+    """Show points of a plane that say what they are under the pointer, coloured as one chooses.
 
-    Args:
-        coordinates: [n, 2], any unit.
-        texts: n texts.
-        colours: name of a colouring to n colours `#rrggbb`; the first is shown.
-        legends: name of a colouring to what its colours mean (a line of HTML below).
-        width: of the drawing, pixels; the height is three quarters of it.
+    The `coordinates` [n, 2] have any unit. `colours` has the n colours `#rrggbb` of each colouring, the first is shown; `legends` what they mean, in HTML.
     """
-    identifier, height, margin = _identifier("points"), 3 * width // 4, 10
+    identifier, size, margin = _identifier("points"), np.array([640, 480]), 10  # pixels
     low, high = coordinates.min(0), coordinates.max(0)
     unit = (coordinates - low) / np.where(high > low, high - low, 1)
-    x, y = margin + unit[:, 0] * (width - 2 * margin), height - margin - unit[:, 1] * (height - 2 * margin)
-    points = [[round(float(a), 1), round(float(b), 1), text] for a, b, text in zip(x, y, texts, strict=True)]
+    unit[:, 1] = 1 - unit[:, 1]
+    places = (margin + unit * (size - 2 * margin)).round(1).tolist()
+    points = [[*place, text] for place, text in zip(places, texts, strict=True)]
     choices = "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in colours)
     meanings = "".join(f"<div>{html.escape(name)}: {legend}</div>" for name, legend in (legends or {}).items())
     markup = (
         f'<figure style="margin:0"><label>colour: <select id="{identifier}-colour" autocomplete="off">{choices}</select></label>'
-        f'<svg id="{identifier}" viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px;display:block;border:1px solid #ccc;background:white"></svg>'
+        f'<svg id="{identifier}" viewBox="0 0 640 480" style="width:100%;max-width:640px;display:block;border:1px solid #ccc;background:white"></svg>'
         f'<div id="{identifier}-text" style="min-height:1.5em">put the pointer on a point</div><small>{meanings}</small></figure>'
     )
     return _view(markup, "points", identifier, points, {name: list(of) for name, of in colours.items()})
@@ -204,20 +169,28 @@ def _data_url(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _panel(identifier: str, title: str, source: str, legend: str, *, width: int, caption: str = "") -> str:
-    """Return a crystal's place in a row, at least `width` pixels wide: its title, its picture (hidden without a source) and its elements."""
-    heading = html.escape(title)
-    hidden = "" if source else ";visibility:hidden"
+def _crystal(title: str, structure: Structure | None, dpi: int = 80) -> dict[str, Any]:
+    """Return what a panel shows: title, elements, scene and picture, empty without a structure."""
+    if structure is None:
+        return {"title": title, "legend": "–", "scene": None, "picture": ""}
+    scene = _scene(structure)
+    return {"title": title, "legend": colour_legend(scene["colours"]), "scene": scene, "picture": _data_url(picture(structure, dpi=dpi))}
+
+
+def _panel(identifier: str, crystal: Mapping[str, Any], *, width: int, caption: str = "") -> str:
+    """Return the place of a `_crystal` in a row, at least `width` pixels wide."""
+    heading = html.escape(crystal["title"])
+    hidden = "" if crystal["picture"] else ";visibility:hidden"
     return (
         f'<figure style="flex:1 1 {width}px;min-width:{width}px;margin:0;text-align:center">'
         f'<figcaption id="{identifier}-title" style="{caption}">{heading}</figcaption><div id="{identifier}" style="position:relative;width:100%;height:300px">'
-        f'<img style="max-height:100%;margin:auto;display:block{hidden}" alt="unit cell, {heading}" src="{source}"></div>'
-        f'<div id="{identifier}-legend">{legend}</div></figure>'
+        f'<img style="max-height:100%;margin:auto;display:block{hidden}" alt="unit cell, {heading}" src="{crystal["picture"]}"></div>'
+        f'<div id="{identifier}-legend">{crystal["legend"]}</div></figure>'
     )
 
 
 def _scene(structure: Structure) -> dict[str, Any]:
-    """Return a unit cell for 3Dmol.js: its atoms as XYZ, its vectors, and the colours of its elements."""
+    """Return a unit cell for 3Dmol.js: atoms as XYZ, its vectors, and the elements' colours."""
     atoms = with_border_images(structure)
     xyz = [f"{symbol} {x:.3f} {y:.3f} {z:.3f}" for symbol, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)]
     species = sorted({site.specie for site in structure}, key=lambda e: e.X)

@@ -1,8 +1,8 @@
-"""The voxel baseline: slices of its maps with the atoms that its segmentation finds, its losses, and tables of recorded runs."""
+"""The voxel baseline: slices of its maps, its losses, and tables of recorded runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -10,7 +10,6 @@ import pandas as pd
 from ase.data import chemical_symbols
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,8 +21,9 @@ from nesf.icsg3d.segmentation import find_atoms, segment
 from nesf.icsg3d.voxels import origin, voxelise
 from nesf.records import RecordedRun
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
-from nesf_studies.paper import PAPERS_NAME, paper_table, table
-from nesf_studies.style import ICSG3D, element_colour, subplots
+from nesf_studies.paper import paper_table, table
+from nesf_studies.record import PAPERS_NAME, run_rows
+from nesf_studies.style import ICSG3D, draw_species, element_colour, subplots
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
 NOT_RECORDED = unbroken("not recorded")
@@ -35,29 +35,28 @@ ORACLE_METRICS = {  # metric to its column in `label_radius_table`
 
 
 def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: DecodingConfig, *, axis: int = 2) -> Figure:
-    """Draw true maps of one crystal on a plane across `axis` that holds most of its atoms, and the atoms that the segmentation finds in them.
+    """Draw true maps of one crystal across `axis` where most of its atoms lie, and the atoms found.
 
     First the density; then for each grid (title to grid, which differ in `label_frac`) the species map above and the parts of the segmentation below.
     """
-    figure, axes = subplots(len(grids) + 1, 3.2 * (len(grids) + 1), 6.4, n_rows=2)
-    above, below = axes[: len(grids) + 1], axes[len(grids) + 1 :]
+    columns = len(grids) + 1
+    figure, axes = subplots(columns, 3.2 * columns, 6.4, n_rows=2)
     first = next(iter(grids.values()))
     atoms, k = _in_voxels(crystals, first, axis)
-    image = above[0].imshow(voxelise(crystals, first).density[0].float().numpy().take(k, axis).T, origin="lower", cmap="Greys")
-    figure.colorbar(image, ax=above[0], label="e/Å³", orientation="horizontal", shrink=0.7)
-    above[0].set_title("density")
-    _draw_points(above[0], atoms, k, axis, "o", 9)
-    below[0].set_axis_off()
-    numbers = sorted(set(crystals.species.tolist()))
-    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z]) for z in numbers]
+    image = axes[0].imshow(voxelise(crystals, first).density[0].float().numpy().take(k, axis).T, origin="lower", cmap="Greys")
+    figure.colorbar(image, ax=axes[0], label="e/Å³", orientation="horizontal", shrink=0.7)
+    axes[0].set_title("density")
+    _draw_points(axes[0], atoms, k, axis, "o", 9)
+    axes[columns].set_axis_off()
+    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z]) for z in np.unique(crystals.species)]
     handles += [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", markeredgecolor="black", label="atom of the crystal")]
     handles += [Line2D([], [], marker="x", linestyle="", color="black", label="atom found")]
-    below[0].legend(handles=handles, loc="center", frameon=False)
-    for upper, lower, (title, grid) in zip(above[1:], below[1:], grids.items(), strict=True):
+    axes[columns].legend(handles=handles, loc="center", frameon=False)
+    for upper, lower, (title, grid) in zip(axes[1:columns], axes[columns + 1 :], grids.items(), strict=True):
         species = voxelise(crystals, grid).species[0].numpy()
         parts = segment(species != 0, decoding)
         found, _ = find_atoms(species, species != 0, decoding)
-        draw_species(upper, species.take(k, axis))
+        draw_species(upper, species.take(k, axis).T, np.unique(species), interpolation="nearest")
         upper.set_title(title)
         inside = parts.take(k, axis).T
         shown = np.ma.masked_where(inside == 0, inside % 20)
@@ -71,17 +70,17 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
 
 
 def decoded_slices(crystals: Crystals, decoded: DecodedMaps, config: VoxelBaselineConfig, *, axis: int = 2) -> Figure:
-    """Draw density and species map of one crystal on a plane across `axis` that holds most of its atoms: true, and decoded by `VoxelBaseline.maps`."""
+    """Draw maps of one crystal as in `map_slices`: true, and decoded by `VoxelBaseline.maps`."""
     figure, axes = subplots(4, 12.8, 3.4)
     true = voxelise(crystals, config.voxels)
     atoms, k = _in_voxels(crystals, config.voxels, axis)
-    before, after = true.density[0].float().numpy().take(k, axis), decoded.channels[0, 0].numpy().take(k, axis)
     inside = decoded.binary[0].numpy() >= config.decoding.binary_threshold
-    for ax, density in zip(axes[:2], (before, after), strict=True):
-        image = ax.imshow(density.T, origin="lower", cmap="Greys", vmin=0, vmax=float(before.max()))
+    densities = [density.float().numpy().take(k, axis) for density in (true.density[0], decoded.channels[0, 0])]
+    for ax, density in zip(axes, densities, strict=False):
+        image = ax.imshow(density.T, origin="lower", cmap="Greys", vmin=0, vmax=float(densities[0].max()))
     figure.colorbar(image, ax=axes[1], label="e/Å³", shrink=0.7)
     for ax, species in zip(axes[2:], (true.species[0].numpy(), np.where(inside, decoded.species[0].numpy(), 0)), strict=True):
-        draw_species(ax, species.take(k, axis))
+        draw_species(ax, species.take(k, axis).T, np.unique(species), interpolation="nearest")
     for ax, title in zip(axes, ("density", "decoded density", "species map", "decoded species map"), strict=True):
         ax.set_title(title)
         _draw_points(ax, atoms, k, axis, "o", 9)
@@ -91,16 +90,8 @@ def decoded_slices(crystals: Crystals, decoded: DecodedMaps, config: VoxelBaseli
     return figure
 
 
-def draw_species(ax: Axes, species: np.ndarray) -> None:
-    """Draw a slice [n, n] of atomic numbers in the elements' colours; white where there is none."""
-    numbers, indices = np.unique(species, return_inverse=True)
-    colours = ["#ffffff" if z == 0 else element_colour(int(z)) for z in numbers]
-    image = indices.reshape(species.shape).T
-    ax.imshow(image, origin="lower", cmap=ListedColormap(colours), vmin=-0.5, vmax=len(numbers) - 0.5, interpolation="nearest")
-
-
 def _in_voxels(crystals: Crystals, grid: VoxelConfig, axis: int) -> tuple[np.ndarray, int]:
-    """Return the atoms of the first crystal in voxels [N, 3], and the slice across an axis that holds most of them."""
+    """Return the atoms of a crystal in voxels [N, 3], and the slice across an axis with most."""
     fractional = crystals.positions @ np.linalg.inv(crystals.lattice[0]) - origin(crystals)[0]
     atoms = (fractional + grid.margin) / grid.extent * grid.n - 0.5
     slices, counts = np.unique(atoms[:, axis].round().astype(int), return_counts=True)
@@ -121,7 +112,7 @@ def _label_axes(axes: Sequence[Axes], axis: int) -> None:
 
 
 def voxel_losses(log: pd.DataFrame) -> Figure:
-    """Draw the loss of the U-Net and of the autoencoder per epoch, training and validation, from the `log.csv` of a training."""
+    """Draw the losses of both networks per epoch, training and validation, from a `log.csv`."""
     figure, axes = subplots(2, 9, 3.2)
     for ax, (network, title) in zip(axes, (("unet", "U-Net"), ("vae", "autoencoder")), strict=True):
         rows = log[log["network"] == network]
@@ -133,29 +124,23 @@ def voxel_losses(log: pd.DataFrame) -> Figure:
     return figure
 
 
-def _paper_dataset(run: RecordedRun) -> str:
-    name = run.run["dataset"]["name"]
-    return PAPERS_NAME.get(name, name)
-
-
-def _texts(runs: Sequence[RecordedRun], dataset: str, split: str) -> dict[tuple[str, str], dict[str, str]]:
-    """Return (method, preset) to metric to text of the recorded runs on one of the paper's datasets, with n; and (method, "paper") to the paper's."""
-    rows = table([run for run in runs if _paper_dataset(run) == dataset], split)
-    paper = paper_table().query("dataset == @dataset and split == @split").assign(preset="paper")
+def _texts(runs: Sequence[RecordedRun], split: str) -> dict[Hashable, dict[str, str]]:
+    """Return (the paper's dataset, method, preset, or "paper") to metric to text, with n."""
+    cells = pd.concat([paper_table().query("split == @split").assign(preset="paper"), table(runs, split)])
     return {
-        (str(method), str(preset)): dict(zip(group["metric"], map(unbroken, group["text"]), strict=True)) | {"n": str(group["n"].max())}
-        for (method, preset), group in pd.concat([paper, rows]).groupby(["method", "preset"])
+        key: dict(zip(group["metric"], map(unbroken, group["text"]), strict=True)) | {"n": str(group["n"].max())}
+        for key, group in cells.replace({"dataset": PAPERS_NAME}).groupby(["dataset", "method", "preset"])
     }
 
 
 def _column(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return a column of a table: the metrics of Table 1, and n; «not recorded» where there is no run."""
+    """Return the metrics of Table 1, and n; «not recorded» without a run."""
     return {LABELS[metric]: texts.get(metric, "–") if texts else NOT_RECORDED for metric in TABLE1} | {"n": texts.get("n", "–")}
 
 
 def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test") -> pd.DataFrame:
-    """Compare the variants of the voxel baseline with NeSF and the paper on icsg3d, lcs6 or ybco; a column without a run says so."""
-    texts = _texts(runs, dataset, split)
+    """Compare variants of the voxel baseline with NeSF and the paper on icsg3d, lcs6 or ybco."""
+    texts = _texts(runs, split)
     columns = {
         "ICSG3D, paper": ("icsg3d", "paper"),
         "as published": ("icsg3d", "as-published"),
@@ -165,39 +150,36 @@ def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test
         "NeSF, ours, cpu": ("nesf", "cpu"),
         "NeSF, paper": ("nesf", "paper"),
     }
-    return pd.DataFrame({title: _column(texts.get(key, {})) for title, key in columns.items()})
+    return pd.DataFrame({title: _column(texts.get((dataset, *key), {})) for title, key in columns.items()})
 
 
 def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
-    """Show the oracle by `label_frac` on the paper's datasets, validation and test crystals; `*`: as preset `repaired`. Last the paper's trained ICSG3D."""
+    """Show the oracle by `label_frac` (`*`: preset `repaired`), last the paper's trained ICSG3D."""
+    by_split = {split: _texts(runs, split) for split in ("val", "test")}
+    oracles = run_rows(runs).query("method == 'icsg3d-oracle'")
     rows = {}
     for dataset, title in TITLES.items():
-        oracles = [run for run in runs if run.run["method"] == "icsg3d-oracle" and _paper_dataset(run) == dataset]
-        by_split = {split: _texts(oracles, dataset, split) for split in ("val", "test")}
-        radii = {float(run.run["config"]["voxels"]["label_frac"]): run.run["preset"] for run in oracles}  # two presets may have the same one
+        own = [runs[i].run for i in oracles["run"][oracles["paper_dataset"] == dataset]]
+        radii = {float(run["config"]["voxels"]["label_frac"]): run["preset"] for run in own}  # two presets may have the same one
         keys = {f"{r:.2f}{' *' if r == LABEL_FRAC_ON[dataset] else ''}": ("icsg3d-oracle", radii[r]) for r in sorted(radii, reverse=True)}
         for name, key in (keys | {"paper, trained": ("icsg3d", "paper")}).items():
-            rows[title, name] = {
-                (split, column): texts.get(key, {}).get(metric, "–") for split, texts in by_split.items() for metric, column in ORACLE_METRICS.items()
-            }
-    made = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["dataset", "label_frac"]))
-    made.columns = pd.MultiIndex.from_tuples(made.columns)
-    return made
+            found = {split: texts.get((dataset, *key), {}) for split, texts in by_split.items()}
+            rows[title, name] = {(split, column): found[split].get(metric, "–") for split in found for metric, column in ORACLE_METRICS.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["dataset", "label_frac"])
 
 
 def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:
-    """Show recorded trainings of the `-reduced` presets, a column each, with the same folds of the trivial predictors beside them."""
-    reduced = [run for run in runs if run.run["method"] == "icsg3d" and run.run["preset"].endswith("-reduced")]
+    """Show recorded trainings of the `-reduced` presets beside predictors on the same folds."""
+    about = run_rows(runs)
+    reduced = about[(about["method"] == "icsg3d") & about["preset"].str.endswith("-reduced")]
     columns: dict[str, dict[str, str]] = {}
-    for dataset in sorted({run.run["dataset"]["name"] for run in reduced}):
-        own = [run for run in reduced if run.run["dataset"]["name"] == dataset]
-        folds = {run.run["dataset"]["fold"] for run in own}
-        same = [run for run in runs if run.run["dataset"]["name"] == dataset and run.run["dataset"]["fold"] in folds]
-        texts = _texts(same, PAPERS_NAME.get(dataset, dataset), split)
-        names = {("icsg3d", preset): preset for preset in sorted({run.run["preset"] for run in own})} | {
+    for (dataset, papers_name), own in reduced.groupby(["dataset", "paper_dataset"]):
+        same = about[(about["dataset"] == dataset) & about["fold"].isin(own["fold"])]
+        texts = _texts([runs[i] for i in same["run"]], split)
+        names = {("icsg3d", preset): preset for preset in sorted(own["preset"].unique())} | {
             ("icsg3d-oracle", "as-published"): "oracle, as-published",
             ("icsg3d-oracle", "repaired"): "oracle, repaired",
             ("copy", "default"): "copy",
         }
-        columns |= {f"{dataset}: {name}": _column(texts[key]) for key, name in names.items() if key in texts}
+        columns |= {f"{dataset}: {name}": _column(texts[papers_name, *key]) for key, name in names.items() if (papers_name, *key) in texts}
     return pd.DataFrame(columns)

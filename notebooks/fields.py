@@ -155,6 +155,7 @@ film = particles.follow(
     encode_one(model, example),
     model.box,
     model.vocabulary,
+    model.config.decoding,
     moments=(*range(7), particles.MOMENTS[-1]),
 )
 steps = film.at(particles.MOMENTS)
@@ -217,7 +218,9 @@ figure
 
 # %%
 fields = encode_one(lcs6, silver)
-steps = particles.follow(fields, lcs6.box, lcs6.vocabulary)
+steps = particles.follow(
+    fields, lcs6.box, lcs6.vocabulary, lcs6.config.decoding
+)
 figure = particles.reconstruction_steps(steps, silver, title="AgCl")
 if out:
     table = particles.steps_table(steps)

@@ -45,9 +45,7 @@ import pandas as pd
 import torch
 
 from nesf.baselines import constant, copy_nearest
-from nesf.config import ReconstructionConfig
 from nesf.decode import (
-    NeuralFields,
     detect_atoms,
     estimate_species,
     initialize_particles,
@@ -56,6 +54,7 @@ from nesf.decode import (
     reconstruct,
     score_particles,
 )
+from nesf.decoding_fields import NeuralFields
 from nesf.metrics import evaluate
 from nesf.records import read_run, seconds
 from nesf_studies.fields import (
@@ -90,7 +89,7 @@ if (folder / "run.json").exists():
 # $$\mathbf{p} \leftarrow \mathbf{p} + f_p(\mathbf{p}, \mathbf{z})$$
 
 # %%
-config = ReconstructionConfig()  # the paper's parameters
+config = model.config.decoding
 example = chosen.select([best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))

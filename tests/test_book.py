@@ -54,7 +54,9 @@ def test_vendored_scripts_are_the_recorded_ones() -> None:
 def test_sources_load_nothing_from_the_network() -> None:
     loaded = re.compile(r"<(?:script|link|img|iframe)[^>]+https?://", re.IGNORECASE)
     sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "book" / "_static").iterdir(), *(ROOT / "notebooks").glob("*.py")]
-    for path in [*sources, *(ROOT / "nesf").rglob("*.py"), *(ROOT / "nesf_studies").rglob("*.py")]:
+    sources += [path for package in ("nesf", "nesf_studies") for kind in ("*.py", "*.js") for path in (ROOT / package).rglob(kind)]
+    assert ROOT / "nesf_studies" / "crystals.js" in sources
+    for path in sources:
         assert not loaded.search(path.read_text()), path
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
     assert config["mathjax_path"].startswith("../vendor/") and config["nb_ipywidgets_js"] == {}
