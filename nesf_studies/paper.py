@@ -29,8 +29,8 @@ def table(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
     recipe = ["dataset", "method", "preset"]
     errors = rows[rows["metric"].isin(HEADLINE[1:])].groupby([*recipe, "metric"], sort=False)["value"]
     made = errors.agg(mean="mean", std="std", n="count").reset_index().assign(source="recorded", split=split)
-    counts = rows.pivot_table(index=recipe, columns="metric", values="value", aggfunc="sum").query("n_nothing_detected > 0")
-    notes = {key: f"nothing detected in {c['n_nothing_detected']:.0f} of {c['n_materials']:.0f}" for key, c in counts.iterrows()}
+    sums = rows.pivot_table(index=recipe, columns="metric", values="value", aggfunc="sum")
+    notes = {k: f"nothing detected in {s['n_nothing_detected']:.0f} of {s['n_materials']:.0f}" for k, s in sums.iterrows() if s["n_nothing_detected"]}
     cells = zip(made["metric"], made["mean"], made["std"], strict=True)
     made["text"] = [number_text(metric, mean) + (f" ± {number_text(metric, std)}" if std == std else "") for metric, mean, std in cells]
     made["note"] = [notes.get(key, "") for key in zip(*(made[name] for name in recipe), strict=True)]

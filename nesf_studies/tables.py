@@ -88,7 +88,7 @@ def difference_table(runs: Sequence[RecordedRun], split: str = "test") -> pd.Dat
 
 
 def _verdict(row: Any) -> str:
-    """Judge a row of `compared`; not told apart: the paper's mean is within two standard errors of ours."""
+    """Judge a row of `compared`; not told apart: within two standard errors of ours."""
     mean = round(row.mean, digits(row.metric))
     if mean <= row.paper_mean:
         return "not worse"

@@ -61,7 +61,7 @@ def changed(reference: RecordedRun, run: RecordedRun) -> str:
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the settings (text) in which configs differ: a row per dotted key, a column per name."""
+    """Return the settings (text) in which configs differ: a row per dotted key, a column each."""
     settings = {
         name: {f"{section}.{key}": _text(value) for section in ("model", "sampling", "training") for key, value in config[section].items()}
         for name, config in configs.items()
