@@ -1,6 +1,6 @@
-"""Errors when the reconstruction makes choices that the paper leaves open, or that the official code makes otherwise.
+"""Errors by choices of decoding that the paper leaves open or the official code makes otherwise.
 
-Every variant decodes the same latent vectors; each changes the defaults in one place (`nesf.config.ReconstructionConfig`).
+Every variant decodes the same latent vectors and changes the paper's decoding (`nesf.config.ReconstructionConfig`) in one place, whatever the model's preset.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 import pandas as pd
@@ -23,15 +22,13 @@ from nesf_studies.page import TABLE1
 from nesf_studies.sensitivity import sample
 
 DEFAULT = "default"
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        DEFAULT: {},
-        "official position": {"atom_position": "cluster_mean"},  # official code: mean of the cluster, weighted by softmax(-score²)
-        "all particles move 64 times": {"converged": 0.0},  # official code; by default a particle that has arrived stays
-        "no votes": {"species_range": 0.0},  # the species field at the atom itself instead of 216 queries around it
-        "fast": {"mode": "fast"},
-    }
-)
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    DEFAULT: {},
+    "official position": {"atom_position": "cluster_mean"},  # official code: mean of the cluster, weighted by softmax(-score²)
+    "all particles move 64 times": {"converged": 0.0},  # official code; by default a particle that has arrived stays
+    "no votes": {"species_range": 0.0},  # the species field at the atom itself instead of 216 queries around it
+    "fast": {"mode": "fast"},
+}
 ERRORS = TABLE1[:5]  # without those of the lattice, which are the network's alone
 
 
@@ -51,7 +48,7 @@ class Parameters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variants that are decoded; the default always is, as the others are compared with it."""
+        """The variants that are decoded, the default first: the others are compared with it."""
         names = [n.strip() for n in self.only.split(",")] if self.only else VARIANTS
         return tuple(dict.fromkeys([DEFAULT, *names]))
 
@@ -59,30 +56,24 @@ class Parameters:
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """Decode a split with every variant.
 
-    Returns:
-        `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å), how many crystals have another error than with the
-        default (`n_changed`: number of atoms, positions by more than 0.001 Å, or species), and `seconds`.
-
-    Raises:
-        DataError: the split has fewer crystals than asked for, or an element that the model does not know.
+    `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å), how many crystals have another error than with the
+    default (`n_changed`: number of atoms, positions by more than 0.001 Å, or species), and `seconds`.
     """
     crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
-    rows = []
-    reference = None
+    rows, materials = [], []
     for name in parameters.names:
         begin = time.monotonic()
         found = reconstruct(model, crystals, replace(ReconstructionConfig(), **VARIANTS[name]), progress=progress).crystals
         seconds = time.monotonic() - begin
         metrics = evaluate(crystals, found, match=False)
-        reference = metrics.materials if reference is None else reference
+        materials.append(metrics.materials)
         changes = ", ".join(f"{key} = {value}" for key, value in VARIANTS[name].items())
         row = {"variant": name, "changes": changes, "n_crystals": len(crystals)} | {error: metrics.summary[error] for error in ERRORS}
-        rows.append(row | {"n_changed": int(_differ(reference, metrics.materials).sum()), "seconds": seconds})
+        rows.append(row | {"n_changed": int(_differ(materials[0], materials[-1]).sum()), "seconds": seconds})
     return {"decoding": pd.DataFrame(rows).astype(dict.fromkeys(ERRORS, float))}
 
 
 def _differ(first: pd.DataFrame, second: pd.DataFrame) -> Any:
-    """Return which crystals have other errors, row by row."""
     position, species = "position_error_actual_angstrom", "species_error_actual_percent"
     moved = (first[position].fillna(-1.0) - second[position].fillna(-1.0)).abs() > 1e-3
     return moved | (first["n_atoms_detected"] != second["n_atoms_detected"]) | (first[species] != second[species])

@@ -1,4 +1,4 @@
-"""Crystals on a straight line between two latent vectors (Section 2.4, Supplementary Note 2; Figures 5, 6, S1-S4)."""
+"""Crystals on a line between two latent vectors (Section 2.4; Figures 5, 6, S1-S4)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, concatenate, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.files import read_structures
@@ -35,23 +35,22 @@ from nesf_studies.crystals import (
     space_group_symbol,
     structure_distance,
 )
+from nesf_studies.scores import name_rows
 from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, subplots
 
-PBS_LATTICE = 5.936  # Å; rock salt, measured at room temperature (galena)
+GALENA = "mp-21276"  # PbS, for which there is a textbook cell
+GALENA_LATTICE = 5.936  # Å; rock salt, measured at room temperature; the relaxed cell of the Materials Project is another
 
 
 @dataclass(frozen=True)
 class Parameters:
     """What is interpolated, and how finely."""
 
-    # "paper": the six of Figures 5, 6, S1-S4; else "A to B" or "A to B; C to D", where each end is an id of any split of the dataset, or a file
-    # that holds one structure
-    paths: str = "paper"
+    paths: str = "paper"  # the six of the figures; or "A to B; C to D", where an end is an id of the dataset or a file that holds one structure
     n_frames: int = 41  # latent vectors on a path, both ends included; paper: not given, Figure S1 names 12 different formulas
     mode: Literal["exact", "fast"] = "exact"  # of decoding (ReconstructionConfig.mode); exact: the paper's
     cell: Literal["as-given", "conventional"] = "conventional"  # of ends from a file; the paper's datasets hold conventional cells
-    # Where the dataset lacks an end of a paper's path for which `_stand_in` has a textbook cell, that path is run too, under a name that says so
-    stand_ins: bool = True
+    stand_ins: bool = True  # a paper's path for which the dataset lacks `GALENA` alone is run with the textbook cell, under a name that says so
     symprec: float = 0.1  # Å, of the space group: decoded atoms lie some hundredths of an Å beside their sites
     min_distance: float = 0.5  # Å; nearer atoms make a frame invalid
 
@@ -67,21 +66,19 @@ class LatentPath(NamedTuple):
 
     name: str  # in tables and figures
     ends: Crystals  # source and destination
-    splits: tuple[str, str]  # of the ends: a split of the dataset, `file` or `textbook`
+    splits: tuple[str, ...]  # of the ends: a split of the dataset, `file` or `textbook`
     figure: str = ""  # the paper's
     formulas: str = ""  # the paper's sequence
 
 
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool) -> dict[str, pd.DataFrame | Crystals]:
-    """Walk along every path, decode, and describe what comes out, beside the trivial path (`linear_path`).
+    """Decode and describe the crystals along every path, beside the trivial path (`linear_path`).
 
-    Returns:
-        `paths`: a row per path and method, also of paths that could not be run, with the reason. `frames`: a row per path, method and frame (`describe`).
-        `decoded`: the crystals of the frames of method nesf. `ends`: the crystals that were encoded.
+    `paths`: a row per path and method (`summary`), and per path that was not run, with the reason. `frames`: a row per path, method and frame (`describe`).
+    `decoded`: the crystals of the frames of method nesf. `ends`: the crystals that were encoded.
 
     Raises:
-        ConfigError: `paths` cannot be read.
-        DataError: an end does not exist, or no path can be run.
+        DataError: no path can be run.
     """
     runnable, refused = requested_paths(dataset, parameters)
     if not runnable:
@@ -92,29 +89,27 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     t = np.linspace(0, 1, parameters.n_frames)
     z = torch.cat([latent_path(model, path.ends, t) for path in runnable])
     ids = [f"{path.name} | {i}" for path in runnable for i in range(len(t))]
-    decoded = decode_latent(model, z, ids, ReconstructionConfig(mode=parameters.mode), progress=progress).crystals
-    rows, frames = [], []
+    decoded = decode_latent(model, z, ids, replace(model.config.decoding, mode=parameters.mode), progress=progress).crystals
+    rows, frames = [], {}
     for k, path in enumerate(runnable):
         own = decoded.select(range(k * len(t), (k + 1) * len(t)))
         for method, crystals in (("nesf", own), ("linear", linear_path(path.ends, t))):
-            described = describe(crystals, t, parameters)
-            described.insert(0, "path", path.name)
-            described.insert(1, "method", method)
-            frames.append(described)
+            frames[path.name, method] = described = describe(crystals, t, parameters)
             ends = zip(("source", "destination", "source_split", "destination_split"), (*path.ends.ids, *path.splits), strict=True)
             about = {"path": path.name, "figure": path.figure, "method": method, "status": "run", **dict(ends)}
             rows.append(about | summary(described, path))
     encoded = [replace(path.ends, ids=tuple(f"{path.name} | {i}" for i in path.ends.ids)) for path in runnable]  # two paths may share an end
-    return {"paths": pd.DataFrame(rows + refused), "frames": pd.concat(frames, ignore_index=True), "decoded": decoded, "ends": concatenate(encoded)}
+    table = pd.concat(frames, names=["path", "method"]).droplevel(-1).reset_index()
+    return {"paths": pd.DataFrame(rows + refused), "frames": table, "decoded": decoded, "ends": concatenate(encoded)}
 
 
 def paper_paths() -> pd.DataFrame:
-    """Read the paper's six paths and their sequences of formulas, as printed (Section 2.4, Supplementary Note 2)."""
+    """Read the paper's six paths and their sequences of formulas, as printed."""
     return read_csv(Path(__file__).with_name("paper_interpolation.csv")).astype(str)
 
 
 def requested_paths(dataset: Dataset, parameters: Parameters) -> tuple[list[LatentPath], list[dict[str, Any]]]:
-    """Return the paths that `paths` names, and a row of the table `paths` for each path of the paper whose crystals the dataset lacks.
+    """Return the paths to run, and a row for each path of the paper that lacks an end.
 
     Raises:
         ConfigError: `paths` cannot be read.
@@ -127,40 +122,33 @@ def requested_paths(dataset: Dataset, parameters: Parameters) -> tuple[list[Late
         names = [end.strip() for end in text.split(" to ")]
         if len(names) != 2 or not all(names):
             raise ConfigError(f"paths = {text!r}: 'A to B' is expected, two ids or files; several are parted by ';'")
-        (source, source_split), (destination, destination_split) = (_end(dataset, end, parameters.cell) for end in names)
-        ends = concatenate([source, destination])
+        crystals, splits = zip(*(_end(dataset, end, parameters.cell) for end in names), strict=True)
+        ends = concatenate(crystals)
         name = " → ".join(reduced_formula(structure) for structure in ends.to_structures())
         name += f" ({len(found) + 1})" if name in {path.name for path in found} else ""
-        found.append(LatentPath(name, ends, (source_split, destination_split)))
+        found.append(LatentPath(name, ends, splits))
     if not found:
         raise ConfigError(f"paths = {parameters.paths!r}: 'paper' or 'A to B' is expected")
     return found, []
 
 
 def _paths_of_the_paper(dataset: Dataset, stand_ins: bool) -> tuple[list[LatentPath], list[dict[str, Any]]]:
-    runnable: list[LatentPath] = []
-    refused: list[dict[str, Any]] = []
+    runnable, refused = [], []
     for row in paper_paths().itertuples():
-        ids, name = (row.source, row.destination), row.path
-        ends = [_of_dataset(dataset, identifier) for identifier in ids]
-        lacking = [identifier for identifier, end in zip(ids, ends, strict=True) if end is None]
+        ends = {identifier: _of_dataset(dataset, identifier) for identifier in (row.source, row.destination)}
+        lacking = [identifier for identifier, end in ends.items() if end is None]
         if lacking:
             reason = f"not run: {' and '.join(lacking)} not in {dataset.label}"
             about = {"path": row.path, "figure": row.figure, "status": reason, "source": row.source, "destination": row.destination}
             refused.append(about | {"formulas_paper": " ".join(in_our_spelling(row.formulas))})
-            if len(lacking) == 2 or not stand_ins:
-                continue
-            ends = [end or _stand_in(identifier) for identifier, end in zip(ids, ends, strict=True)]
-            name = f"{row.path}, textbook {row.path.split(' → ')[ids.index(lacking[0])]}"
-        source, destination = ends
-        if source and destination:
-            crystals, splits = concatenate([source[0], destination[0]]), (source[1], destination[1])
-            runnable.append(LatentPath(name, crystals, splits, row.figure, row.formulas))
+        if not lacking or (stand_ins and lacking == [GALENA]):
+            crystals, splits = zip(*(end or _galena() for end in ends.values()), strict=True)
+            name = f"{row.path}, textbook PbS" if lacking else row.path
+            runnable.append(LatentPath(name, concatenate(crystals), splits, row.figure, row.formulas))
     return runnable, refused
 
 
 def _of_dataset(dataset: Dataset, identifier: str) -> tuple[Crystals, str] | None:
-    """Return a crystal of the dataset without its properties, and its split."""
     for split in SPLITS:
         crystals = dataset.split(split)
         if identifier in crystals.ids:
@@ -168,16 +156,12 @@ def _of_dataset(dataset: Dataset, identifier: str) -> tuple[Crystals, str] | Non
     return None
 
 
-def _stand_in(identifier: str) -> tuple[Crystals, str] | None:
-    """Return rock salt PbS of the measured lattice constant in place of mp-21276; the relaxed cell of the Materials Project is another."""
-    if identifier != "mp-21276":
-        return None
-    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(PBS_LATTICE), ["Pb", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+def _galena() -> tuple[Crystals, str]:
+    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(GALENA_LATTICE), ["Pb", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     return Crystals.from_structures([structure], ["PbS-textbook"]).in_standard_setting(), "textbook"
 
 
 def _end(dataset: Dataset, text: str, cell: Literal["as-given", "conventional"]) -> tuple[Crystals, str]:
-    """Return a crystal of the dataset, or of a file, and where it comes from."""
     if found := _of_dataset(dataset, text):
         return found
     if not Path(text).is_file():
@@ -189,30 +173,33 @@ def _end(dataset: Dataset, text: str, cell: Literal["as-given", "conventional"])
 
 
 def similar_pair(crystals: Crystals) -> tuple[str, str]:
-    """Return the ids of the first two crystals that are charge-balanced, of one kind (formula ABC3, number of atoms), and share no element.
+    """Return the ids of the first two crystals of one kind that share no element.
+
+    Both are charge-balanced, and have the same number of atoms and the same formula but for the elements (ABC3).
 
     Raises:
         DataError: there are no two.
     """
-    structures = crystals.to_structures()
-    usable = [i for i, s in enumerate(structures) if len(s.composition) > 1 and charge_balanced(reduced_formula(s))]
-    for j in usable:
-        for i in usable[: usable.index(j)]:
-            a, b = structures[i].composition, structures[j].composition
-            if a.num_atoms == b.num_atoms and a.anonymized_formula == b.anonymized_formula and not {*a} & {*b}:
-                return crystals.ids[i], crystals.ids[j]
+    earlier: list[tuple[str, Composition]] = []
+    for identifier, structure in zip(crystals.ids, crystals.to_structures(), strict=True):
+        b = structure.composition
+        if len(b) > 1 and charge_balanced(reduced_formula(structure)):
+            for other, a in earlier:
+                if a.num_atoms == b.num_atoms and a.anonymized_formula == b.anonymized_formula and not {*a} & {*b}:
+                    return other, identifier
+            earlier.append((identifier, b))
     raise DataError("no two crystals are of one kind without an element in common; name two with `paths`")
 
 
 def latent_path(model: TrainedModel, ends: Crystals, t: np.ndarray) -> Tensor:
-    """Return z(t) = (1 - t) z_src + t z_dst, [n, latent_size], for t [n] between 0 and 1; `ends` are source and destination."""
+    """Return z(t) = (1 - t) z_src + t z_dst, [n, latent_size], for t [n] between 0 and 1."""
     source, destination = model.encode(ends)
     weight = torch.as_tensor(t, dtype=source.dtype, device=source.device)[:, None]
     return (1 - weight) * source + weight * destination
 
 
 def linear_path(ends: Crystals, t: np.ndarray) -> Crystals:
-    """Return the path without a network: lattice lengths and angles change linearly, species are those of the nearer end.
+    """Return the path without a network: the cell changes linearly, species are the nearer end's.
 
     Where both ends have as many atoms, atom is paired with atom so that they move least (periodic), and fractional coordinates change linearly too; else
     the atoms are the nearer end's.
@@ -222,27 +209,23 @@ def linear_path(ends: Crystals, t: np.ndarray) -> Crystals:
     lattice = standard_lattice(lengths, angles)
     fractional = [ends.positions[ends.atoms(i)] @ np.linalg.inv(ends.lattice[i]) for i in range(2)]
     species = [ends.species[ends.atoms(i)] for i in range(2)]
-    moved = np.zeros_like(fractional[0])
-    paired = len(fractional[0]) == len(fractional[1])
-    if paired:
+    nearer = (t > 0.5).astype(int)
+    coordinates = [fractional[end] for end in nearer]
+    if len(fractional[0]) == len(fractional[1]):
         move = fractional[1][None] - fractional[0][:, None]
         move -= np.round(move)
-        middle = lattice[len(t) // 2]
-        rows, columns = linear_sum_assignment(np.linalg.norm(move @ middle, axis=-1))
-        moved, species[1] = move[rows, columns], species[1][columns]
-    nearer = (t > 0.5).astype(int)
-    coordinates = [fractional[0] + x * moved if paired else fractional[end] for x, end in zip(t, nearer, strict=True)]
+        rows, columns = linear_sum_assignment(np.linalg.norm(move @ lattice[len(t) // 2], axis=-1))
+        species[1] = species[1][columns]
+        coordinates = [fractional[0] + x * move[rows, columns] for x in t]
     positions = [c @ matrix for c, matrix in zip(coordinates, lattice, strict=True)]
     return Crystals.from_arrays([str(i) for i in range(len(t))], positions, [species[end] for end in nearer], lattice)
 
 
 def describe(crystals: Crystals, t: np.ndarray, parameters: Parameters) -> pd.DataFrame:
-    """Describe each frame: formula, number of atoms, lattice, space group, validity, and the steps from the frame before.
+    """Describe each frame, a row each; Å, Å³ and degrees.
 
-    Returns:
-        A row per frame: frame, t, formula (reduced), cell (all atoms), n_atoms; a, b, c (Å); alpha, beta, gamma (degrees); volume (Å³); space_group,
-        symbol; smallest_distance (Å), charge_balanced, valid (both: distance above `min_distance`, and balanced); length_step (Å; largest change of a, b
-        or c since the frame before), structure_step (Å; `structure_distance` to it).
+    `cell`: the formula of all atoms; `valid`: charge-balanced, and no distance below `min_distance`; `length_step`: the largest change of a, b or c since
+    the frame before; `structure_step`: `structure_distance` to it.
     """
     structures = crystals.to_structures()
     formulas, groups = [reduced_formula(s) for s in structures], [space_group(s, parameters.symprec) for s in structures]
@@ -274,7 +257,7 @@ def sequence(formulas: Sequence[str]) -> list[str]:
 
 
 def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence: in both, in order, with anything between."""
+    """Return the length of the longest common subsequence (in order, with anything between)."""
     best = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -283,18 +266,11 @@ def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
-    """Summarise a path: formulas beside the paper's, smoothness, validity.
+    """Summarise the frames of a path and method: formulas beside the paper's, smoothness, validity.
 
-    Args:
-        frames: `describe` of one path and method.
-        path: its ends, and the paper's sequence.
-
-    Returns:
-        formulas, formulas_paper (sequences; the paper's in our spelling); changes (of the formula); between_paper, between_ours, between_common,
-        between_in_order (formulas between the ends: how many different ones the paper has and ours has, how many are in both, and how many of the paper's
-        sequence are in ours in the same order); ends_right (0-2: the decoded ends have the formula of the crystals); largest_length_step (Å) and the same
-        relative to an even path, whose steps are all equal (1: even; NaN where the ends' lengths agree to 0.05 Å); mean_structure_step,
-        largest_structure_step (Å); charge_balanced_percent, valid_percent; space_groups (different ones).
+    Formulas between the ends are counted: the different ones of the paper and of ours, those in both, and how many of the paper's sequence are in ours
+    in the same order. `ends_right` (0-2): the decoded ends have the formula of the crystals. `length_step_to_even`: the largest step relative to a path
+    whose steps are all equal; NaN where the ends' lengths agree to 0.05 Å.
     """
     ours = sequence(frames["formula"].tolist())
     paper = in_our_spelling(path.formulas)
@@ -321,20 +297,15 @@ def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
 
 
 def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw composition, lattice and validity along one path.
+    """Draw the frames of a path: shares of the elements with the number of atoms, lattice, moves.
 
-    Left: share of each element, bands in the elements' colours, with the number of atoms. Middle: lattice lengths. Right: how far the structure moved since
-    the frame before, above it the frames: valid (filled) or not (hollow).
-
-    Args:
-        frames: `frames` of `analyse` for one path; method nesf is drawn, and of method linear the lattice.
-        title: path, model, seed.
+    Right: how far the structure moved since the frame before, above it the frames: valid (filled) or not (hollow).
     """
     ours, linear = (frames[frames["method"] == m].sort_values("t") for m in ("nesf", "linear"))
     figure, (left, middle, right) = subplots(3, 9.2, 3.1)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     t = ours["t"].to_numpy()
-    compositions = [Composition(f) if n else Composition({}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)]
+    compositions = [Composition(f if n else {}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)]
     elements = sorted({e for c in compositions for e in c.elements}, key=lambda e: e.X if e.X == e.X else 10.0)
     shares = np.array([[c.get_atomic_fraction(e) for c in compositions] for e in elements]).reshape(len(elements), len(t))
     edges = np.concatenate([t[:1], (t[1:] + t[:-1]) / 2, t[-1:]])
@@ -345,7 +316,8 @@ def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
         left.stairs(top, edges, baseline=below, fill=True, facecolor=colour, edgecolor="#555555", linewidth=0.6)
         at = int(np.abs(t - (share * t).sum() / share.sum()).argmin())  # the middle of the band
         at = at if share[at] else int(share.argmax())
-        left.text(t[at], (below + share / 2)[at], element.symbol, ha="center", va="center", fontsize=9, color=_readable(colour))
+        readable = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "white"
+        left.text(t[at], (below + share / 2)[at], element.symbol, ha="center", va="center", fontsize=9, color=readable)
         below = top
     left.set(ylim=(0, 1), xlim=(0, 1), xlabel="t", ylabel="share of the atoms")
     atoms = left.twinx()
@@ -364,22 +336,16 @@ def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
     right.plot(linear["t"].iloc[1:], linear["structure_step"].iloc[1:], color=TRIVIAL, linestyle="--", label="atoms, linear")
     valid = ours["valid"].to_numpy(bool)
     top = max(0.01, 1.25 * np.nanmax(ours["structure_step"].to_numpy(float), initial=0))
-    right.scatter(t[valid], np.full(valid.sum(), 0.95 * top), marker="s", s=14, color=NESF, label="valid frame")
-    right.scatter(t[~valid], np.full((~valid).sum(), 0.95 * top), marker="s", s=14, facecolor="white", edgecolor=NESF, label="not valid")
+    for which, face, label in ((valid, NESF, "valid frame"), (~valid, "white", "not valid")):
+        right.scatter(t[which], np.full(which.sum(), 0.95 * top), marker="s", s=14, facecolor=face, edgecolor=NESF, label=label)
     right.set(xlabel="t", ylabel="moved per frame, Å", ylim=(-0.03 * top, 1.02 * top))
     right.legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.suptitle(title)
     return figure
 
 
-def _readable(background: str) -> str:
-    """Return black or white, whichever is seen better on a colour `#rrggbb`."""
-    red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
-    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 128 else "white"
-
-
 def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw how smooth and how valid whole paths are (the rows of `paths` that were run), NeSF beside the linear path."""
+    """Draw how smooth and how valid the paths are that were run, NeSF beside the linear path."""
     panels = {
         "changes": "changes of\nthe formula",
         "length_step_to_even": "largest step of a length\n(1: an even path)",
@@ -388,14 +354,13 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
     }
     names = list(dict.fromkeys(counts["path"]))
     figure, axes = subplots(len(panels), 9.2, 1.0 + 0.34 * len(names))
-    for i, (ax, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
-        for method, colour, marker in (("linear", TRIVIAL, "D"), ("nesf", NESF, "o")):
+    name_rows(axes, names)
+    for ax, (column, label) in zip(axes, panels.items(), strict=True):
+        for method, shown, colour, marker in (("linear", "linear", TRIVIAL, "D"), ("nesf", "NeSF", NESF, "o")):
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)
-            ax.plot(rows.to_numpy(float), range(len(names)), marker, color=colour, markersize=7, label={"nesf": "NeSF"}.get(method, method))
-        ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel=label)
-        ax.set_yticklabels(names if not i else [])
+            ax.plot(rows.to_numpy(float), range(len(names)), marker, color=colour, markersize=7, label=shown)
+        ax.set(xlabel=label)
         ax.set_xlim(left=min(0, ax.get_xlim()[0]))
-        ax.grid(axis="x", alpha=0.3)
     axes[-1].set_xlim(0, 105)
     axes[-1].legend(frameon=False, loc="lower left")
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""The latent vectors of a dataset in two dimensions, and what neighbours in it share (Section 2.5, Figure 7)."""
+"""The latent vectors in two dimensions, and what neighbours share (Section 2.5, Figure 7)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
 from nesf_studies.crystals import crystal_system, space_group, space_group_symbol
 from nesf_studies.properties import element_fractions
+from nesf_studies.scores import name_rows
+from nesf_studies.sensitivity import sample
 from nesf_studies.style import NESF, TRIVIAL, subplots
 
 PICTURES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -40,7 +42,7 @@ SYSTEM_COLOURS = {  # Okabe and Ito
 
 @dataclass(frozen=True)
 class Parameters:
-    """Which crystals are shown, and how they are embedded in two dimensions. The paper gives no setting of its t-SNE."""
+    """Which crystals are shown, and how they are embedded (paper: no settings of its t-SNE)."""
 
     n_train: int | None = 2000  # crystals of the training split, drawn with `seed`; validation and test are all shown; None: all
     perplexity: float = 30.0  # of t-SNE: about so many neighbours of a crystal count; scikit-learn's default
@@ -62,19 +64,15 @@ class Parameters:
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool) -> dict[str, pd.DataFrame | Crystals]:
     """Encode, embed, and count what neighbours share.
 
-    Returns:
-        `points`: a row per crystal: id, split, formula, n_atoms, volume (Å³), space_group, symbol, crystal_system, and two coordinates of each embedding
-        (pca_1, pca_2, tsne_1, ...). `neighbours`: see `neighbour_table`.
+    `points`: `crystal_labels`, with split and two coordinates of each embedding (pca_1, pca_2, tsne_1, ...). `neighbours`: `neighbour_table`.
 
     Raises:
         DataError: fewer crystals than the neighbours or the perplexity need.
     """
     crystals, splits = shown_crystals(dataset, parameters)
     least = int(max(*parameters.k, parameters.perplexity, parameters.n_neighbors if parameters.umap else 0)) + 1
-    if len(crystals) <= least:
-        raise DataError(
-            f"{dataset.label}: {len(crystals)} crystals are too few; more than {least} are needed for these k, perplexity and n_neighbors"
-        )
+    if (n := len(crystals)) <= least:
+        raise DataError(f"{dataset.label}: {n} crystals are too few; more than {least} are needed for these k, perplexity and n_neighbors")
     z = model.encode(crystals).cpu().numpy().astype(np.float64)
     labels = crystal_labels(crystals, parameters.symprec)
     points = labels.round({"volume": 2})
@@ -89,15 +87,13 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
 def shown_crystals(dataset: Dataset, parameters: Parameters) -> tuple[Crystals, list[str]]:
     """Return the crystals that are shown, and the split of each."""
     parts = {split: dataset.split(split) for split in SPLITS}
-    train = parts["train"]
-    if parameters.n_train is not None and parameters.n_train < len(train):
-        draw = np.random.default_rng(parameters.seed).choice(len(train), parameters.n_train, replace=False)
-        parts["train"] = train.select(np.sort(draw))
-    return concatenate(list(parts.values())), [split for split, part in parts.items() for _ in range(len(part))]
+    if parameters.n_train is not None and parameters.n_train < len(parts["train"]):
+        parts["train"] = sample(parts["train"], parameters.n_train, parameters.seed)
+    return concatenate(list(parts.values())), [split for split, part in parts.items() for _ in part.ids]
 
 
 def crystal_labels(crystals: Crystals, symprec: float) -> pd.DataFrame:
-    """Return a row per crystal: id, formula (reduced), n_atoms, volume (Å³), space_group, symbol, crystal_system."""
+    """Describe each crystal, a row each; volume in Å³, reduced formula."""
     structures = crystals.to_structures()
     groups = [space_group(structure, symprec) for structure in structures]
     return pd.DataFrame(
@@ -114,24 +110,23 @@ def crystal_labels(crystals: Crystals, symprec: float) -> pd.DataFrame:
 
 
 def embeddings(z: np.ndarray, parameters: Parameters) -> dict[str, np.ndarray]:
-    """Embed latent vectors [n, d] in two dimensions: `pca`, `tsne` (started from PCA), and `umap` if the parameters say so; each [n, 2]."""
-    found = {"pca": PCA(2, svd_solver="full").fit_transform(z)}
-    found["tsne"] = TSNE(2, perplexity=parameters.perplexity, init="pca", random_state=parameters.seed, n_jobs=1).fit_transform(z)
+    """Embed latent vectors [n, d] in two dimensions, each [n, 2]; t-SNE starts from PCA."""
+    tsne = TSNE(2, perplexity=parameters.perplexity, init="pca", random_state=parameters.seed, n_jobs=1)
+    found = {"pca": PCA(2, svd_solver="full").fit_transform(z), "tsne": tsne.fit_transform(z)}
     if parameters.umap:
         import umap  # here, for it compiles itself
 
         reducer = umap.UMAP(n_components=2, n_neighbors=parameters.n_neighbors, min_dist=parameters.min_dist, random_state=parameters.seed, n_jobs=1)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*spectral.*|.*n_jobs.*")
-            found["umap"] = np.asarray(reducer.fit_transform(z))
+            found["umap"] = reducer.fit_transform(z)
     return {name: np.asarray(xy, dtype=np.float64) for name, xy in found.items()}
 
 
 def descriptors(crystals: Crystals) -> dict[str, np.ndarray]:
-    """Return descriptors that need no network, each [n, d].
+    """Return descriptors that need no network, each [n, d]: composition, cell, and both.
 
-    The composition (share of each element), the cell (three lengths, three angles, each scaled to unit variance), and both (each of the two scaled to a mean
-    squared distance from its mean of 1).
+    The cell is three lengths and three angles, each scaled to unit variance. In both, either part is scaled to a mean squared distance from its mean of 1.
     """
     composition = element_fractions(crystals, tuple(np.unique(crystals.species)))
     cell = np.concatenate([crystals.lengths, crystals.angles], axis=1)
@@ -151,7 +146,7 @@ def neighbour_indices(points: np.ndarray, k: int) -> np.ndarray:
 
 
 def purity(neighbours: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share (%) of neighbours [n, k] with the same label as the point itself, mean over points."""
+    """Return the share (%) of neighbours [n, k] with the label of the point itself."""
     return 100 * float((labels[neighbours] == labels[:, None]).mean())
 
 
@@ -161,32 +156,28 @@ def relative_difference(neighbours: np.ndarray, values: np.ndarray) -> float:
 
 
 def neighbour_table(spaces: Mapping[str, np.ndarray], labels: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """Count what the k nearest neighbours share, space by space; shuffled labels (mean of `n_shuffles`) say what chance gives.
+    """Measure what the k nearest neighbours share in each space, and with labels shuffled.
 
-    Returns:
-        space, k, space_group, crystal_system, n_atoms (purity, %), volume (mean relative difference, %; lower is more alike).
+    Of space_group, crystal_system and n_atoms the `purity`, of volume the `relative_difference`.
     """
 
     def shared(nearest: np.ndarray, values: pd.DataFrame) -> dict[str, float]:
         found = {name: purity(nearest, values[name].to_numpy()) for name in LABELS[:3]}
         return found | {"volume": relative_difference(nearest, values["volume"].to_numpy(float))}
 
-    largest = max(parameters.k)
     rng = np.random.default_rng(parameters.seed)
-    rows = []
-    for space, points in spaces.items():
-        nearest = neighbour_indices(points, largest)
-        rows += [{"space": space, "k": k} | shared(nearest[:, :k], labels) for k in parameters.k]
-    nearest = neighbour_indices(next(iter(spaces.values())), largest)
     shuffled = [labels.iloc[rng.permutation(len(labels))] for _ in range(parameters.n_shuffles)]
+    nearest = {space: neighbour_indices(points, max(parameters.k)) for space, points in spaces.items()}
+    rows = [{"space": space, "k": k} | shared(indices[:, :k], labels) for space, indices in nearest.items() for k in parameters.k]
+    first = next(iter(nearest.values()))
     for k in parameters.k:
-        chance = pd.DataFrame([shared(nearest[:, :k], values) for values in shuffled]).mean().to_dict()
+        chance = pd.DataFrame([shared(first[:, :k], values) for values in shuffled]).mean().to_dict()
         rows.append({"space": "labels shuffled", "k": k} | chance)
     return pd.DataFrame(rows)
 
 
 def latent_map(points: pd.DataFrame, embedding: str = "tsne", *, title: str = "") -> Figure:
-    """Draw `points` of `analyse` in an embedding (pca, tsne, umap), coloured by volume, number of atoms, crystal system and space group (Figure 7)."""
+    """Draw `points` in an embedding (pca, tsne, umap), coloured by four labels (Figure 7)."""
     figure, axes = subplots(2, 8.6, 8, n_rows=2)
     x, y = (points[f"{embedding}_{i}"].to_numpy(float) for i in (1, 2))
     size = float(np.clip(15000 / max(len(points), 1), 4, 16))
@@ -213,7 +204,7 @@ def latent_map(points: pd.DataFrame, embedding: str = "tsne", *, title: str = ""
 
 
 def frequent_groups(points: pd.DataFrame) -> tuple[dict[str, str], pd.Series]:
-    """Return the seven most frequent space groups with their colours, grey for all others; and the group of each crystal, or `others`."""
+    """Return the colours of the seven most frequent space groups and `others`, and these labels."""
     most = points["symbol"].value_counts().index[:7]  # of equals the first in the table
     colours = dict(zip(most, SYSTEM_COLOURS.values(), strict=False))
     symbols = points["symbol"].where(points["symbol"].isin(most), "others")
@@ -221,7 +212,7 @@ def frequent_groups(points: pd.DataFrame) -> tuple[dict[str, str], pd.Series]:
 
 
 def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw what the k nearest neighbours share, by the space in which they are near; `table`: `neighbours` of `analyse`."""
+    """Draw a `neighbour_table`: what neighbours share, by the space in which they are near."""
     panels = {
         "space_group": "same space group, %",
         "crystal_system": "same crystal system, %",
@@ -230,23 +221,21 @@ def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
     }
     spaces, ks = list(dict.fromkeys(table["space"])), sorted(set(table["k"]))
     figure, axes = subplots(len(panels), 9.2, 1.1 + 0.3 * len(spaces))
-    for i, (ax, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
+    name_rows(axes, spaces)
+    colours = [NESF if space == "latent vector" else TRIVIAL for space in spaces]
+    for ax, (column, label) in zip(axes, panels.items(), strict=True):
         for k, marker in zip(ks, cycle("os^DvPX"), strict=False):
             values = table[table["k"] == k].set_index("space")[column].reindex(spaces)
-            colours = [NESF if space == "latent vector" else TRIVIAL for space in spaces]
             ax.scatter(values, range(len(spaces)), marker=marker, color=colours, s=36, alpha=0.85, label=f"k = {k}")
-        ax.set(yticks=range(len(spaces)), ylim=(len(spaces) - 0.5, -0.5), xlabel=label)
-        ax.set_yticklabels(spaces if not i else [])
+        ax.set(xlabel=label)
         ax.set_xlim(0, max(105, ax.get_xlim()[1]) if column != "volume" else None)
-        ax.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(ks))
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(ks))
     figure.suptitle(title)
     return figure
 
 
 def value_colours(values: Sequence[float], *, logarithmic: bool = False) -> list[str]:
-    """Return colours `#rrggbb` of numbers, smallest to largest along viridis, as in `latent_map`."""
+    """Return colours `#rrggbb` of numbers along viridis, as in `latent_map`."""
     numbers = np.asarray(values, dtype=float)
     norm = (LogNorm if logarithmic else Normalize)(numbers.min(), max(numbers.max(), numbers.min() * (1 + 1e-9) + 1e-9))
     return [to_hex(c) for c in colormaps["viridis"](norm(numbers))]

@@ -22,23 +22,17 @@ TABLE_COLUMNS = ("source", "dataset", "method", "preset", "split", "metric", "me
 def table(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
     """Return the headline metrics over seeds or folds, in the long form of `paper_table`.
 
-    Args:
-        runs: recorded runs; those without the split are left out.
-        split: train, val or test.
-
-    Returns:
-        One row per dataset, method, preset and metric, columns `TABLE_COLUMNS`: mean and standard deviation (of a sample) over the n runs in which the
-        metric is defined, and both as text; `note` counts the materials in which nothing is detected, over all runs.
+    One row per dataset, method, preset and metric, columns `TABLE_COLUMNS`: mean and standard deviation (of a sample) over the n runs in which the metric is
+    defined, and both as text; `note` counts the materials in which nothing is detected, over all runs.
     """
     rows = metric_rows(runs).query("split == @split")
     recipe = ["dataset", "method", "preset"]
     errors = rows[rows["metric"].isin(HEADLINE[1:])].groupby([*recipe, "metric"], sort=False)["value"]
     made = errors.agg(mean="mean", std="std", n="count").reset_index().assign(source="recorded", split=split)
-    counts = rows.pivot_table(index=recipe, columns="metric", values="value", aggfunc="sum")
-    notes = {
-        key: f"nothing detected in {c['n_nothing_detected']:.0f} of {c['n_materials']:.0f}" for key, c in counts.iterrows() if c["n_nothing_detected"]
-    }
-    made["text"] = [text_of(*cell) for cell in zip(made["metric"], made["mean"], made["std"], strict=True)]
+    sums = rows.pivot_table(index=recipe, columns="metric", values="value", aggfunc="sum")
+    notes = {k: f"nothing detected in {s['n_nothing_detected']:.0f} of {s['n_materials']:.0f}" for k, s in sums.iterrows() if s["n_nothing_detected"]}
+    cells = zip(made["metric"], made["mean"], made["std"], strict=True)
+    made["text"] = [number_text(metric, mean) + (f" ± {number_text(metric, std)}" if std == std else "") for metric, mean, std in cells]
     made["note"] = [notes.get(key, "") for key in zip(*(made[name] for name in recipe), strict=True)]
     return made[list(TABLE_COLUMNS)]
 
@@ -56,12 +50,8 @@ def paper_table() -> pd.DataFrame:
 def compared(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """Set recorded results of all splits beside the paper's NeSF, in the long form of `table`.
 
-    Args:
-        runs: recorded runs.
-
-    Returns:
-        Columns `TABLE_COLUMNS`, then `paper_mean`, `paper_std` (of the paper's NeSF on the dataset of that name, whatever its split is; NaN where it has
-        none) and `sigma`, the difference of the means in units of the paper's standard deviation.
+    Columns `TABLE_COLUMNS`, then `paper_mean`, `paper_std` (of the paper's NeSF on the dataset of that name, whatever its split is; NaN where it has none)
+    and `sigma`, the difference of the means in units of the paper's standard deviation.
     """
     runs = list(runs)
     rows = pd.concat([table(runs, split) for split in SPLITS], ignore_index=True)
@@ -72,18 +62,11 @@ def compared(runs: Iterable[RecordedRun]) -> pd.DataFrame:
 
 
 def write_table(root: Path) -> Path:
-    """Write the aggregate of all recorded runs, `table1.csv` (`compared`), then `SHA256SUMS` of everything published below the folder.
-
-    Args:
-        root: folder of recorded runs, `results/`.
-
-    Returns:
-        The path of the aggregate.
+    """Write the aggregate of all recorded runs (`compared`), then the checksums; returns its path.
 
     Raises:
         DataError: a run is broken, or nothing is recorded.
     """
-    root = Path(root)
     runs = [run for run in all_runs(root) if run.metrics]
     if not runs:
         raise DataError(f"{root}: no evaluated run in it; make one with `nesf run starter`")
@@ -93,9 +76,10 @@ def write_table(root: Path) -> Path:
 
 
 def beside_the_paper(runs: Iterable[RecordedRun], split: str = "test") -> pd.DataFrame:
-    """Return Table 1 (test), S1 (train) or S2 (val): the paper's rows, then the recorded ones, columns `TABLE_COLUMNS`; trials are left out.
+    """Return Table 1 (test), S1 (train) or S2 (val): the paper's rows, then the recorded ones.
 
-    The dataset is the paper's; where ours is another split of it, `note` says which. The method is `shown_method`.
+    Columns `TABLE_COLUMNS`. The dataset is the paper's; where ours is another split of it, `note` says which. The method is `shown_method`. Trials are left
+    out.
     """
     ours = table([run for run in runs if not run.run["preset"].startswith("trial-")], split)
     ours["method"] = [shown_method(m, p) for m, p in zip(ours["method"], ours["preset"], strict=True)]
@@ -106,10 +90,5 @@ def beside_the_paper(runs: Iterable[RecordedRun], split: str = "test") -> pd.Dat
 
 
 def paper_atoms() -> pd.DataFrame:
-    """Read the paper's Tables 2-4, columns dataset, split, n_atoms (in a cell), materials; Table 3 has its last two rows exchanged, as printed."""
+    """Read Tables 2-4 (n_atoms: in a cell); Table 3 has its last two rows exchanged, as printed."""
     return pd.read_csv(Path(__file__).with_name("paper_atoms_per_cell.csv"))
-
-
-def text_of(metric: str, mean: float, std: float) -> str:
-    """Write mean ± standard deviation with the paper's number of decimals; – where the mean is not defined."""
-    return number_text(metric, mean) + (f" ± {number_text(metric, std)}" if std == std and mean == mean else "")

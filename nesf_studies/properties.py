@@ -1,6 +1,6 @@
-"""Properties predicted from latent vectors (Supplementary Note 4, Table S3), beside a mean and two descriptions of the composition alone.
+"""Properties predicted from latent vectors (Supplementary Note 4, Table S3).
 
-The network never sees a property. Three regression methods of scikit-learn predict it from the latent vectors, with the paper's settings and with settings
+The references are the mean of training and two descriptions of the composition alone. The network never sees a property. Three regression methods of scikit-learn predict it from the latent vectors, with the paper's settings and with settings
 chosen on the validation split. The test split chooses nothing.
 """
 
@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pymatgen.core import Element
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.metrics import mean_squared_error
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -31,23 +31,18 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_studies.scores import name_rows
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 
-PAPERS = MappingProxyType({"energy_above_hull": "eV/atom", "total_magnetization": "µB", "band_gap": "eV"})  # the rows of Table S3, and their units
-GEOMETRY = MappingProxyType({"volume_per_atom": "Å³", "n_atoms": "atoms"})  # known of every crystal
+PAPERS = {"energy_above_hull": "eV/atom", "total_magnetization": "µB", "band_gap": "eV"}  # the rows of Table S3, and their units
+GEOMETRY = {"volume_per_atom": "Å³", "n_atoms": "atoms"}  # known of every crystal
 Splits: TypeAlias = Mapping[str, np.ndarray]  # split name to an array with a row a crystal
 LATENT, COMPOSITION, FRACTIONS, MEAN = "latent vector", "composition", "element fractions", "mean of training"
 REGRESSORS = ("SVR", "kNN", "MLP")
 NEIGHBOURS = (1, 2, 3, 5, 10, 20)  # k tried on the validation split
 PENALTIES = (1.0, 10.0, 100.0)  # C of the SVR tried on the validation split, on standardised values
 EPOCHS_BETWEEN = 10  # after so many the MLP is compared on the validation split
-PROPERTIES = {
-    "energy_above_hull": "energy above hull, eV/atom",
-    "total_magnetization": "total magnetisation, µB",
-    "band_gap": "band gap, eV",
-    "volume_per_atom": "volume per atom, Å³",
-    "n_atoms": "atoms in the cell",
-}
+PROPERTIES = {name: f"{name.replace('_', ' ')}, {unit}" for name, unit in (PAPERS | GEOMETRY).items()}
 INPUTS = {LATENT: NESF, COMPOSITION: SECOND, FRACTIONS: "#CC79A7"}  # their colours
 LOWEST = -0.6  # R² below are drawn at the left border
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)  # electrons of their cores
@@ -75,13 +70,12 @@ class Parameters:
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """Make Table S3 for a model and the properties that a dataset knows.
 
-    Returns:
-        `scores`: one row per property, input, regressor, setting (`paper`, or `chosen` on validation: which is in `choice`) and split. `predictions`: of the
-        test crystals, by the setting and regressor that is best on validation for each input. `known`: per property and split how many crystals have it,
-        how many hold an element that the model does not know (left out), mean and standard deviation.
+    `scores`: one row per property, input, regressor, setting (`paper`, or `chosen` on validation: which is in `choice`) and split. `predictions`: of the test
+    crystals, by the setting and regressor that is best on validation for each input. `known`: per property and split how many crystals have it, how many
+    hold an element that the model does not know (left out), mean and standard deviation.
 
     Raises:
-        DataError: a property that the dataset does not have, or too few known values.
+        DataError: fewer than two values of a property are known.
     """
     usable, left_out = {}, {}
     for split in SPLITS:
@@ -111,7 +105,7 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
                 x = {split: features[split][rows[split]] for split in SPLITS}
                 fitted = fit_all(x, y, parameters, scale=source == COMPOSITION)
                 scores += [_scored(y, p, property=name, input=source, regressor=r, setting=s, choice=c) for (r, s), (c, p) in fitted.items()]
-                best = min(fitted, key=lambda key: _mse(y["val"], fitted[key][1]["val"]))
+                best = min(fitted, key=lambda key: mean_squared_error(y["val"], fitted[key][1]["val"]))
                 test[f"from {source}"], test[f"{source} by"] = fitted[best][1]["test"], f"{best[0]}, {best[1]}"
                 bar.update()
             predictions.append(test)
@@ -119,43 +113,37 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
 
 
 def chosen_on_validation(scores: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Return R² of a split, for each property and input with the regressor and setting of the highest R² on validation.
+    """Return R² of a split, by the regressor and setting of the highest R² on validation.
 
-    `scores` are those of `analyse`. One row per property, a column per input: R², and `<input> by`: regressor and setting.
+    One row per property, a column per input: R², and `<input> by`: regressor and setting.
     """
     fitted = scores[scores["regressor"].fillna("") != ""]
     keys = ["property", "input", "regressor", "setting"]
     values = fitted.pivot_table(index=keys, columns="split", values="r2", sort=False)
-    rows: dict[str, dict[str, Any]] = {}
-    for (name, source), part in values.groupby(level=["property", "input"], sort=False):
-        best = part["val"].idxmax()
-        rows.setdefault(name, {})[source] = part.loc[best, split]
-        rows[name][f"{source} by"] = ", ".join(best[2:])
-    table = pd.DataFrame(rows).T.rename_axis("property")
-    sources = [c for c in table.columns if not c.endswith(" by")]
-    return table[[*sources, *(f"{s} by" for s in sources)]].astype(dict.fromkeys(sources, float))
+    best = values.loc[values.groupby(keys[:2], sort=False)["val"].idxmax()].reset_index(keys[2:])
+    r2, by = (column.unstack("input", sort=False) for column in (best[split], best["regressor"] + ", " + best["setting"]))
+    return r2.join(by.add_suffix(" by")).rename_axis(columns=None)
 
 
 def targets(dataset: Dataset, names: str = "") -> dict[str, str]:
-    """Return the properties to predict, with units: those named, else the paper's properties that the dataset knows, else the volume per atom.
+    """Return the named properties (default: `Parameters.targets`), with units.
 
     Raises:
         DataError: a property is named that the dataset does not have.
     """
-    columns = {k for k, v in dataset.split("train").properties.items() if v.dtype.kind in "fiub"}
+    columns = sorted(k for k, v in dataset.split("train").properties.items() if v.dtype.kind in "fiub")
+    papers = {k: unit for k, unit in PAPERS.items() if k in columns}
     if not names:
-        return {k: u for k, u in PAPERS.items() if k in columns} or {"volume_per_atom": GEOMETRY["volume_per_atom"]}
-    units = {**dict.fromkeys(sorted(columns), ""), **PAPERS, **GEOMETRY}
+        return papers or {"volume_per_atom": GEOMETRY["volume_per_atom"]}
+    units = dict.fromkeys(columns, "") | papers | GEOMETRY
     chosen = [name.strip() for name in names.split(",")]
-    for name in chosen:
-        if name not in columns and name not in GEOMETRY:
-            there = ", ".join((*sorted(columns), *GEOMETRY))
-            raise DataError(f"{dataset.label}: {name!r} is not a number that is known of its crystals; choose from {there}")
+    if unknown := [name for name in chosen if name not in units]:
+        raise DataError(f"{dataset.label}: {unknown[0]!r} is not a number that is known of its crystals; choose from {', '.join(units)}")
     return {name: units[name] for name in chosen}
 
 
 def property_values(crystals: Crystals, name: str) -> np.ndarray:
-    """Return a property of each crystal [B], NaN where unknown: a column of the dataset, or computed from the structure (`GEOMETRY`)."""
+    """Return a property of each crystal [B] (a column, or one of `GEOMETRY`), NaN where unknown."""
     if name in crystals.properties:
         return crystals.properties[name].astype(float)
     if name == "n_atoms":
@@ -166,13 +154,10 @@ def property_values(crystals: Crystals, name: str) -> np.ndarray:
 
 
 def composition_features(crystals: Crystals) -> np.ndarray:
-    """Return what is known without a structure: statistics of elemental properties over the composition, in the manner of Magpie.
+    """Return statistics of elemental properties over the composition [B, 62], as Magpie does.
 
     For each of twelve properties of the elements (`_element_table`): mean and mean absolute deviation, weighted by the fractions of the elements,
     smallest, largest and range; the number of elements; and the atoms of the reduced formula, for what belongs to a cell grows with them.
-
-    Returns:
-        [B, 62]. A value that pymatgen does not know of an element is the median of the elements.
     """
     table = _element_table()
     features = []
@@ -187,7 +172,7 @@ def composition_features(crystals: Crystals) -> np.ndarray:
 
 
 def element_fractions(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
-    """Return the share of each element among the atoms [B, A]: a composition in which neighbours in the periodic table are not alike."""
+    """Return the share of each element among the atoms [B, A], A elements in the vocabulary."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     counts = np.zeros((len(crystals), len(vocabulary)))
     np.add.at(counts, (owner, np.searchsorted(vocabulary, crystals.species)), 1)
@@ -195,10 +180,9 @@ def element_fractions(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.nda
 
 
 def _element_table() -> np.ndarray:
-    """Return twelve properties of each element [Z, 12].
+    """Return properties of each element [Z, 12]; unknown ones are the median of the elements.
 
-    Number, group, row, mass, electronegativity, radius, Mendeleev number, melting point, electron affinity, molar volume, first ionisation energy,
-    electrons outside of the noble-gas core.
+    `_ELEMENT`, the first ionisation energy, and the electrons outside of the noble-gas core.
     """
     table = np.full((104, len(_ELEMENT) + 2), np.nan)
     with warnings.catch_warnings():  # pymatgen warns of each value that it does not know
@@ -212,19 +196,13 @@ def _element_table() -> np.ndarray:
 
 
 def fit_all(x: Splits, y: Splits, parameters: Parameters, *, scale: bool) -> dict[tuple[str, str], tuple[str, Splits]]:
-    """Fit the three regressors with the paper's settings, and with settings chosen on the validation split.
+    """Fit the three regressors with the paper's settings, and with settings chosen on validation.
 
     paper: latent vectors as they are (no scaling is mentioned); the errors of its kNN on training crystals are 0, so neighbours are weighted by distance.
     chosen: SVR and kNN on standardised inputs (SVR: outputs too) with the C or k, the MLP with the epoch, of the lowest squared error on validation.
 
-    Args:
-        x: inputs [n, features] of train, val and test.
-        y: values [n].
-        parameters: the paper's settings.
-        scale: standardise the inputs for the paper's settings too (features of different units).
-
-    Returns:
-        For each regressor and setting what was chosen (text), and the predictions of each split.
+    `x`: inputs [n, features]; `y`: values [n]; `scale`: standardise the inputs for the paper's settings too (features of different units). Gives for each
+    regressor and setting what was chosen (text), and the predictions of each split.
     """
 
     def predicted(model: Any, scaled: bool) -> Splits:
@@ -234,25 +212,21 @@ def fit_all(x: Splits, y: Splits, parameters: Parameters, *, scale: bool) -> dic
     def knn(k: int) -> KNeighborsRegressor:
         return KNeighborsRegressor(min(k, len(y["train"])), weights="distance")
 
-    def standardised_svr(penalty: float) -> TransformedTargetRegressor:
-        return TransformedTargetRegressor(SVR(C=penalty, epsilon=0.1), transformer=StandardScaler())
-
-    svr = SVR(kernel="rbf", C=parameters.penalty, epsilon=parameters.tube)
-    penalties = {f"C = {c:g}, standardised": predicted(standardised_svr(c), True) for c in PENALTIES}
+    svr = SVR(C=parameters.penalty, epsilon=parameters.tube)
+    standardised = {c: TransformedTargetRegressor(SVR(C=c, epsilon=0.1), transformer=StandardScaler()) for c in PENALTIES}
+    penalties = {f"C = {c:g}, standardised": predicted(model, True) for c, model in standardised.items()}
     neighbours = {f"k = {k}, standardised": predicted(knn(k), True) for k in NEIGHBOURS}
-    mlp_at_the_end, mlp_at_its_best = _fit_mlp(x, y, parameters, scale)
     return {
         ("SVR", "paper"): (f"C = {parameters.penalty:g}, ε = {parameters.tube:g}", predicted(svr, scale)),
         ("SVR", "chosen"): _best(penalties, y["val"]),
         ("kNN", "paper"): (f"k = {parameters.neighbours}", predicted(knn(parameters.neighbours), scale)),
         ("kNN", "chosen"): _best(neighbours, y["val"]),
-        ("MLP", "paper"): mlp_at_the_end,
-        ("MLP", "chosen"): mlp_at_its_best,
+        **_fit_mlp(x, y, parameters, scale),
     }
 
 
-def _fit_mlp(x: Splits, y: Splits, parameters: Parameters, scale: bool) -> tuple[tuple[str, Splits], tuple[str, Splits]]:
-    """Train the MLP once and return its predictions at the end (paper) and at the epoch that is best on validation."""
+def _fit_mlp(x: Splits, y: Splits, parameters: Parameters, scale: bool) -> dict[tuple[str, str], tuple[str, Splits]]:
+    """Train the MLP once; predict with it as it is at the end and was when best on validation."""
     scaler = StandardScaler().fit(x["train"])
     inputs = {split: (scaler.transform(x[split]) if scale else x[split]).astype(np.float32) for split in SPLITS}
     mlp = MLPRegressor(hidden_layer_sizes=(128, 128, 64), batch_size=min(200, len(y["train"])), learning_rate_init=1e-3, random_state=parameters.seed)
@@ -260,11 +234,11 @@ def _fit_mlp(x: Splits, y: Splits, parameters: Parameters, scale: bool) -> tuple
     for epoch in range(1, parameters.epochs + 1):
         mlp.partial_fit(inputs["train"], y["train"])  # one epoch; Adam goes on where it was
         if epoch % EPOCHS_BETWEEN == 0 or epoch == parameters.epochs:
-            error = _mse(y["val"], mlp.predict(inputs["val"]))
+            error = mean_squared_error(y["val"], mlp.predict(inputs["val"]))
             if error < lowest:
                 lowest, best, best_epoch = error, copy.deepcopy(mlp), epoch
-    end, early = ({split: m.predict(inputs[split]) for split in SPLITS} for m in (mlp, best))
-    return (f"{parameters.epochs} epochs", end), (f"{best_epoch} epochs", early)
+    ends = {"paper": (parameters.epochs, mlp), "chosen": (best_epoch, best)}
+    return {("MLP", s): (f"{n} epochs", {split: m.predict(inputs[split]) for split in SPLITS}) for s, (n, m) in ends.items()}
 
 
 def table_s3() -> pd.DataFrame:
@@ -273,14 +247,9 @@ def table_s3() -> pd.DataFrame:
 
 
 def implied_variances(known: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return the variance of each property that Table S3 implies, MSE / (1 - R²), beside that of the crystals here: exchanged rows would show.
+    """Return the variances that Table S3 implies beside ours: exchanged rows would show.
 
-    Args:
-        known: of `analyse`.
-        dataset: the paper's name, icsg3d or lcs6.
-
-    Returns:
-        One row per split and property as the paper names it, columns `Table S3` (median of its three regressors) and `here`.
+    One row per split and property; `Table S3`: MSE / (1 - R²), median of the three regressors, of the paper's dataset icsg3d or lcs6.
     """
     paper = table_s3().query("dataset == @dataset and r2 < 0.9999")
     paper = paper.assign(variance=paper["mse"] / (1 - paper["r2"])).groupby(["split", "property"])["variance"].median()
@@ -291,12 +260,11 @@ def implied_variances(known: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def known_elements(crystals: Crystals, vocabulary: tuple[int, ...]) -> np.ndarray:
     """Return whether the model knows all elements of a crystal, [B]."""
-    foreign = ~np.isin(crystals.species, vocabulary)
-    return np.bincount(np.repeat(np.arange(len(crystals)), crystals.n_atoms), weights=foreign, minlength=len(crystals)) == 0
+    return np.array([np.isin(crystals.species[crystals.atoms(i)], vocabulary).all() for i in range(len(crystals))], bool)
 
 
 def _rows_with_value(values: Splits, name: str, parameters: Parameters) -> dict[str, np.ndarray]:
-    """Return the indices of the crystals of each split that are used: those whose property is known, of the training ones a draw."""
+    """Return the indices of the crystals whose property is known, of the training ones a draw."""
     rows = {split: np.flatnonzero(np.isfinite(y)) for split, y in values.items()}
     for split, known in rows.items():
         if len(known) < 2:
@@ -307,51 +275,40 @@ def _rows_with_value(values: Splits, name: str, parameters: Parameters) -> dict[
 
 
 def _scored(y: Splits, predicted: Splits, **about: str) -> pd.DataFrame:
-    """Return MSE, MAE and R² of each split."""
     rows = []
     for split in SPLITS:
-        mse, mae, variance = _mse(y[split], predicted[split]), np.abs(y[split] - predicted[split]).mean(), np.var(y[split])
+        mse, mae = mean_squared_error(y[split], predicted[split]), np.abs(y[split] - predicted[split]).mean()
+        variance = np.var(y[split])
         rows.append({**about, "split": split, "n": len(y[split]), "mse": mse, "mae": mae, "r2": 1 - mse / variance if variance else np.nan})
     return pd.DataFrame(rows)
 
 
-def _mse(actual: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.square(actual - predicted).mean())
-
-
 def _best(tried: Mapping[str, Splits], actual: np.ndarray) -> tuple[str, Any]:
-    """Return the setting with the lowest squared error on validation, of equals the first, and its predictions."""
-    choice = min(tried, key=lambda name: _mse(actual, tried[name]["val"]))
+    choice = min(tried, key=lambda name: mean_squared_error(actual, tried[name]["val"]))
     return choice, tried[choice]
 
 
-def property_scores(scores: pd.DataFrame, *, split: str = "test", paper: pd.DataFrame | None = None, title: str = "") -> Figure:
-    """Draw R² of every regressor and input, a panel a property; hollow circles are the paper's, a grey line is the mean of training.
+def property_scores(scores: pd.DataFrame, *, paper: pd.DataFrame | None = None, title: str = "") -> Figure:
+    """Draw R² on test of every regressor and input, a panel a property; grey: the mean of training.
 
-    Args:
-        scores: of `analyse`.
-        split: train, val or test.
-        paper: rows of Table S3 of one dataset, or None.
-        title: dataset, split and model.
+    `paper`: rows of Table S3 of one dataset, drawn as hollow circles.
     """
     shown = list(dict.fromkeys(scores["property"]))
     lines = [(regressor, source) for regressor in REGRESSORS for source in INPUTS]
-    labels = [", ".join(line) for line in lines]
     figure, axes = subplots(len(shown), 2.5 * len(shown) + 1.7, 4.0)
-    for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
-        part = scores[(scores["split"] == split) & (scores["property"] == name)]
+    name_rows(axes, [", ".join(line) for line in lines])
+    for ax, name in zip(axes, shown, strict=True):
+        part = scores.query("split == 'test' and property == @name")
         ax.axvline(part.loc[part["input"] == MEAN, "r2"].iloc[0], color=TRIVIAL, linewidth=2)
         for cell in part[part["input"] != MEAN].itertuples():
             marker = "<" if cell.r2 < LOWEST else {"paper": "o", "chosen": "D"}[cell.setting]
             row = lines.index((cell.regressor, cell.input))
             ax.plot(max(cell.r2, LOWEST), row, marker, color=INPUTS[cell.input], markersize=6, clip_on=False)
         if paper is not None:
-            for cell in paper.query("property == @name and split == @split").itertuples():
+            for cell in paper.query("property == @name and split == 'test'").itertuples():
                 ax.plot(cell.r2, lines.index((cell.regressor, LATENT)), "o", markerfacecolor="none", markeredgecolor="black", markersize=11)
-        ax.set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5), xlim=(LOWEST, 1.02), xlabel="R² (1: perfect)")
+        ax.set(xlim=(LOWEST, 1.02), xlabel="R² (1: perfect)")
         ax.set_title(PROPERTIES.get(name, name), fontsize=10)
-        ax.set_yticklabels(labels if i == 0 else [])
-        ax.grid(axis="x", alpha=0.3)
     markers = {"the paper's settings": "o", "chosen on validation": "D"}
     handles = [Line2D([], [], marker=marker, color="black", linestyle="", label=label) for label, marker in markers.items()]
     if paper is not None:
@@ -363,7 +320,7 @@ def property_scores(scores: pd.DataFrame, *, split: str = "test", paper: pd.Data
 
 
 def property_parity(predictions: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw predicted against known values of the test crystals (`predictions` of `analyse`), a panel a property."""
+    """Draw predicted against known values of the test crystals, a panel a property."""
     shown = list(dict.fromkeys(predictions["property"]))
     figure, axes = subplots(len(shown), max(5.0, 2.9 * len(shown) + 0.5), 3.6)
     for ax, name in zip(axes, shown, strict=True):

@@ -1,8 +1,6 @@
-"""Recorded analyses, and the recorded runs as data frames.
+"""Analyses in RUN/analysis/<name>, and the recorded runs as data frames.
 
-RUN/analysis/<name>/analysis.json        parameters, command, commit, versions, device, wall time (schema/analysis.json)
-RUN/analysis/<name>/<table>.csv          tables
-RUN/analysis/<name>/<crystals>.safetensors   crystals
+analysis.json holds parameters, command, commit, versions, device and wall time (schema/analysis.json); tables are .csv, crystals .safetensors.
 """
 
 from __future__ import annotations
@@ -72,15 +70,8 @@ def run_analysis(
 ) -> RecordedAnalysis:
     """Analyse a trained model and record the result.
 
-    Args:
-        name: one of `nesf_studies.ANALYSES`.
-        run: folder of the model.
-        dataset: crystals to analyse; need not be those of the training.
-        assignments: parameters that differ from the defaults, name to value; text is read as JSON where it is JSON.
-        out: where it is recorded; None for RUN/analysis/NAME.
-        device: auto, cpu, cuda, ...
-        command: the command to record.
-        progress: show a progress bar on standard error.
+    The dataset need not be that of the training; `assignments`: parameters that differ from the defaults, text is read as JSON where it is JSON; `out`: None
+    for RUN/analysis/NAME.
 
     Raises:
         ConfigError: no such analysis or parameter.
@@ -91,7 +82,7 @@ def run_analysis(
     model = TrainedModel.load(run, device)
     begin = time.monotonic()
     made = module.analyse(model, dataset, parameters, progress=progress)
-    folder = Path(out) if out else Path(run) / "analysis" / name
+    folder = out or run / "analysis" / name
     if folder.exists():
         shutil.rmtree(folder)
     for part, value in made.items():
@@ -129,34 +120,27 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
 def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """Return a row per recorded run: what ran, on which dataset, and what its training took.
 
-    Returns:
-        Columns `RUN_COLUMNS`: `run` is the position in `runs`, `paper_dataset` the paper's name of the dataset; `minutes` and `epochs` are those of the
-        training, NaN where there is none.
+    Columns `RUN_COLUMNS`: `run` is the position in `runs`, `paper_dataset` the paper's name of the dataset; `minutes` and `epochs` are those of the training,
+    NaN where there is none.
     """
     rows = []
     for position, run in enumerate(runs):
-        about = run.run
-        dataset, method, preset, wall = about["dataset"]["name"], about["method"], about["preset"], about.get("wall_time_seconds")
+        about, wall = run.run, run.run.get("wall_time_seconds")
+        dataset, method, preset = about["dataset"]["name"], about["method"], about["preset"]
         minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else None  # a predictor's time may be one number
         epochs = about.get("config", {}).get("training", {}).get("epochs")
-        name = PAPERS_NAME.get(dataset, dataset)
-        rows.append(
-            (position, dataset, name, about["dataset"].get("fold"), about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs)
-        )
+        names = (dataset, PAPERS_NAME.get(dataset, dataset), about["dataset"].get("fold"))
+        rows.append((position, *names, about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs))
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"minutes": float, "epochs": float})
 
 
 def shown_method(method: str, preset: str) -> str:
-    """Return the name of a method in comparisons: each preset of the voxel baseline is a method of its own, as `icsg3d-repaired`."""
+    """Return a method's name in comparisons, of the voxel baseline with preset: icsg3d-repaired."""
     return f"{method}-{preset}" if method.startswith("icsg3d") else method
 
 
 def metric_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
-    """Return the errors of recorded runs as one tidy frame: a row per run, split and metric.
-
-    Returns:
-        The columns of `run_rows`, then split, metric and value (NaN where it is not defined).
-    """
+    """Return the errors of recorded runs, a row per run, split and metric; NaN: not defined."""
     runs = list(runs)
     values = [
         (position, split, metric, value)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, subplots
 
 
-def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the loss of Eq. 2 and its four parts over epochs, training and validation.
+def name_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Give panels side by side a row per name, top to bottom; the first panel shows the names."""
+    for i, ax in enumerate(axes):
+        ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), yticklabels=names if i == 0 else [])
+        ax.grid(alpha=0.3)
 
-    Args:
-        log: the `log.csv` of a run; an epoch without validation has no value in the `val_` columns.
-        title: dataset, preset and seed.
-    """
+
+def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the loss of Eq. 2 and its four parts over epochs, from the `log.csv` of a run."""
     panels = {
         "loss": "total loss (Eq. 2)",
         "loss_position": "position, Å²",
@@ -46,69 +49,54 @@ def metrics_chart(
 ) -> Figure:
     """Draw every method on every metric; lower is better. The paper's value is a hollow marker.
 
-    Args:
-        tables: for each method the value of each metric, None or NaN where there is none; a method's colour is that of its recorded runs' name.
-        metrics: for each metric the label of its panel, with the unit.
-        paper: the paper's value of each metric that it has.
+    `tables`: the values of each method, None or NaN where there is none; `metrics`: the label of each metric's panel.
     """
     figure, axes = subplots(len(metrics), 2.2 * len(metrics), 0.6 + 0.35 * len(tables))
-    for i, (ax, (metric, label)) in enumerate(zip(axes, metrics.items(), strict=True)):
+    name_rows(axes, list(tables))
+    for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
         for row, (method, values) in enumerate(tables.items()):
             value = values.get(metric)
             if value is not None and np.isfinite(value):
                 ax.plot(value, row, "o", color=METHOD_COLOURS.get(method, NESF), markersize=8)
-            if paper is not None and method == "nesf" and paper.get(metric) is not None:
+            if paper and method == "nesf" and metric in paper:
                 ax.plot(paper[metric], row, "o", markerfacecolor="none", markeredgecolor="black", markersize=11, label="paper")
-        ax.set(yticks=range(len(tables)), ylim=(len(tables) - 0.5, -0.5), xlabel=label)
-        ax.set_yticklabels(list(tables) if i == 0 else [])
+        ax.set(xlabel=label)
         ax.set_xlim(left=min(0.0, ax.get_xlim()[0]) - 0.02 * ax.get_xlim()[1])
-        ax.grid(axis="x", alpha=0.3)
     if paper:
         axes[0].legend(frameon=False, loc="lower right")
     return figure
 
 
 def comparison(rows: pd.DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
-    """Draw Table 1: a row of panels a dataset, a panel a metric, a line a method; lower is better. Hollow: the paper's values.
+    """Draw Table 1: a row of panels a dataset, a panel a metric; hollow: the paper's.
 
-    Args:
-        rows: long form (`nesf_studies.paper.beside_the_paper`); bars are ± one standard deviation over seeds or folds. `constant`, which is far off, is left
-            out.
-        panels: for each metric the label of its panel, with the unit.
-        titles: for each dataset its title.
+    `rows`: `nesf_studies.paper.beside_the_paper`; `panels`: the label of each metric's panel; `titles`: of each dataset. Bars are ± one standard deviation
+    over seeds or folds. `constant`, which is far off, is left out.
     """
-    order = list(DRAWN)
-    rows = rows[rows["method"].isin(order)]
-    rows = rows.assign(ours=rows["source"] == "recorded", rank=rows["method"].map(order.index))
+    rows = rows[rows["method"].isin(DRAWN)]
+    rows = rows.assign(ours=rows["source"] == "recorded", rank=rows["method"].map(list(DRAWN).index))
     rows["recipe"] = rows["preset"].where(rows["ours"] & (rows["method"] == "nesf"), "")
+    rows["line"] = rows["method"].map(DRAWN) + ", " + ("ours " + rows["recipe"]).str.strip().where(rows["ours"], "paper")
     rows = rows.sort_values(["rank", "ours", "recipe"], kind="stable")
-    lines = {dataset: list(of.groupby(["rank", "ours", "recipe"]).groups) for dataset, of in rows.groupby("dataset") if dataset in titles}
-    datasets = [dataset for dataset in titles if dataset in lines]
-    figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(lines[d]) + 0.95 for d in datasets)), layout="constrained")
-    grid = figure.subplots(len(datasets), len(panels), squeeze=False, height_ratios=[len(lines[d]) + 2 for d in datasets])
-    for dataset, axes in zip(datasets, grid, strict=True):
-        names = [f"{DRAWN[order[rank]]}, {f'ours {recipe}'.strip() if ours else 'paper'}" for rank, ours, recipe in lines[dataset]]
-        for i, (ax, metric) in enumerate(zip(axes, panels, strict=True)):
+    lines = {d: list(dict.fromkeys(rows.loc[rows["dataset"] == d, "line"])) for d in titles if (rows["dataset"] == d).any()}
+    figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(names) + 0.95 for names in lines.values())), layout="constrained")
+    grid = figure.subplots(len(lines), len(panels), squeeze=False, height_ratios=[len(names) + 2 for names in lines.values()])
+    for (dataset, names), axes in zip(lines.items(), grid, strict=True):
+        name_rows(axes, names)
+        for ax, metric in zip(axes, panels, strict=True):
             for cell in rows[(rows["dataset"] == dataset) & (rows["metric"] == metric)].itertuples():
-                y, colour = lines[dataset].index((cell.rank, cell.ours, cell.recipe)), METHOD_COLOURS.get(cell.method, ICSG3D)
+                y, colour = names.index(cell.line), METHOD_COLOURS.get(cell.method, ICSG3D)
                 face, spread = colour if cell.ours else "white", None if cell.std != cell.std else cell.std
                 ax.errorbar(cell.mean, y, xerr=spread, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
-            ax.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6), xlabel=panels[metric] if dataset == datasets[-1] else "")
-            ax.set_yticklabels(names if i == 0 else [])
+            ax.set(xlabel=panels[metric] if dataset == list(lines)[-1] else "")
             ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
-            ax.grid(alpha=0.3)
             ax.spines[["top", "right"]].set_visible(False)
         axes[0].set_title(titles[dataset], loc="left", fontsize="medium")
     return figure
 
 
 def error_distribution(materials: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the position errors of the single crystals, and their numbers of atoms.
-
-    Args:
-        materials: `Metrics.materials`, or the rows of one split in a recorded `materials.csv`.
-        title: dataset, split and run.
-    """
+    """Draw the position errors and numbers of atoms of single crystals (`Metrics.materials`)."""
     figure, (left, right) = subplots(2, 8.6, 3.4)
     errors = materials["position_error_actual_angstrom"].dropna().to_numpy(float).clip(1e-3)
     left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF)

@@ -1,4 +1,4 @@
-"""How much the errors depend on the seven hyperparameters of the reconstruction (Supplementary Note 3, Figures S5 and S6).
+"""Errors by the hyperparameters of decoding (Supplementary Note 3, Figures S5, S6).
 
 One hyperparameter is changed at a time, the others keep their defaults. What a change does not touch is computed once: a batch of crystals is encoded once;
 more iterations go on from fewer; the score threshold, the radius and the particle count of the suppression need no movement; the species grid needs no atoms
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from itertools import cycle
 from typing import Literal
 
 import numpy as np
@@ -30,35 +30,24 @@ from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, subplots
 
-# Values of each hyperparameter, in the order of the paper's rows (top to bottom in Figures S5 and S6), the default among them. The paper's own
-# values are in its drawings only; these reach from far below to far above the default.
-VALUES: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {
-        "grid_interval": (0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0),  # Å, step 1
-        "iterations": (1, 2, 4, 8, 16, 32, 64, 128),  # step 2
-        "score_threshold": (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.5, 3.0),  # Å, step 3
-        "nms_radius": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0),  # Å, step 4
-        "min_particles": (1, 2, 5, 10, 20, 50, 100, 200),  # step 4
-        "species_interval": (0.05, 0.1, 0.125, 0.25, 0.5),  # Å, step 5
-        "species_range": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),  # Å, step 5; 0: the atom's own position alone
-    }
-)
-HYPERPARAMETERS = {
-    "grid_interval": "global grid interval, Å",
-    "iterations": "iterations",
-    "score_threshold": "score threshold, Å",
-    "nms_radius": "suppression radius, Å",
-    "min_particles": "fewest particles of an atom",
-    "species_interval": "local grid interval, Å",
-    "species_range": "local grid range, Å",
+# Label and values of each hyperparameter, in the order of the paper's rows (top to bottom in Figures S5 and S6), the default among them. The paper's
+# own values are in its drawings only; these reach from far below to far above the default. species_range 0: the atom's own position alone.
+HYPERPARAMETERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "grid_interval": ("global grid interval, Å", (0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0)),
+    "iterations": ("iterations", (1, 2, 4, 8, 16, 32, 64, 128)),
+    "score_threshold": ("score threshold, Å", (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.5, 3.0)),
+    "nms_radius": ("suppression radius, Å", (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0)),
+    "min_particles": ("fewest particles of an atom", (1, 2, 5, 10, 20, 50, 100, 200)),
+    "species_interval": ("local grid interval, Å", (0.05, 0.1, 0.125, 0.25, 0.5)),
+    "species_range": ("local grid range, Å", (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)),
 }
+VALUES = {name: values for name, (_, values) in HYPERPARAMETERS.items()}
 PANELS = {
     "position_error_actual_angstrom": "position error (actual), Å",
     "species_error_actual_percent": "species error (actual), %",
     "number_of_atoms_error_percent": "number-of-atoms error, %",
 }
 ERRORS = tuple(PANELS)  # the paper's columns
-LOGARITHMIC = ("grid_interval", "iterations", "score_threshold", "nms_radius", "min_particles")
 NETWORK, TRUE_FIELDS = "network", "true fields"
 
 
@@ -85,18 +74,10 @@ class Parameters:
 
 
 def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """Return the errors of a split for every value of every hyperparameter.
-
-    Returns:
-        `sensitivity`: one row per fields (`network`, `true fields`), hyperparameter and value: `is_default`, n_crystals, `ERRORS`, the position error that
-        charges crystals in which nothing was detected, how many these are, and `atoms_detected_percent`: all detected atoms of all actual ones.
-
-    Raises:
-        DataError: the split has fewer crystals than asked for, or an element that the model does not know.
-    """
+    """Return the table of `sensitivity` of a split, for the fields `network` and `true fields`."""
     crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
-    config = ReconstructionConfig(mode=parameters.mode)
-    values = {name: VALUES[name] for name in parameters.names}
+    config = replace(model.config.decoding, mode=parameters.mode)
+    values = {name: sorted({*VALUES[name], getattr(config, name)}) for name in parameters.names}
     model.autoencoder.eval()
     make_fields: dict[str, Callable[[int, int], StructureFields]] = {NETWORK: NeuralFields(model.autoencoder, model.encode(crystals)).of}
     if parameters.true_fields:
@@ -128,15 +109,9 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Return the errors for each value of each hyperparameter, the others as in `config`.
 
-    Args:
-        crystals: the actual ones.
-        make_fields: the fields of the crystals from one index to another, which are decoded.
-        model: gives the bounding box and the vocabulary.
-        config: the defaults.
-        values: names of `ReconstructionConfig` to the values that are tried.
-
-    Returns:
-        One row per hyperparameter and value, in the order given.
+    `make_fields`: the fields of the crystals from one index to another; `values`: names of `ReconstructionConfig` to the values that are tried. One row per
+    hyperparameter and value: `is_default`, n_crystals, `ERRORS`, the position error that charges crystals in which nothing was detected, how many these are,
+    and `atoms_detected_percent`: all detected atoms of all actual ones.
     """
     charged = "position_error_actual_charged_angstrom"
     size = max(1, config.max_queries // max(len(box_grid(model.box, config.grid_interval)), 1))
@@ -168,68 +143,51 @@ def decode_with_each(
     values: Mapping[str, Sequence[float]],
     device: torch.device | str = "cpu",
 ) -> dict[tuple[str, float], Crystals]:
-    """Decode one batch with each value in place of the default, as `nesf.decode.decode` does, without repeating shared steps.
+    """Decode a batch with each value in place of the default; shared steps are done once.
 
-    Args:
-        fields: of B crystals.
-        ids: B names.
-        box: bounding box of the training atoms, Å.
-        vocabulary: atomic numbers along the species axis.
-        config: the defaults.
-        values: names of `ReconstructionConfig` to values.
-        device: of the fields.
-
-    Returns:
-        For each hyperparameter and value the B decoded crystals.
+    Arguments are those of `nesf.decode.decode`; `values`: names of `ReconstructionConfig` to values, as are the keys of what is returned.
     """
 
     def finish(detected: Sequence[DetectedAtoms], changed: ReconstructionConfig) -> Crystals:
         return build_crystals(fields, detected, ids, vocabulary, changed, device).crystals
 
     made: dict[tuple[str, float], Crystals] = {}
+    scored: dict[int, Particles] = {}
     moved, done = initialize_particles(box, len(ids), config, device), 0
     for n in sorted({config.iterations, *map(int, values.get("iterations", ()))}):
         moved, done = _move_on(fields, moved, done, n, config), n
-        scored = score_particles(fields, moved, config)
-        if n == config.iterations:
-            particles = scored
-        else:
-            made["iterations", n] = finish(detect_atoms(scored, len(ids), config), config)
+        scored[n] = score_particles(fields, moved, config)
+    particles = scored[config.iterations]
     detected = detect_atoms(particles, len(ids), config)
     default = finish(detected, config)
     for name, value in [(name, value) for name, tried in values.items() for value in tried]:
         changed = replace(config, **{name: value})  # type: ignore[arg-type]
         if changed == config:
             made[name, value] = default
+        elif name == "iterations":
+            made[name, value] = finish(detect_atoms(scored[int(value)], len(ids), config), config)
         elif name == "grid_interval":
             made[name, value] = decode(fields, ids, box, vocabulary, changed, device).crystals
         elif name in ("score_threshold", "nms_radius", "min_particles"):
             made[name, value] = finish(detect_atoms(particles, len(ids), changed), changed)
         elif name in ("species_interval", "species_range"):
             made[name, value] = finish(detected, changed)
-        elif name != "iterations":
-            raise ConfigError(f"{name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
     return made
 
 
 def _move_on(fields: StructureFields, particles: Particles, done: int, n: int, config: ReconstructionConfig) -> Particles:
-    """Do step 2 from iteration `done` to iteration n; a particle that has a score has arrived before."""
+    """Do step 2 from iteration `done` to n; a particle that has a score has arrived before."""
     moving = particles.scores.isnan()
     rest = replace(config, iterations=n - done, rough_iterations=max(0, config.rough_iterations - done))
     moved = move_particles(fields, particles.select(moving), rest)
-    return Particles(*(torch.cat(parts) for parts in zip(particles.select(~moving), moved, strict=True)))
+    return Particles.join([particles.select(~moving), moved])
 
 
 def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
-    """Return for each hyperparameter the values about the default for which no error is worse than the default's by more than a tolerance.
+    """Return the values about each default for which no error is worse by more than a tolerance.
 
-    Args:
-        table: rows of one curve (`sensitivity`).
-        tolerance: relative; 0.1 is a tenth.
-
-    Returns:
-        One row per hyperparameter: default, `from` and `to` (the tried values next to each other that are within it), and the lowest value of each error
-        with the value of the hyperparameter that gives it.
+    One row per hyperparameter of `table` (`sensitivity`): default, `from` and `to` (the tried values next to each other that are within it), and the lowest
+    value of each error with the value of the hyperparameter that gives it.
     """
     rows = {}
     for name, group in table.groupby("hyperparameter", sort=False):
@@ -248,23 +206,23 @@ def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
 
 
 def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
-    """Draw a row of panels for each hyperparameter, a column for each error, as in Figures S5 and S6; the default is a dashed line.
+    """Draw a row of panels a hyperparameter, a column an error (Figures S5, S6); dashed: default.
 
     `curves`: for each label the rows of `sensitivity` that it shows; a label with «true fields» has the oracle's colour.
     """
     shown = [name for name in HYPERPARAMETERS if any((table["hyperparameter"] == name).any() for table in curves.values())]
     figure, axes = subplots(len(PANELS), 8.6, 1.0 + 1.6 * len(shown), n_rows=len(shown))
     others = iter((NESF, SECOND, ICSG3D, "#CC79A7"))
-    colours = {label: ORACLE if "true fields" in label else next(others, "black") for label in curves}
+    styles = [(ORACLE if TRUE_FIELDS in label else next(others, "black"), marker) for label, marker in zip(curves, cycle("os^D"), strict=False)]
     for row, name in enumerate(shown):
         for column, (error, label) in enumerate(PANELS.items()):
             ax = axes[row * len(PANELS) + column]
-            for curve, table in curves.items():
+            for (curve, table), (colour, marker) in zip(curves.items(), styles, strict=True):
                 part = table[table["hyperparameter"] == name].sort_values("value")
-                ax.plot(part["value"], part[error], color=colours[curve], marker="os^D"[list(curves).index(curve) % 4], markersize=4, label=curve)
+                ax.plot(part["value"], part[error], color=colour, marker=marker, markersize=4, label=curve)
                 for default in part.loc[part["is_default"], "value"][:1]:
                     ax.axvline(default, color="black", linestyle="--", linewidth=0.8)
-            if name in LOGARITHMIC:
+            if not name.startswith("species"):
                 values = sorted({float(v) for table in curves.values() for v in table.loc[table["hyperparameter"] == name, "value"]})
                 ax.set_xscale("log")
                 few = values if len(values) < 7 else values[:: 2 if len(values) < 9 else 3]
@@ -272,7 +230,7 @@ def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -
                 ax.xaxis.set_minor_formatter(NullFormatter())
                 ax.tick_params(axis="x", which="minor", length=0)
             ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], 1e-3))
-            ax.set_xlabel(HYPERPARAMETERS[name], fontsize=9)
+            ax.set_xlabel(HYPERPARAMETERS[name][0], fontsize=9)
             ax.tick_params(labelsize=8)
             if row == 0:
                 ax.set_title(label, fontsize=10)

@@ -1,4 +1,4 @@
-"""Recipes beside each other: presets, controlled runs (`workflow/trials.yaml`), and what a changed setting does beside what another seed does."""
+"""Recipes beside each other: presets, and controlled runs (`workflow/trials.yaml`)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ ERRORS = tuple(metric for metric in TABLE1 if metric != "species_error_detected_
 def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others: Sequence[str] = (), split: str = "val") -> pd.DataFrame:
     """Compare recorded runs with the reference from which each differs in a few settings.
 
-    Args:
-        runs: recorded runs.
-        dataset: name.
-        reference: label (or preset) of the runs that change nothing; with several seeds their spread is known.
-        others: labels that are compared with it; none: those that are `reference`, a hyphen and something more.
-        split: train, val or test.
-
-    Returns:
-        One row per label, the reference first: `changed` («setting: value → value»; empty for the reference), n (seeds), minutes of one training, the mean
-        of each of `ERRORS` (%, Å, degrees); `<error> shift`: its difference from the reference's mean in standard deviations of the reference's seeds (NaN
-        where fewer than two seeds, or no spread).
+    `reference`: label (or preset) of the runs that change nothing; with several seeds their spread is known. `others`: labels that are compared with it;
+    none: those that are `reference`, a hyphen and something more. One row per label, the reference first: `changed`, n (seeds), minutes of one training, the
+    mean of each of `ERRORS` (%, Å, degrees); `<error> shift`: its difference from the reference's mean in standard deviations of the reference's seeds (NaN
+    where fewer than two seeds, or no spread).
 
     Raises:
         DataError: the reference is not recorded.
@@ -43,20 +36,18 @@ def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others
     made = means.loc[[reference, *labels], ["n", "minutes", *ERRORS]].rename_axis("label")
     first = {label: runs[position] for label, position in means["run"].items()}
     made.insert(0, "changed", [changed(first[reference], first[label]) for label in made.index])
-    for error in ERRORS:
-        spread = base.loc[base["metric"] == error, "value"].std()
-        made[f"{error} shift"] = (made[error] - made.loc[reference, error]) / spread if spread > 0 else float("nan")
-        made.loc[reference, f"{error} shift"] = float("nan")
-    return made
+    spread = base.groupby("metric")["value"].std()[list(ERRORS)]
+    shifts = (made[list(ERRORS)] - made.loc[reference, list(ERRORS)]) / spread.where(spread > 0)
+    shifts.loc[reference] = float("nan")
+    return made.join(shifts.add_suffix(" shift"))
 
 
 def _nesf_rows(runs: Sequence[RecordedRun], dataset: str, split: str) -> pd.DataFrame:
-    """Return the rows of `metric_rows` of method nesf on one split of a dataset."""
     return metric_rows(runs).query("dataset == @dataset and method == 'nesf' and split == @split")
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per preset, in order of appearance: its first run, n (seeds or folds), mean minutes of a training and mean errors (`TABLE1`)."""
+    """Return a row per preset: its first run, n, and the means of minutes and errors."""
     trained = rows.drop_duplicates("run").groupby("preset", sort=False)
     means = trained.agg(run=("run", "first"), n=("run", "size"), minutes=("minutes", "mean"))
     errors = rows[rows["metric"].isin(TABLE1)].groupby(["preset", "metric"])["value"].mean().unstack("metric")
@@ -64,67 +55,58 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def changed(reference: RecordedRun, run: RecordedRun) -> str:
-    """Write the settings in which a run differs from another, without their section: «local_sigma: 0.15 → 0.5; ...»."""
-    was, now = (_settings(r.run["config"]) for r in (reference, run))
-    return "; ".join(f"{key.partition('.')[2]}: {_text(was.get(key))} → {_text(now[key])}" for key in now if now[key] != was.get(key))
+    """Write the settings in which a run differs from another: «local_sigma: 0.15 → 0.5; ...»."""
+    rows = _differences({"was": reference.run["config"], "now": run.run["config"]}).itertuples()
+    return "; ".join(f"{row.Index.partition('.')[2]}: {row.was} → {row.now}" for row in rows)
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a recorded config by dotted key."""
-    return {f"{section}.{key}": value for section in ("model", "sampling", "training") for key, value in config[section].items()}
+def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the settings (text) in which configs differ: a row per dotted key, a column each."""
+    settings = {
+        name: {f"{section}.{key}": _text(value) for section in ("model", "sampling", "training") for key, value in config[section].items()}
+        for name, config in configs.items()
+    }
+    table = pd.DataFrame(settings).fillna("–")
+    return table[table.nunique(axis=1) > 1]
 
 
 def _text(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Write what `effects` gives as text: means, in brackets their shift in standard deviations σ of the reference's seeds."""
+    """Write `effects` as text: means, in brackets their shift in σ of the reference's seeds."""
     changed = effects["changed"].replace("", "nothing")
     shown = pd.DataFrame({"changed": changed, "n": effects["n"], "minutes": effects["minutes"].map("{:.1f}".format)})
     for error in ERRORS:
         shifts = [f" ({shift:+.1f}\N{NO-BREAK SPACE}σ)" if shift == shift else "" for shift in effects[f"{error} shift"]]
         shown[LABELS[error]] = [number_text(error, value) + shift for value, shift in zip(effects[error], shifts, strict=True)]
-    reference = str(effects.index[0])
-    return shown.rename(index=lambda label: label.removeprefix(f"{reference}-")).rename_axis(None)
+    return shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-")).rename_axis(None)
 
 
 def config_table(configs: Mapping[str, Config]) -> pd.DataFrame:
     """Show where configurations differ: one row per key, one column per name."""
-    table = pd.DataFrame({name: {key: str(value) for key, value in _settings(config.to_dict()).items()} for name, config in configs.items()})
-    return table[table.nunique(axis=1) > 1]
+    return _differences({name: config.to_dict() for name, config in configs.items()})
 
 
-def changes_table(runs: Sequence[RecordedRun], dataset: str, *, split: str = "val") -> pd.DataFrame:
-    """Set recorded recipes of a dataset beside each other: the settings in which they differ, and what came of them.
+def changes_table(runs: Sequence[RecordedRun], dataset: str) -> pd.DataFrame:
+    """Set recorded recipes of a dataset beside each other, trials and all; validation split.
 
-    Args:
-        runs: recorded runs; those of method nesf on the dataset with the split are shown, trials and all.
-        dataset: name.
-        split: train, val or test.
-
-    Returns:
-        One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes of one training, and the mean errors.
+    One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes of one training, and the mean errors.
     """
-    rows = _nesf_rows(runs, dataset, split)
+    rows = _nesf_rows(runs, dataset, "val")
     means = _means(rows[~rows["preset"].str.startswith(("trial-search-", "trial-followed-"))])  # the search has a page of its own
-    settings = pd.DataFrame(
-        {
-            name: {key: "–" if value is None else str(value) for key, value in _settings(runs[i].run["config"]).items()}
-            for name, i in means["run"].items()
-        }
-    ).T
-    shown = means[["n"]].join(settings.loc[:, settings.nunique(dropna=False) > 1])
+    shown = means[["n"]].join(_differences({name: runs[i].run["config"] for name, i in means["run"].items()}).T)
     shown["minutes"] = means["minutes"].map("{:.1f}".format)
     for metric in (m for m in TABLE1 if "detected" not in m):
         shown[LABELS[metric]] = [number_text(metric, value) for value in means[metric]]
     return shown.rename_axis(None)
 
 
-def presets_table(dataset: str, presets: Sequence[str], *, split: str = "val") -> pd.DataFrame:
-    """Set recorded presets beside each other: epochs, minutes of training and errors, mean ± standard deviation over n seeds or folds."""
+def presets_table(dataset: str, presets: Sequence[str]) -> pd.DataFrame:
+    """Set recorded presets beside each other: epochs, minutes, and errors on validation."""
     runs = all_runs(RESULTS / dataset / "nesf")
-    trained, errors = _nesf_rows(runs, dataset, split).drop_duplicates("run"), table(runs, split)
+    trained, errors = _nesf_rows(runs, dataset, "val").drop_duplicates("run"), table(runs, "val")
     columns = {}
     for name in presets:
         same, texts = trained[trained["preset"] == name], errors[errors["preset"] == name].set_index("metric")["text"]

@@ -40,7 +40,6 @@ from IPython.display import display
 from nesf.records import all_runs
 from nesf_studies.page import RESULTS
 from nesf_studies.search import (
-    PRIMARY,
     candidates,
     decisions,
     described,
@@ -155,7 +154,7 @@ for name, table in tables.items():
     if (table["n"] > 0).any():
         seeds = int(table["n"].max())
         title = f"{name}, validation split, {seeds} seed(s) a candidate"
-        figure = search_steps(table, primary=PRIMARY, title=title)
+        figure = search_steps(table, title=title)
         if out:
             save(figure, Path(out) / f"search-{name}", table)
         display(figure)

@@ -42,13 +42,13 @@ check_parameters(globals(), mode=("fast", "exact"))
 
 # %% tags=["hide-input"]
 # %matplotlib inline
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import display
 
 from nesf.baselines import copy_nearest
-from nesf.config import ReconstructionConfig
 from nesf.errors import DataError
 from nesf.metrics import evaluate
 from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
@@ -83,7 +83,7 @@ model, folder = open_model(run, crystals)
 # One is changed, the other six keep their defaults (Supplementary Note 3):
 
 # %%
-defaults = ReconstructionConfig(mode=mode)
+defaults = replace(model.config.decoding, mode=mode)
 {name: getattr(defaults, name) for name in Parameters().names}
 
 # %% [markdown]

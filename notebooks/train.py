@@ -50,11 +50,11 @@ import torch
 from IPython.display import Markdown, display
 
 import nesf
+from nesf import runs
 from nesf.baselines import constant, copy_nearest
 from nesf.config import PRESETS
 from nesf.errors import DataError
 from nesf.metrics import evaluate
-from nesf.pipeline import config_for, evaluate_run, reconstruct_run, train_run
 from nesf.records import all_runs, read_run
 from nesf.records import seconds as seconds_of
 from nesf.training import losses
@@ -87,7 +87,8 @@ Markdown(f"```python\n{inspect.getsource(losses)}```")
 # Everything is a field of `nesf.config.Config`, with unit and source in its comment. This is where the presets and this page differ: for one minute, many small steps with few points are better than few large ones.
 
 # %%
-config = config_for(crystals, PRESETS[preset])
+run = runs.Run(crystals.name, preset=preset, seed=seed, fold=crystals.fold)
+config = run.config()
 if small_steps:
     changes = {
         "training.batch_size": 32,
@@ -104,11 +105,11 @@ config_table({**PRESETS, "this page": config})
 # ## Training
 
 # %% tags=["remove-stderr"]
-result = train_run(
+result = runs.train(
+    run,
     crystals,
-    config,
     folder,
-    seed=seed,
+    config=config,
     minutes=minutes or None,
     max_minutes=1.5 * minutes
     or None,  # if the machine becomes slower than planned
@@ -138,8 +139,8 @@ loss_curves(
 # nearest in composition and cell, *constant* always gives the same typical crystal.
 
 # %% tags=["remove-stderr"]
-reconstruct_run(folder, crystals, ["test"])
-metrics = evaluate_run(folder, crystals)["test"]
+runs.reconstruct(folder, crystals, ["test"])
+metrics = runs.evaluate(folder, crystals)["test"]
 print(
     ", ".join(
         f"{k} {v:.0f} s"
@@ -199,8 +200,8 @@ metrics_table(recorded_summaries("lcs6"), dataset="lcs6")
 # other work, so their minutes compare only roughly.
 
 # %%
-runs = all_runs(RESULTS)
-whole = [r for r in runs if not r.run["preset"].startswith("trial-80-")]
+recipes = all_runs(RESULTS)
+whole = [r for r in recipes if not r.run["preset"].startswith("trial-80-")]
 changes_table(whole, "lcs6").T
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""Write the table of README.md from the recorded runs: `python scripts/update_readme.py` (`--check` only compares, for the tests)."""
+"""Write the table of README.md from the recorded runs; `--check` only compares, for the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N_FOLDS = 20
 
 
 def results_table(runs: list[RecordedRun]) -> str:
-    """Write the headline errors on the test split as Markdown: the paper's and ours, a row each; mean ± standard deviation over n runs."""
+    """Write the headline errors on the test split as Markdown: the paper's and ours, a row each."""
     paper, lines = paper_table().query("split == 'test' and method == 'nesf'"), []
     for dataset in RECORDED:
         published = PAPERS_NAME.get(dataset, dataset)
@@ -35,7 +35,7 @@ def results_table(runs: list[RecordedRun]) -> str:
 
 
 def updated(text: str, runs: list[RecordedRun]) -> str:
-    """Return the README with its generated table made anew; trials of a recipe are left to the pages of the book.
+    """Return the README with its table made anew; trials are left to the pages of the book.
 
     Raises:
         SystemExit: the markers of the table are missing.

@@ -1,5 +1,6 @@
-"""Write the search of Supplementary Note 7 as configurations of the workflow: `python scripts/write_search.py`.
+"""Write the search of Supplementary Note 7 as configurations of the workflow.
 
+python scripts/write_search.py
 snakemake --cores 2 table1 --configfile workflow/search/starter.yaml
 snakemake table1 --profile workflow/profiles/slurm --configfile workflow/search/lcs6.yaml
 
@@ -37,7 +38,7 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def text_of(name: str, winners: Winners | None = None) -> str:
-    """Return the content of one file: YAML with one run a line; with the winners of some steps the next step alone."""
+    """Return a configuration, a run a line; with the winners of some steps the next step alone."""
     comment, arguments = SEARCHES[name]
     if winners is not None:
         comment = f"Step {len(winners) + 1}, from the winners of those before."
@@ -51,7 +52,7 @@ def text_of(name: str, winners: Winners | None = None) -> str:
 
 
 def write_next(name: str, results: Path = ROOT / "results", out: Path | None = None) -> Path | None:
-    """Write the next step of a search that goes one step after the other; None where all its steps are recorded."""
+    """Write the next step of a search one step after the other; None where all are recorded."""
     winners = followed(all_runs(results), name)
     if len(winners) == max(SEARCHES[name][1].get("numbers", [s.number for s in steps()])):
         return None

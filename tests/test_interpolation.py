@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,13 @@ def test_end_frames_are_the_reconstructions(model: TrainedModel, starter: Datase
     table = made["paths"]
     assert table["method"].tolist() == ["nesf", "linear"] and (table["status"] == "run").all() and table["formulas_paper"].tolist() == ["", ""]
     assert made["ends"].ids[0].endswith(ids[0])
+
+
+def test_a_path_is_decoded_as_the_model_decodes(model: TrainedModel, starter: Dataset) -> None:
+    strict = replace(model, config=model.config.with_values({"decoding.min_particles": 10_000}))  # no cluster is as large
+    ids = starter.split("test").ids[:2]
+    made = analyse(strict, starter, Parameters(paths=f"{ids[0]} to {ids[1]}", n_frames=2, mode="fast"), progress=False)
+    assert made["decoded"].n_atoms.tolist() == [0, 0]  # type: ignore[union-attr]
 
 
 def test_command_line(tmp_path: Path, starter: Dataset, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_the_workflow_files_are_those_of_the_steps_and_can_be_planned(name: str)
 
 def test_unknown_step() -> None:
     with pytest.raises(ConfigError, match="step 9"):
-        entries("starter", numbers=[9])
+        entries("starter", preset="cpu", numbers=[9])
 
 
 def test_fewer_wrong_numbers_of_atoms_win_then_the_smaller_position_error() -> None:
@@ -97,7 +97,7 @@ def test_fewer_wrong_numbers_of_atoms_win_then_the_smaller_position_error() -> N
     summary = winner_table(table.reset_index())
     assert summary.loc[(3, "learning rate"), ["candidates", "recorded", "winner among them"]].tolist() == [3, 3, "learning_rate = 0.0001"]
     assert summary.loc[(1, "weights of the loss functions"), ["recorded", "winner among them"]].tolist() == [0, "–"]
-    figure = search_steps(table.reset_index(), primary=PRIMARY)
+    figure = search_steps(table.reset_index())
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["step 2", "step 3"]
     drawn = [(line.get_xdata()[0], line.get_markerfacecolor()) for line in figure.axes[1].lines]
     third = steps()[2]

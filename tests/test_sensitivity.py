@@ -19,7 +19,7 @@ from nesf.decoding_fields import GroundTruthFields, NeuralFields
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
 from nesf_studies.page import recorded_run
-from nesf_studies.sensitivity import ERRORS, VALUES, Parameters, decode_with_each, sample, sensitivity, sensitivity_curves, tolerant_range
+from nesf_studies.sensitivity import ERRORS, VALUES, Parameters, analyse, decode_with_each, sample, sensitivity, sensitivity_curves, tolerant_range
 
 RUN = recorded_run("starter")
 
@@ -77,6 +77,13 @@ def test_table_counts_what_is_lost(model: TrainedModel, few: Crystals) -> None:
     assert good["position_error_actual_angstrom"] < 1e-3
     assert lost["number_of_atoms_error_percent"] == 100 and lost["n_nothing_detected"] == 3 and lost["atoms_detected_percent"] == 0
     assert np.isnan(lost["position_error_actual_angstrom"]) and lost["position_error_actual_charged_angstrom"] > 1
+
+
+def test_the_models_own_decoding_is_the_default(model: TrainedModel) -> None:
+    other = replace(model, config=model.config.with_values({"decoding.min_particles": 7, "decoding.nms_radius": 0.6}))
+    parameters = Parameters(n_crystals=1, only="min_particles", true_fields=False)
+    table = analyse(other, data.load("starter"), parameters, progress=False)["sensitivity"]
+    assert table["value"].tolist() == sorted({*VALUES["min_particles"], 7}) and table.loc[table["is_default"], "value"].tolist() == [7]
 
 
 def test_range_ends_at_the_first_value_that_is_worse_in_any_error() -> None:

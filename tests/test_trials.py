@@ -47,7 +47,7 @@ def test_without_the_reference_nothing_is_compared() -> None:
 
 def test_all_changes_are_named() -> None:
     text = changed(run("a", 1.0), run("b", 1.0, sampling__half_open=False, sampling__global_share=None, model__latent_size=64))
-    assert text == "latent_size: 192 → 64; half_open: true → false; global_share: 0.5 → none"
+    assert text == "latent_size: 192 → 64; half_open: true → false; global_share: 0.5 → –"
 
 
 def test_effects_in_words() -> None:
