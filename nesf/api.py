@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import data, decode, metrics, runs
 from nesf.config import ReconstructionConfig, with_fields
+from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, bounding_box
 from nesf.data.files import Cell, as_crystals
 from nesf.data.files import read_structures as read_crystals
@@ -118,15 +120,24 @@ def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -
     return decode.oracle(crystals, bounding_box(crystals), vocabulary, with_fields(ReconstructionConfig(), decoding), progress=progress)
 
 
-def evaluate(actual: Structures, detected: Structures, *, match: bool = True) -> Metrics:
-    """Score decoded structures with the paper's metrics (Table 1) and pymatgen's StructureMatcher.
+def evaluate(actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True) -> Metrics:
+    """Score any model's structures with the paper's metrics (Table 1) and pymatgen's StructureMatcher.
+
+    Positions are compared without periodic images, as in the paper.
 
     Args:
         actual: B structures.
-        detected: as many, in the same order; one without sites where nothing was detected.
+        detected: as many, in the same order; None, or one without sites, where nothing was detected.
         match: also run StructureMatcher (a few ms a structure).
 
     Raises:
-        DataError: the two do not belong together.
+        DataError: the two do not belong together, or a structure cannot be used.
     """
-    return metrics.evaluate(as_crystals(actual), as_crystals(detected, decoded=True), match=match)
+    reference = as_crystals(actual)
+    if not isinstance(detected, Crystals):
+        items = list(detected) if isinstance(detected, Sequence) and not hasattr(detected, "lattice") else [detected]
+        if len(items) != len(reference):
+            raise DataError(f"{len(reference)} actual and {len(items)} detected structures; give one (or None) for each actual one")
+        given = {name: item for name, item in zip(reference.ids, items, strict=True) if item is not None}
+        detected = metrics.align(reference, replace(as_crystals(list(given.values()), decoded=True), ids=tuple(given)))
+    return metrics.evaluate(reference, detected, match=match)

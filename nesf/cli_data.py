@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import ConfigError, DataError
+from nesf.errors import DataError
 from nesf.files import read_json
 from nesf.options import add_command, add_data_options, dataset_of, print_skipped
 
@@ -52,12 +52,12 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from nesf.data import OFFICIAL, default_data_dir, save_dataset
+    from nesf.data import default_data_dir, save_dataset
     from nesf.data.files import read
+    from nesf.data.official import check_new_name
 
     name = options.name or options.path.resolve().name.split(".")[0]
-    if name in (*OFFICIAL, "starter") or not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"{name!r} cannot be the name of an imported dataset; give another by --name")
+    check_new_name(name)
     dataset, skipped = read(options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad)
     folder = (options.data or default_data_dir()) / name
     save_dataset(dataset, folder)

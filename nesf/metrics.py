@@ -21,7 +21,6 @@ from nesf.matching import match_rmse
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pymatgen.core import Structure
 
 BODY_DIAGONALS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])  # of a cell, in lattice vectors
 
@@ -202,28 +201,6 @@ def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], 
         "n_not_matched": None if rmse is None else int((~matched).sum()),
     }
     return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
-
-
-def evaluate_structures(actual: Sequence[Structure], detected: Sequence[Structure | None], *, match: bool = True, progress: bool = False) -> Metrics:
-    """Compute the metrics of two lists of pymatgen structures, so that any model can be scored.
-
-    Positions are compared as they are, cartesian and without periodic images: give both structures of a pair in the same setting
-    and the same choice of periodic image (only the match rate does not depend on that choice). A material's id is its place in the list.
-    A detected structure is None, or has no sites, where the model gave nothing.
-
-    Raises:
-        DataError: the lists differ in length, an actual structure cannot be used, or a detected one is disordered.
-    """
-    if len(actual) != len(detected):
-        raise DataError(f"{len(actual)} actual and {len(detected)} detected structures; give one (or None) for each actual one")
-    ids = [str(i) for i in range(len(actual))]
-    given = {i: s for i, s in zip(ids, detected, strict=True) if s is not None}
-    for identifier, structure in given.items():
-        if not (structure.is_ordered and all(hasattr(site.specie, "Z") for site in structure)):
-            raise DataError(f"{identifier}: the detected structure is disordered or holds a dummy species; give one element a site")
-    reference = Crystals.from_structures(actual, ids)
-    found = Crystals.from_structures(list(given.values()), list(given), check=False)  # what is absurd is charged rather than refused
-    return evaluate(reference, align(reference, found), match=match, progress=progress)
 
 
 def _check(actual: Crystals, detected: Crystals) -> None:

@@ -35,8 +35,7 @@ from nesf_studies.crystals import (
     space_group_symbol,
     structure_distance,
 )
-from nesf_studies.scores import name_rows
-from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, subplots
+from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, name_rows, subplots
 
 GALENA = "mp-21276"  # PbS, for which there is a textbook cell
 GALENA_LATTICE = 5.936  # Å; rock salt, measured at room temperature; the relaxed cell of the Materials Project is another

@@ -22,9 +22,8 @@ from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
 from nesf_studies.crystals import crystal_system, space_group, space_group_symbol
 from nesf_studies.properties import element_fractions
-from nesf_studies.scores import name_rows
 from nesf_studies.sensitivity import sample
-from nesf_studies.style import NESF, TRIVIAL, subplots
+from nesf_studies.style import NESF, TRIVIAL, name_rows, subplots
 
 PICTURES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 LABELS = ("space_group", "crystal_system", "n_atoms", "volume")  # what neighbours may share

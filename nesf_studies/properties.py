@@ -31,8 +31,7 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-from nesf_studies.scores import name_rows
-from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
+from nesf_studies.style import NESF, SECOND, TRIVIAL, name_rows, subplots
 
 PAPERS = {"energy_above_hull": "eV/atom", "total_magnetization": "µB", "band_gap": "eV"}  # the rows of Table S3, and their units
 GEOMETRY = {"volume_per_atom": "Å³", "n_atoms": "atoms"}  # known of every crystal

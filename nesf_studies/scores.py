@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, subplots
-
-
-def name_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
-    """Give panels side by side a row per name, top to bottom; the first panel shows the names."""
-    for i, ax in enumerate(axes):
-        ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), yticklabels=names if i == 0 else [])
-        ax.grid(alpha=0.3)
+from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, name_rows, subplots
 
 
 def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:

@@ -21,8 +21,7 @@ from nesf.errors import ConfigError
 from nesf.files import read_json
 from nesf.records import RecordedRun
 from nesf_studies.record import metric_rows
-from nesf_studies.scores import name_rows
-from nesf_studies.style import NESF, TRIVIAL
+from nesf_studies.style import NESF, TRIVIAL, name_rows
 
 UNCHANGED = "trial-search-unchanged"  # label of the runs that show what another seed does to the configuration at the start
 PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"  # the paper's rule; the second one where the first is equal

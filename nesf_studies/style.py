@@ -7,7 +7,7 @@ Elements have Jmol's colours, as in the 3-D views.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +76,10 @@ def save(figure: Figure, path: Path, data: pd.DataFrame) -> list[Path]:
         write_atomically(file, buffer.getvalue())
     write_atomically(made[2], data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return made
+
+
+def name_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Give panels side by side a row per name, top to bottom; the first panel shows the names."""
+    for i, ax in enumerate(axes):
+        ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), yticklabels=names if i == 0 else [])
+        ax.grid(alpha=0.3)

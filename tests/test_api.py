@@ -75,6 +75,20 @@ def test_the_oracle_is_exact_and_losing_an_atom_is_charged() -> None:
     assert (summary["number_of_atoms_error_percent"], summary["species_error_actual_percent"]) == (100, 50)
 
 
+def test_any_models_structures_are_scored() -> None:
+    moved = ROCK_SALT.copy()
+    moved.translate_sites([1], [0.1, 0, 0], frac_coords=False)
+    turned = Structure(ROCK_SALT.lattice.matrix[:, [2, 0, 1]], moved.atomic_numbers, moved.frac_coords)  # no id, another orientation
+    summary = nesf.evaluate([ROCK_SALT] * 3, [ROCK_SALT, turned, None]).summary
+    assert summary["n_nothing_detected"] == 1 and summary["match_rate_percent"] == pytest.approx(200 / 3)
+    assert summary["position_error_actual_angstrom"] == pytest.approx(0.1 / 4)
+    with pytest.raises(nesf.NesfError, match=r"3 .* 1 "):
+        nesf.evaluate([ROCK_SALT] * 3, [ROCK_SALT])
+    disordered = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
+    with pytest.raises(nesf.NesfError, match="disordered"):
+        nesf.evaluate(ROCK_SALT, disordered)
+
+
 def test_training_records_its_run(tmp_path: Path) -> None:
     starter = nesf.load_dataset("starter")
     few = nesf.Dataset("few", {name: starter.splits[name].select(range(n)) for name, n in (("train", 6), ("val", 2), ("test", 2))})

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice
 
 from nesf.crystals import Crystals
 from nesf.errors import DataError
-from nesf.metrics import ERRORS, HEADLINE, align, evaluate, evaluate_structures
+from nesf.metrics import ERRORS, HEADLINE, align, evaluate
 
 CELL = np.diag([4.0, 4.0, 4.0])
 ROCK_SALT = np.array([[0, 0, 0], [2, 2, 0], [2, 0, 2], [0, 2, 2], [2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 2, 2]], float)
@@ -213,18 +213,3 @@ def test_position_that_is_no_number_is_refused_by_name() -> None:
     broken[3, 1] = np.nan
     with pytest.raises(DataError, match="^m1: "):
         evaluate(actual, batch((ROCK_SALT, NA_CL), (broken, NA_CL)))
-
-
-def test_lists_of_structures_are_scored_like_batches() -> None:
-    structure = Structure(Lattice.cubic(4), [11] * 4 + [17] * 4, ROCK_SALT, coords_are_cartesian=True)
-    moved = structure.copy()
-    moved.translate_sites([0], [0.1, 0, 0], frac_coords=False)
-    summary = evaluate_structures([structure] * 3, [structure, moved, None]).summary
-    assert summary["n_nothing_detected"] == 1
-    assert summary["position_error_actual_angstrom"] == pytest.approx(0.1 / 16)
-    assert summary["match_rate_percent"] == pytest.approx(200 / 3)
-    with pytest.raises(DataError, match=r"3 .* 1 "):
-        evaluate_structures([structure] * 3, [structure])
-    disordered = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
-    with pytest.raises(DataError, match="^0: .*disordered"):
-        evaluate_structures([structure], [disordered])

@@ -283,7 +283,7 @@ def _from_atoms(atoms: Any) -> Structure:
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     """Return structures as a batch in the standard setting.
 
-    Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list.
+    Ids are `properties["id"]` (of ASE atoms `info["id"]`), else the place in the list; all are places where two are equal.
 
     Args:
         structures: one or several, which are checked, their atoms wrapped into the cell; or `Crystals`, which are taken as they are.
@@ -297,10 +297,12 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     several = isinstance(structures, Sequence) and not hasattr(structures, "lattice")  # a Structure is a sequence of sites
     items = [_as_structure(s) for s in (structures if several else [structures])]
     ids = [str(s.properties.get("id", i)) for i, s in enumerate(items)]
+    ids = ids if len(set(ids)) == len(ids) else [str(i) for i in range(len(ids))]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
-    species = [np.array([site.specie.Z for site in s], np.int64) for s in items]
-    return Crystals.from_arrays(ids, [s.cart_coords for s in items], species, np.array([s.lattice.matrix for s in items])).in_standard_setting()
+    if bad := [name for name, s in zip(ids, items, strict=True) if not (s.is_ordered and all(hasattr(site.specie, "Z") for site in s))]:
+        raise DataError(f"{bad[0]}: the detected structure is disordered or holds a dummy species; give one element a site")
+    return Crystals.from_structures(items, ids, check=False).in_standard_setting()
 
 
 def _as_structure(item: Any) -> Structure:

@@ -227,5 +227,5 @@ def cached_maps(
         return Maps(**load_file(path))
     except (FileNotFoundError, SafetensorError):  # not there, or cut short
         maps = voxelise(crystals, config, device=device, progress=progress)
-        write_atomically(path, to_safetensors(vars(maps)))
+        write_atomically(path, to_safetensors({name: tensor.contiguous() for name, tensor in vars(maps).items()}))
         return maps
