@@ -121,9 +121,9 @@ def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -
 
 
 def evaluate(actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True) -> Metrics:
-    """Score any model's structures with the paper's metrics (Table 1) and pymatgen's StructureMatcher.
+    """Score any model's structures with the paper's metrics (Table 1).
 
-    Positions are compared without periodic images, as in the paper.
+    The match rate is that of pymatgen's StructureMatcher. Positions are compared without periodic images, as in the paper.
 
     Args:
         actual: B structures.

@@ -71,7 +71,7 @@ class Method:
         return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
 
     def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
-        """Tell whether a recorded config is the one asked for, but for what data and machine set."""
+        """Tell whether a recorded config is the one asked for, but for what the machine set."""
         return all(recorded.get(key) == value for key, value in asked.to_dict().items())
 
 

@@ -1,6 +1,6 @@
-"""Studies of the book: numbers, figure and table of one topic a file. Builds on `nesf`; `nesf` never imports it.
+"""Studies of the book: numbers, figure and table of one topic a file.
 
-Each analysis is a module with a frozen dataclass `Parameters` and `analyse(model, dataset, parameters, *, progress)`, which returns data frames and
+The package builds on `nesf`; `nesf` never imports it. Each analysis is a module with a frozen dataclass `Parameters` and `analyse(model, dataset, parameters, *, progress)`, which returns data frames and
 crystals by name. `nesf_studies.record` writes them beside the run whose model was analysed.
 """
 

@@ -29,7 +29,7 @@ def published(results: Path) -> list[Path]:
 
 
 def checksums(results: Path) -> str:
-    """Return the content of `SHA256SUMS`, for `sha256sum --check` in the folder: every published file."""
+    """Return the content of `SHA256SUMS`: every published file, for `sha256sum --check`."""
     return "".join(f"{sha256_of(path)}  {path.relative_to(results).as_posix()}\n" for path in published(results))
 
 

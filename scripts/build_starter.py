@@ -82,7 +82,7 @@ warnings.filterwarnings("ignore", message=r"No (default )?ionic radius|VolumePre
 
 
 def prototypes(only: Collection[str] | None = None) -> list[Prototype]:
-    """Return the prototypes that can be decorated, by label (only the labels given, if any); the filters are those of the constants above."""
+    """Return the prototypes that can be decorated, by label (only the labels given, if any)."""
     library = loadfn(Path(aflow.__file__).with_name("aflow_prototypes.json.gz"))
     found = []
     for entry in library:
@@ -122,7 +122,7 @@ def _sound(structure: Structure) -> bool:
 
 
 def decorations(prototype: Prototype) -> Iterator[dict[str, str | Species]]:
-    """Yield replacements of a prototype's species, the most plausible first, in an order that depends only on the data."""
+    """Yield replacements of a prototype's species, the most plausible first."""
     yield from _ionic(prototype.structure.composition) if prototype.ionic else _by_pettifor(prototype.structure.composition)
 
 
@@ -169,7 +169,7 @@ def _alike(old: Element, new: Element, *, compound: bool) -> bool:
 
 
 def decorate(prototype: Prototype, replaced: dict) -> Structure | None:
-    """Return a prototype with other species and the volume predicted for them, or None if its bonds are not sound at that volume."""
+    """Return a prototype with other species and their predicted volume; None: unsound bonds."""
     structure = prototype.structure.copy()
     structure.replace_species(replaced)
     if prototype.ionic:
@@ -181,7 +181,7 @@ def decorate(prototype: Prototype, replaced: dict) -> Structure | None:
 
 
 def structures_of(prototype: Prototype) -> list[Structure]:
-    """Return the decorations of one prototype that satisfy LCS6Å's rules for the cell, at most PER_PROTOTYPE."""
+    """Return at most PER_PROTOTYPE decorations of a prototype that satisfy LCS6Å's rules for the cell."""
     rules = load_rules("lcs6")
     found: list[Structure] = []
     for replaced in itertools.islice(decorations(prototype), MAX_TRIES):
@@ -195,7 +195,7 @@ def structures_of(prototype: Prototype) -> list[Structure]:
 
 
 def crystal_of(identifier: str, prototype: Prototype, structure: Structure) -> Crystals:
-    """Return one structure in the standard setting, atoms within the cell, rounded so that every machine writes the same bytes."""
+    """Return a structure in the standard setting, rounded so that all machines write the same bytes."""
     fractional = structure.frac_coords % 1
     fractional[fractional > 1 - 1e-5] = 0.0
     tidy = Structure(structure.lattice, structure.species, fractional)
@@ -205,7 +205,7 @@ def crystal_of(identifier: str, prototype: Prototype, structure: Structure) -> C
 
 
 def build(selected: list[Prototype]) -> tuple[Crystals, Count]:
-    """Return all decorations of the prototypes without duplicates, numbered from 1, and the count of duplicates; rules on elements come later."""
+    """Return all decorations without duplicates, numbered from 1, and the count of duplicates."""
     by_formula: dict[str, list[Structure]] = {}
     parts: list[Crystals] = []
     made = 0

@@ -1,4 +1,6 @@
-"""Draw book/images/overview.png: one test crystal of `starter`, a slice of the position field that the recorded model gives for it, its reconstruction.
+"""Draw book/images/overview.png.
+
+One test crystal of `starter`, a slice of the position field that the recorded model gives for it, its reconstruction.
 
 python scripts/make_readme_figure.py [RUN]      RUN: a run folder; by default the recorded one
 """
@@ -36,7 +38,7 @@ def main() -> None:
 
 
 def choose(actual: Crystals, detected: Crystals) -> int:
-    """Return the crystal that shows most: three elements in a cell of five atoms; of these the one with the median position error."""
+    """Return the crystal that shows most: three elements, five atoms, the median position error."""
     elements = np.array([len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))])
     errors = evaluate(actual, detected, match=False).materials
     good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (errors["species_error_actual_percent"] == 0)

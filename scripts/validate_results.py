@@ -1,4 +1,4 @@
-"""Check every recorded run below `results/` (or the folders that are named): `python scripts/validate_results.py [FOLDER ...]`."""
+"""Check the recorded runs: `python scripts/validate_results.py [FOLDER ...]` (default: results)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nesf.records import MATERIAL_COLUMNS, WEIGHTS, run_folders, schema_problems
 
 
 def validate(folder: Path, *, layout: bool = True) -> list[str]:
-    """Return everything that is wrong with a recorded run: schemas, columns, splits, checksum, and what the files say of each other.
+    """Return everything that is wrong with a recorded run, in its files and between them.
 
     Args:
         folder: the run's folder.

@@ -69,7 +69,7 @@ class Dataset:
 
 
 def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
-    """Return the SHA-256 of splits in pieces: `ids` as `id_lines`, and arrays, Å rounded to 1e-6."""
+    """Return the SHA-256 of splits in pieces: ids as `id_lines`, and arrays, Å rounded to 1e-6."""
     digest = hashlib.sha256()
     for name in SPLITS:
         digest.update(f"{name}\n".encode())

@@ -227,7 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def restricted_loads(pickled: bytes, where: object) -> Any:
-    """Unpickle arrays and plain values; a DataError for others, which are not imported or called."""
+    """Unpickle arrays and plain values; anything else is a DataError, never imported or called."""
     try:
         return _RestrictedUnpickler(io.BytesIO(pickled)).load()
     except DataError as error:
