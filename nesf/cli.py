@@ -90,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stream", action="store_true", help="read crystals from the packed dataset while training: for more than fit in memory")
     _training_options(train)
 
+    _add_reconstruct(commands)
+    _add_evaluate(commands)
+    for point in metadata.entry_points(group="nesf.commands"):  # of nesf_studies: analyse, aggregate
+        point.load()(commands)
+    return parser
+
+
+def _add_reconstruct(commands: Any) -> None:
     reconstruct = add_command(commands, "reconstruct", _reconstruct, "reconstruct splits of a run's dataset, or any structures")
     reconstruct.add_argument("run", type=Path, help="run folder with model.safetensors and model.json")
     reconstruct.add_argument(
@@ -105,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     _split_options(reconstruct)
     add_data_options(reconstruct)
 
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = add_command(commands, "evaluate", _evaluate, "score a run's reconstructions, or any structures against any others")
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument("--actual", type=Path, help="instead of a run: reference structures (file or folder)")
@@ -113,10 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", action="append", help="train, val or test; may be repeated (default: all that were reconstructed)")
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     add_data_options(evaluate)
-
-    for point in metadata.entry_points(group="nesf.commands"):  # of nesf_studies: analyse, aggregate
-        point.load()(commands)
-    return parser
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:

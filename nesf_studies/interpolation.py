@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pymatgen.core import Composition, Lattice, Structure
@@ -295,14 +296,7 @@ def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
     }
 
 
-def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the frames of a path: shares of the elements with the number of atoms, lattice, moves.
-
-    Right: how far the structure moved since the frame before, above it the frames: valid (filled) or not (hollow).
-    """
-    ours, linear = (frames[frames["method"] == m].sort_values("t") for m in ("nesf", "linear"))
-    figure, (left, middle, right) = subplots(3, 9.2, 3.1)
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
+def _draw_composition(left: Axes, ours: pd.DataFrame) -> None:
     t = ours["t"].to_numpy()
     compositions = [Composition(f if n else {}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)]
     elements = sorted({e for c in compositions for e in c.elements}, key=lambda e: e.X if e.X == e.X else 10.0)
@@ -323,6 +317,18 @@ def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
     atoms.step(t, ours["n_atoms"], where="mid", color="black", linewidth=1.2)
     atoms.set(ylabel="atoms in the cell (line)", ylim=(0, 1.15 * max(1, ours["n_atoms"].max())))
     atoms.spines[["top"]].set_visible(False)
+
+
+def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the frames of a path: shares of the elements with the number of atoms, lattice, moves.
+
+    Right: how far the structure moved since the frame before, above it the frames: valid (filled) or not (hollow).
+    """
+    ours, linear = (frames[frames["method"] == m].sort_values("t") for m in ("nesf", "linear"))
+    figure, (left, middle, right) = subplots(3, 9.2, 3.1)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
+    t = ours["t"].to_numpy()
+    _draw_composition(left, ours)
     for name, marker, size, colour in (("a", "o", 7, NESF), ("b", "s", 4.5, SECOND), ("c", "^", 2.5, ORACLE)):
         middle.plot(t, ours[name], marker=marker, markersize=size, linewidth=0.8, label=name, color=colour, markerfacecolor="none")
         middle.plot(linear["t"], linear[name], color=TRIVIAL, linestyle="--", linewidth=0.9, label="linear" if name == "a" else None, zorder=0)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("nesf", "nesf_studies")
-MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 8
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 540, 90, 8  # at 100 columns; 400 and 60 at 150
 
 
 def modules() -> dict[str, Path]:
