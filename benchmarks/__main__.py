@@ -29,7 +29,10 @@ def timings_of(benchmarks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     turns: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in benchmarks:
         turns.setdefault((one["group"], one["extra_info"]["case"]), []).append(one)
-    seconds = {key: [s / one["extra_info"]["per"] for one in parts for s in one["stats"]["data"]] for key, parts in turns.items()}
+    seconds = {
+        key: [s / one["extra_info"]["per"] for one in parts for s in one["stats"]["data"]]
+        for key, parts in turns.items()
+    }
     timings = []
     for (group, case), parts in turns.items():
         own, plain = seconds[group, case], seconds.get((group, PLAIN))
@@ -54,20 +57,52 @@ def table_of(timings: Sequence[Mapping[str, Any]]) -> str:
     """Return group, case, seconds and ratio to the plain reference as text."""
     rows = [("what", "case", "seconds", "per", "times plain's speed")]
     for t in timings:
-        rows.append((t["group"], t["case"], f"{t['median']:.3g}", t["unit"], f"{t['ratio']:.1f}" if t["ratio"] else "–"))
+        rows.append(
+            (
+                t["group"],
+                t["case"],
+                f"{t['median']:.3g}",
+                t["unit"],
+                f"{t['ratio']:.1f}" if t["ratio"] else "–",
+            )
+        )
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def speed(setting: Setting, options: Any) -> None:
     """Run benchmarks/test_speed.py in a process, and so memory, of its own; print and record."""
-    shared = [f"--{k}={v}" for k in ("data", "dataset", "fold", "model", "device", "threads", "turns") if (v := getattr(options, k)) is not None]
+    shared = [
+        f"--{k}={v}"
+        for k in ("data", "dataset", "fold", "model", "device", "threads", "turns")
+        if (v := getattr(options, k)) is not None
+    ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speed.json"
-        quiet = ["-q", "--no-header", "-p", "no:cacheprovider", "--benchmark-quiet", "--benchmark-columns=median"]
+        quiet = [
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            "--benchmark-quiet",
+            "--benchmark-columns=median",
+        ]
         selection = ["-k", options.select] if options.select else []
         tests = str(REPOSITORY / "benchmarks" / "test_speed.py")
-        command = [sys.executable, "-m", "pytest", tests, f"--rootdir={REPOSITORY}", *quiet, f"--benchmark-json={file}", *selection, *shared]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            tests,
+            f"--rootdir={REPOSITORY}",
+            *quiet,
+            f"--benchmark-json={file}",
+            *selection,
+            *shared,
+        ]
         code = subprocess.run(command, cwd=REPOSITORY).returncode
         if code:
             raise SystemExit(code)
@@ -81,17 +116,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
 
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-        parser.add_argument("--turns", type=int, default=3, metavar="N", help="how often the cases of a group take turns")
-        parser.add_argument("--select", default="", metavar="WORDS", help="of the speed measurements, as pytest's -k; for a look, not for a record")
+        parser.add_argument(
+            "--only",
+            nargs="+",
+            choices=PARTS,
+            default=PARTS,
+            metavar="PART",
+            help=f"of {', '.join(PARTS)}",
+        )
+        parser.add_argument(
+            "--turns",
+            type=int,
+            default=3,
+            metavar="N",
+            help="how often the cases of a group take turns",
+        )
+        parser.add_argument(
+            "--select",
+            default="",
+            metavar="WORDS",
+            help="of the speed measurements, as pytest's -k; for a look, not for a record",
+        )
 
-    options, setting = parse("benchmarks", "Time training and decoding against the plain reference, and record it.", arguments, more)
+    options, setting = parse(
+        "benchmarks",
+        "Time training and decoding against the plain reference, and record it.",
+        arguments,
+        more,
+    )
     if "speed" in options.only:
         speed(setting, options)
-    shared = [f"--{k}={v}" for k in ("data", "dataset", "fold", "model", "device", "threads") if (v := getattr(options, k)) is not None]
+    shared = [
+        f"--{k}={v}"
+        for k in ("data", "dataset", "fold", "model", "device", "threads")
+        if (v := getattr(options, k)) is not None
+    ]
     for part, module in (("scaling", "benchmarks.scaling"), ("profile", "benchmarks.profile_step")):
         if part in options.only:
-            subprocess.run([sys.executable, "-m", module, *shared, "--out", str(setting.out)], check=True)
+            subprocess.run(
+                [sys.executable, "-m", module, *shared, "--out", str(setting.out)], check=True
+            )
 
 
 if __name__ == "__main__":

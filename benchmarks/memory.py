@@ -27,10 +27,17 @@ CELL: Box = ((0.0,) * 3, (25.0,) * 3)
 def thousand_atoms(edge: float) -> PaddedCrystals:
     """Return one crystal with 1,000 atoms, at least 1.5 Å apart, in a cube."""
     steps = torch.arange(10) * (edge / 10) + 0.5
-    atoms = torch.cartesian_prod(steps, steps, steps) + 0.3 * torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
+    atoms = torch.cartesian_prod(steps, steps, steps) + 0.3 * torch.rand(
+        1000, 3, generator=torch.Generator().manual_seed(0)
+    )
     lengths, angles = torch.full((1, 3), edge), torch.full((1, 3), torch.pi / 2)
     return PaddedCrystals(
-        atoms[None], torch.arange(1000)[None] % 2, torch.ones(1, 1000, dtype=torch.bool), lengths, angles, edge * torch.eye(3)[None]
+        atoms[None],
+        torch.arange(1000)[None] % 2,
+        torch.ones(1, 1000, dtype=torch.bool),
+        lengths,
+        angles,
+        edge * torch.eye(3)[None],
     )
 
 
@@ -41,19 +48,36 @@ def cases(setting: Setting) -> dict[str, Callable[[], dict[str, Any]]]:
         model = setting.model
         z = model.encode(setting.dataset.splits["val"].select(range(1)))
         config = ReconstructionConfig(mode=mode, **changes)  # type: ignore[arg-type]
-        found = decode(NeuralFields(model.autoencoder, z), ["one"], box, model.vocabulary, config, setting.device)
-        return {"particles": len(box_grid(box, config.grid_interval)), "atoms": int(found.crystals.n_atoms[0])}
+        found = decode(
+            NeuralFields(model.autoencoder, z),
+            ["one"],
+            box,
+            model.vocabulary,
+            config,
+            setting.device,
+        )
+        return {
+            "particles": len(box_grid(box, config.grid_interval)),
+            "atoms": int(found.crystals.n_atoms[0]),
+        }
 
     def truth(box: Box, edge: float) -> dict[str, Any]:
-        fields, config = GroundTruthFields(thousand_atoms(edge).to(setting.device)), ReconstructionConfig()
+        fields, config = (
+            GroundTruthFields(thousand_atoms(edge).to(setting.device)),
+            ReconstructionConfig(),
+        )
         found = decode(fields, ["one"], box, (1, 2), config, setting.device)
-        return {"particles": len(box_grid(box, config.grid_interval)), "atoms": int(found.crystals.n_atoms[0])}
+        return {
+            "particles": len(box_grid(box, config.grid_interval)),
+            "atoms": int(found.crystals.n_atoms[0]),
+        }
 
     def untrained() -> dict[str, Any]:
         torch.manual_seed(0)
         for parameter in setting.model.autoencoder.position_field.parameters():
             parameter.data.normal_(std=0.05)
-        return neural(LARGE, "exact", iterations=2, score_threshold=1e3)  # what matters is that nothing is near anything
+        # what matters is that nothing is near anything
+        return neural(LARGE, "exact", iterations=2, score_threshold=1e3)
 
     return {
         "trained field, its own box": lambda: neural(setting.model.box, "exact"),
@@ -72,21 +96,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "benchmarks.memory",
         "Peak memory of decoding large things.",
         words,
-        lambda parser: parser.add_argument("--only", metavar="CASE", help="measure one case in this process and print it"),
+        lambda parser: parser.add_argument(
+            "--only", metavar="CASE", help="measure one case in this process and print it"
+        ),
     )
     if options.only:
         begin = time.perf_counter()
         numbers = cases(setting)[options.only]()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps(numbers | {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+        print(
+            json.dumps(
+                numbers | {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak}
+            )
+        )
         return
     rows = []
     for name in cases(setting):
-        done = subprocess.run([sys.executable, "-m", "benchmarks.memory", *words, "--only", name], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory", *words, "--only", name],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise SystemExit(done.stderr)
         rows.append({"case": name} | json.loads(done.stdout.splitlines()[-1]))
-        print(f"{name:50s} {rows[-1]['particles']:9,d} particles {rows[-1]['atoms']:6,d} atoms {rows[-1]['seconds']:8.1f} s", end=" ")
+        print(
+            f"{name:50s} {rows[-1]['particles']:9,d} particles {rows[-1]['atoms']:6,d} atoms {rows[-1]['seconds']:8.1f} s",
+            end=" ",
+        )
         print(f"{rows[-1]['peak_memory_bytes'] / 1e9:6.2f} GB", flush=True)
     print(f"written: {setting.write('memory', decoding=rows)}")
 

@@ -1,8 +1,9 @@
 """The plain reference: autoencoder, loss and decoding as the paper has them, and nothing else.
 
-Nothing is shared with the package but the data, the sampler of the queries and the numbers of the configuration. It reads the weights of
-`nesf.model.Autoencoder` and must give the same losses, gradients and atoms (tests/test_benchmarks.py); what it costs is what the others
-are measured against.
+Nothing is shared with the package but the data, the sampler of the queries and the numbers of the
+configuration. It reads the weights of `nesf.model.Autoencoder` and must give the same losses,
+gradients and atoms (tests/test_benchmarks.py); what it costs is what the others are measured
+against.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from nesf.errors import ConfigError
 from nesf.fields import Queries, box_grid, local_grid
 
 
-def mlp(n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> nn.Sequential:
+def mlp(
+    n_in: int,
+    widths: Sequence[int],
+    *,
+    batch_norm: bool,
+    dropout: float = 0.0,
+    momentum: float = 0.1,
+) -> nn.Sequential:
     """Return Linear -> ReLU -> BatchNorm -> Dropout for each width; the last one is bare Linear."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
@@ -42,19 +50,27 @@ class PlainEncoder(nn.Module):
         momentum, dropout = config.batch_norm_momentum, config.dropout
         self.n_species = config.n_species
         self.position = mlp(3, config.encoder_position, batch_norm=True, momentum=momentum)
-        self.species = mlp(config.n_species, config.encoder_species, batch_norm=True, momentum=momentum)
+        self.species = mlp(
+            config.n_species, config.encoder_species, batch_norm=True, momentum=momentum
+        )
         n_features = config.encoder_position[-1] + config.encoder_species[-1]
-        self.mix = mlp(n_features, config.encoder_mix, batch_norm=True, dropout=dropout, momentum=momentum)
+        self.mix = mlp(
+            n_features, config.encoder_mix, batch_norm=True, dropout=dropout, momentum=momentum
+        )
         widths = (*config.encoder_latent, config.latent_size)
-        self.latent = mlp(config.encoder_mix[-1] + 6, widths, batch_norm=True, dropout=dropout, momentum=momentum)
+        self.latent = mlp(
+            config.encoder_mix[-1] + 6, widths, batch_norm=True, dropout=dropout, momentum=momentum
+        )
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
         """Return latent vectors z [B, latent_size]."""
         counts = crystals.mask.sum(1).tolist()
-        positions = torch.cat([p[:n] for p, n in zip(crystals.positions, counts, strict=True)])  # [n, 3]
+        # [n, 3]
+        positions = torch.cat([p[:n] for p, n in zip(crystals.positions, counts, strict=True)])
         species = torch.cat([s[:n] for s, n in zip(crystals.species, counts, strict=True)])  # [n]
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
-        features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))  # [n, 512]
+        # [n, 512]
+        features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))
         pooled = torch.stack([atoms.amax(0) for atoms in features.split(counts)])  # [B, 512]
         return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
 
@@ -65,8 +81,12 @@ class PlainField(nn.Module):
     def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
         super().__init__()
         inputs = [config.latent_size, *widths[:-1]]
-        self.layers = nn.ModuleList(nn.Linear(n + 3, width) for n, width in zip(inputs, widths, strict=True))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths)
+        self.layers = nn.ModuleList(
+            nn.Linear(n + 3, width) for n, width in zip(inputs, widths, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths
+        )
         self.query_in_last_layer = config.query_in_last_layer
         self.last = nn.Linear(widths[-1] + 3 * config.query_in_last_layer, n_out)
 
@@ -90,7 +110,9 @@ class PlainAutoencoder(nn.Module):
         self.encoder = PlainEncoder(config)
         self.position_field = PlainField(config, config.decoder_position, 3)
         self.species_field = PlainField(config, config.decoder_species, config.n_species)
-        self.length_decoder = mlp(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
+        self.length_decoder = mlp(
+            config.latent_size, (*config.decoder_lattice, 3), batch_norm=False
+        )
         self.angle_decoder = mlp(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
 
 
@@ -132,10 +154,18 @@ def ground_truth(queries: Queries, crystals: PaddedCrystals) -> Targets:
         nearest = differences.square().sum(-1).argmin(1)
         vectors.append(differences[torch.arange(len(p), device=p.device), nearest])
         species.append(crystals.species[i, nearest])
-    return Targets(torch.cat(parts), [len(p) for p in parts], torch.cat(vectors), torch.cat(species))
+    return Targets(
+        torch.cat(parts), [len(p) for p in parts], torch.cat(vectors), torch.cat(species)
+    )
 
 
-def plain_losses(model: PlainAutoencoder, crystals: PaddedCrystals, position_queries: Queries, species_queries: Queries, config: Config) -> Tensor:
+def plain_losses(
+    model: PlainAutoencoder,
+    crystals: PaddedCrystals,
+    position_queries: Queries,
+    species_queries: Queries,
+    config: Config,
+) -> Tensor:
     """Return Eq. 2 and its terms for one batch.
 
     Args:
@@ -145,10 +175,13 @@ def plain_losses(model: PlainAutoencoder, crystals: PaddedCrystals, position_que
         [5]: L, L_pos, L_spe, L_len, L_ang, as `nesf.training.losses`.
     """
     if config.sampling.periodic:
-        raise ConfigError("sampling.periodic = True: the plain reference finds atoms in the cell only, as the paper; set it to False")
+        raise ConfigError(
+            "sampling.periodic = True: the plain reference finds atoms in the cell only, as the paper; set it to False"
+        )
     z = model.encoder(crystals)
     at = ground_truth(position_queries, crystals)
-    repeated = torch.cat([one.expand(n, -1) for one, n in zip(z, at.counts, strict=True)])  # [M, latent_size]
+    # [M, latent_size]
+    repeated = torch.cat([one.expand(n, -1) for one, n in zip(z, at.counts, strict=True)])
     loss_position = functional.mse_loss(model.position_field(at.queries, repeated), at.vectors)
     at = ground_truth(species_queries, crystals)
     repeated = torch.cat([one.expand(n, -1) for one, n in zip(z, at.counts, strict=True)])
@@ -156,7 +189,12 @@ def plain_losses(model: PlainAutoencoder, crystals: PaddedCrystals, position_que
     loss_length = functional.mse_loss(model.length_decoder(z), crystals.lengths)
     loss_angle = functional.mse_loss(model.angle_decoder(z), crystals.angles)
     t = config.training
-    total = t.weight_position * loss_position + t.weight_species * loss_species + t.weight_length * loss_length + t.weight_angle * loss_angle
+    total = (
+        t.weight_position * loss_position
+        + t.weight_species * loss_species
+        + t.weight_length * loss_length
+        + t.weight_angle * loss_angle
+    )
     return torch.stack([total, loss_position, loss_species, loss_length, loss_angle])
 
 
@@ -170,14 +208,17 @@ class PlainAtoms(NamedTuple):
 
 
 @torch.no_grad()
-def plain_decode(model: PlainAutoencoder, z: Tensor, box: Box, config: ReconstructionConfig) -> PlainAtoms:
+def plain_decode(
+    model: PlainAutoencoder, z: Tensor, box: Box, config: ReconstructionConfig
+) -> PlainAtoms:
     """Decode one crystal by the five steps of Section 2.1: every particle moves `iterations` times.
 
     Args:
         model: in evaluation mode.
         z: latent vector of the crystal [latent_size].
         box: bounding box common to the dataset, Å.
-        config: interval, iterations, thresholds; `converged`, `max_queries` and whatever else saves work are not read.
+        config: interval, iterations, thresholds; `converged`, `max_queries` and whatever else saves
+            work are not read.
     """
     p = box_grid(box, config.grid_interval, z.device, z.dtype)  # step 1
     repeated = z.expand(len(p), -1)

@@ -17,7 +17,16 @@ import nesf.training
 from benchmarks.setting import PLAIN, PlainRun, Setting, parse, run_of, step_cases, trainer_of
 from nesf.training import FieldTrainer
 
-SECTIONS = ("sampling", "nearest atom", "encoder", "position field", "species field", "backward", "optimiser", "other")
+SECTIONS = (
+    "sampling",
+    "nearest atom",
+    "encoder",
+    "position field",
+    "species field",
+    "backward",
+    "optimiser",
+    "other",
+)
 LONG = 5.0  # seconds; a plain step that takes longer is not warmed up first
 WHAT = {"cpu": "preset cpu", "paper": "preset paper"}
 
@@ -55,7 +64,8 @@ def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]
     Before, as many steps warm up and as many are timed as a whole.
 
     Returns:
-        `seconds`, the median step without stopwatches; `sections`, seconds of each in the mean step with them.
+        `seconds`, the median step without stopwatches; `sections`, seconds of each in the mean step
+        with them.
     """
     times: list[float] = []
     for k in (*steps, *steps):
@@ -70,7 +80,9 @@ def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]
     with ExitStack() as stack:
 
         def replace(owner: Any, name: str, section: str) -> None:
-            stack.enter_context(patch.object(owner, name, watch.timed(section, getattr(owner, name))))
+            stack.enter_context(
+                patch.object(owner, name, watch.timed(section, getattr(owner, name)))
+            )
 
         replace(sampler, "position_queries", "sampling")
         replace(sampler, "species_queries", "sampling")
@@ -84,18 +96,29 @@ def profile(setting: Setting, run: FieldTrainer | PlainRun, steps: Sequence[int]
         else:
             replace(nesf.training, "nearest_atom", "nearest atom")
             names = {"position_field": "position field", "species_field": "species field"}
-            timed = {name: watch.timed(section, getattr(run.functions, name)) for name, section in names.items()}
+            timed = {
+                name: watch.timed(section, getattr(run.functions, name))
+                for name, section in names.items()
+            }
             stack.enter_context(patch.object(run, "functions", run.functions._replace(**timed)))
         step = watch.timed("other", run.step)
         for k in steps:
             step(0, k)
     sections = {name: spent / len(steps) for name, spent in watch.seconds.items()}
-    return {"steps": len(steps), "seconds": statistics.median(times[len(steps) :] or times), "sections": sections}
+    return {
+        "steps": len(steps),
+        "seconds": statistics.median(times[len(steps) :] or times),
+        "sections": sections,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    _, setting = parse("benchmarks.profile_step", "Time the sections of a training step, plain and ours, and record them.", arguments)
+    _, setting = parse(
+        "benchmarks.profile_step",
+        "Time the sections of a training step, plain and ours, and record them.",
+        arguments,
+    )
     profiles = []
     cases = [c for c in step_cases(setting.device) if c != "fp32, compiled"]
     for preset, what in WHAT.items():
@@ -103,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = run_of(setting, preset, case)
             about = trainer_of(run)
             many = 1 if preset == "paper" and case == PLAIN else 2 if preset == "paper" else 10
-            steps = [k % max(about.steps - 1, 1) for k in range(many)]  # the last batch may be smaller
+            # the last batch may be smaller
+            steps = [k % max(about.steps - 1, 1) for k in range(many)]
             profiles.append({"case": case, "what": what} | profile(setting, run, steps))
     for p in profiles:
         parts = ", ".join(f"{name} {spent:.3g}" for name, spent in p["sections"].items())

@@ -31,7 +31,12 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def series_of(setting: Setting, quantity: str, cases: dict[str, Callable[[int], Callable[[], Any]]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+def series_of(
+    setting: Setting,
+    quantity: str,
+    cases: dict[str, Callable[[int], Callable[[], Any]]],
+    sizes: Sequence[int],
+) -> list[dict[str, Any]]:
     """Measure all cases at all sizes, in turns.
 
     Args:
@@ -56,7 +61,13 @@ def series_of(setting: Setting, quantity: str, cases: dict[str, Callable[[int], 
                 setting.finish()
                 times[key].append(time.perf_counter() - begin)
                 spent += times[key][-1]
-    points = {case: [{"size": n, "seconds": min(times[case, n]), "rounds": len(times[case, n])} for n in sizes] for case in cases}
+    points = {
+        case: [
+            {"size": n, "seconds": min(times[case, n]), "rounds": len(times[case, n])}
+            for n in sizes
+        ]
+        for case in cases
+    }
     half = len(sizes) // 2
     found = []
     for case, measured in points.items():
@@ -73,18 +84,29 @@ def over_queries(setting: Setting, batch: int = 16) -> list[dict[str, Any]]:
 
     def step(total: int) -> Callable[[], Any]:
         per_crystal = 2 * total // (3 * batch)
-        changes = {"training__batch_size": batch, "sampling__n_position": per_crystal, "sampling__n_species": total // batch - per_crystal}
+        changes = {
+            "training__batch_size": batch,
+            "sampling__n_position": per_crystal,
+            "sampling__n_species": total // batch - per_crystal,
+        }
         run = run_of(setting, "cpu", "fp32", **changes)
         return lambda: run.step(0, 0)
 
-    return series_of(setting, "queries", {f"training step, {batch} crystals": step}, [n * batch * 3 // 2 for n in QUERIES])
+    return series_of(
+        setting,
+        "queries",
+        {f"training step, {batch} crystals": step},
+        [n * batch * 3 // 2 for n in QUERIES],
+    )
 
 
 def many_atoms(n: int) -> Crystals:
     """Return a crystal of about n atoms, on a grid of k³ places in a cube of edge `EDGE`."""
     side = round(n ** (1 / 3))
     cells = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    return Crystals.from_arrays(["many"], [(cells + 0.5) * EDGE / side], [1 + cells.sum(-1) % 2], np.eye(3)[None] * EDGE)
+    return Crystals.from_arrays(
+        ["many"], [(cells + 0.5) * EDGE / side], [1 + cells.sum(-1) % 2], np.eye(3)[None] * EDGE
+    )
 
 
 @dataclass(frozen=True)
@@ -113,8 +135,9 @@ def over_atoms(setting: Setting) -> list[dict[str, Any]]:
     """Measure decoding against atoms of the cell, with the same particles in the same box.
 
     No trained model has so many atoms.
-    Fields that cost the same for any number of atoms, as a network does, show what the five steps cost. The true fields search the
-    nearest of all atoms for every query, and the queries of step 5 grow with the atoms: together that grows with their square.
+    Fields that cost the same for any number of atoms, as a network does, show what the five steps
+    cost. The true fields search the nearest of all atoms for every query, and the queries of step 5
+    grow with the atoms: together that grows with their square.
     """
     box: Box = ((0.0, 0.0, 0.0), (EDGE, EDGE, EDGE))
     configs = {name: reduced(config) for name, config in decode_configs().items()}
@@ -128,7 +151,12 @@ def over_atoms(setting: Setting) -> list[dict[str, Any]]:
         return make
 
     cases = {f"decoding, {name}": decoding(config, known=False) for name, config in configs.items()}
-    return series_of(setting, "atoms", cases | {"decoding, true fields": decoding(configs["exact"], known=True)}, ATOMS)
+    return series_of(
+        setting,
+        "atoms",
+        cases | {"decoding, true fields": decoding(configs["exact"], known=True)},
+        ATOMS,
+    )
 
 
 def reduced(config: ReconstructionConfig) -> ReconstructionConfig:
@@ -140,18 +168,29 @@ def over_crystals(setting: Setting) -> list[dict[str, Any]]:
     """Measure decoding against crystals, repeated where the dataset has too few."""
     train, model = setting.dataset.splits["train"], setting.model
     largest = max(CRYSTALS)
-    chosen = train.select(np.random.default_rng(0).permutation(np.resize(np.arange(len(train)), largest)))
+    chosen = train.select(
+        np.random.default_rng(0).permutation(np.resize(np.arange(len(train)), largest))
+    )
     z = model.encode(chosen)
 
     def decoding(config: ReconstructionConfig) -> Callable[[int], Callable[[], Any]]:
         return lambda n: lambda: decode_latent(model, z[:n], chosen.ids[:n], config)
 
-    return series_of(setting, "crystals", {f"decoding, {name}": decoding(config) for name, config in decode_configs().items()}, CRYSTALS)
+    return series_of(
+        setting,
+        "crystals",
+        {f"decoding, {name}": decoding(config) for name, config in decode_configs().items()},
+        CRYSTALS,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    _, setting = parse("benchmarks.scaling", "Measure how time grows with queries, atoms and crystals, and record it.", arguments)
+    _, setting = parse(
+        "benchmarks.scaling",
+        "Measure how time grows with queries, atoms and crystals, and record it.",
+        arguments,
+    )
     with torch.no_grad():
         decoded = over_atoms(setting) + over_crystals(setting)
     series = over_queries(setting) + decoded

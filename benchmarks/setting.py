@@ -33,7 +33,11 @@ RECORDS = REPOSITORY / "results" / "benchmarks"
 STARTER_MODEL = Path("results/starter/nesf/cpu/seed-0")
 PLAIN = "plain"
 # Case to (precision, compiled); `plain` is the reference and not a setting of the package.
-STEP_CASES = {"fp32": ("fp32", False), "fp32, compiled": ("fp32", True), "bf16, compiled": ("bf16", True)}
+STEP_CASES = {
+    "fp32": ("fp32", False),
+    "fp32, compiled": ("fp32", True),
+    "bf16, compiled": ("bf16", True),
+}
 
 
 def add_options(add: Callable[..., Any]) -> None:
@@ -41,7 +45,12 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--data", default=None, metavar="DIR", help="folder of datasets; the user's default")
     add("--dataset", default="starter", metavar="NAME", help="starter (embedded), lcs6, ...")
     add("--fold", default=None, type=int, metavar="K", help="of ybco")
-    add("--model", default=None, metavar="DIR", help="folder of a model trained on it, which decodes; the recorded one of starter")
+    add(
+        "--model",
+        default=None,
+        metavar="DIR",
+        help="folder of a model trained on it, which decodes; the recorded one of starter",
+    )
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", default=None, type=int, metavar="N", help="of the processor; torch's default")
     add(
@@ -72,21 +81,48 @@ class Setting:
         """
         if options.threads:
             torch.set_num_threads(options.threads)
-        dataset = data.load(options.dataset, fold=options.fold, data_dir=Path(options.data) if options.data else None)
+        dataset = data.load(
+            options.dataset,
+            fold=options.fold,
+            data_dir=Path(options.data) if options.data else None,
+        )
         device = choose_device(options.device)
         out = Path(options.out) if options.out else free_folder(device, dataset)
-        return cls(dataset, Path(options.model or STARTER_MODEL), device, out, datetime.now(UTC), command_line(arguments, program))
+        return cls(
+            dataset,
+            Path(options.model or STARTER_MODEL),
+            device,
+            out,
+            datetime.now(UTC),
+            command_line(arguments, program),
+        )
 
     @functools.cached_property
     def model(self) -> TrainedModel:
         """The trained model."""
-        folder = self.model_folder if self.model_folder.is_absolute() or self.model_folder.exists() else REPOSITORY / self.model_folder
+        folder = (
+            self.model_folder
+            if self.model_folder.is_absolute() or self.model_folder.exists()
+            else REPOSITORY / self.model_folder
+        )
         return TrainedModel.load(folder, str(self.device))
 
-    def write(self, kind: str, *, measured: dict[str, Any] | None = None, uses_model: bool = True, **content: Any) -> Path:
+    def write(
+        self,
+        kind: str,
+        *,
+        measured: dict[str, Any] | None = None,
+        uses_model: bool = True,
+        **content: Any,
+    ) -> Path:
         """Write the record of a measurement in an environment (None: here); return its file."""
         model = command_line([str(self.model_folder)], ()) if uses_model else None
-        about = {"command": self.command, "started": self.started, "model": model, "measured": measured or self.environment()}
+        about = {
+            "command": self.command,
+            "started": self.started,
+            "model": model,
+            "measured": measured or self.environment(),
+        }
         write_benchmark(self.out, kind, self.dataset, **about, **content)  # type: ignore[arg-type]
         return self.out / f"{kind}.json"
 
@@ -107,7 +143,12 @@ def free_folder(device: torch.device, dataset: Dataset) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-def parse(program: str, description: str, arguments: Sequence[str] | None, more: Callable[[argparse.ArgumentParser], Any] | None = None) -> Any:
+def parse(
+    program: str,
+    description: str,
+    arguments: Sequence[str] | None,
+    more: Callable[[argparse.ArgumentParser], Any] | None = None,
+) -> Any:
     """Parse the options of one measurement.
 
     Args:
@@ -133,14 +174,22 @@ class PlainRun:
 
     def __init__(self, trainer: FieldTrainer) -> None:
         self.trainer = trainer
-        self.model: PlainAutoencoder = plain_model(trainer.config.model, trainer.model.state_dict()).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=trainer.config.training.learning_rate)
+        self.model: PlainAutoencoder = plain_model(
+            trainer.config.model, trainer.model.state_dict()
+        ).train()
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=trainer.config.training.learning_rate
+        )
         self.generator = torch.Generator(trainer.device)
 
     def step(self, epoch: int, step: int) -> Tensor:
         """Take one step of the optimiser; return the losses before it."""
-        crystals, position_queries, species_queries = batch_of(self.trainer, epoch, step, self.generator)
-        terms = plain_losses(self.model, crystals, position_queries, species_queries, self.trainer.config)
+        crystals, position_queries, species_queries = batch_of(
+            self.trainer, epoch, step, self.generator
+        )
+        terms = plain_losses(
+            self.model, crystals, position_queries, species_queries, self.trainer.config
+        )
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
         self.optimizer.step()
@@ -152,18 +201,31 @@ def trainer_of(run: FieldTrainer | PlainRun) -> FieldTrainer:
     return run.trainer if isinstance(run, PlainRun) else run
 
 
-def batch_of(trainer: FieldTrainer, epoch: int, step: int, generator: torch.Generator) -> tuple[PaddedCrystals, Queries, Queries]:
+def batch_of(
+    trainer: FieldTrainer, epoch: int, step: int, generator: torch.Generator
+) -> tuple[PaddedCrystals, Queries, Queries]:
     """Return crystals, position and species queries of one step, as in `FieldTrainer.step`."""
-    order = torch.randperm(len(trainer.train_split), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, epoch))).to(trainer.device)
+    order = torch.randperm(
+        len(trainer.train_split),
+        generator=torch.Generator().manual_seed(derived_seed(trainer.seed, epoch)),
+    ).to(trainer.device)
     crystals = trainer.train_split.select(order[trainer.slice_of(step)])
     generator.manual_seed(derived_seed(trainer.seed, epoch, step, 1))
-    return crystals, trainer.sampler.position_queries(crystals, generator), trainer.sampler.species_queries(crystals, generator)
+    return (
+        crystals,
+        trainer.sampler.position_queries(crystals, generator),
+        trainer.sampler.species_queries(crystals, generator),
+    )
 
 
 def step_cases(device: torch.device) -> list[str]:
     """Return the cases that this machine can run; compiler and bf16 units add some."""
     compiles, half = can_compile(device), has_bf16(device)
-    ours = [name for name, (precision, compiled) in STEP_CASES.items() if (compiles or not compiled) and (half or precision == "fp32")]
+    ours = [
+        name
+        for name, (precision, compiled) in STEP_CASES.items()
+        if (compiles or not compiled) and (half or precision == "fp32")
+    ]
     return [PLAIN, *ours]
 
 
@@ -176,10 +238,14 @@ def run_of(setting: Setting, preset: str, case: str, **changes: Any) -> FieldTra
         changes: of the configuration, dots as two underscores: `training__batch_size=64`.
     """
     precision, compiled = STEP_CASES.get(case, ("fp32", False))
-    values = {"training.precision": precision, "training.compile": compiled} | {k.replace("__", "."): v for k, v in changes.items()}
+    values = {"training.precision": precision, "training.compile": compiled} | {
+        k.replace("__", "."): v for k, v in changes.items()
+    }
     config: Config = PRESETS[preset].with_values(values)
     size = min(config.training.batch_size, len(setting.dataset.splits["train"]))
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, batch_size=size)
+    )
     trainer = FieldTrainer(setting.dataset, config, device=setting.device)
     return PlainRun(trainer) if case == PLAIN else trainer
 

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from nesf.errors import NesfError
     from nesf.saved import TrainedModel
 
-_HOME = dict.fromkeys(("evaluate", "load_model", "oracle", "read_structures", "reconstruct", "train"), "nesf.api")
-_HOME |= {"Config": "nesf.config", "preset": "nesf.config", "Crystals": "nesf.crystals", "Dataset": "nesf.data.dataset"}
+_HOME = dict.fromkeys(
+    ("evaluate", "load_model", "oracle", "read_structures", "reconstruct", "train"), "nesf.api"
+)
+_HOME |= {
+    "Config": "nesf.config",
+    "preset": "nesf.config",
+    "Crystals": "nesf.crystals",
+    "Dataset": "nesf.data.dataset",
+}
 _HOME |= {"NesfError": "nesf.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
 __all__ = [  # noqa: RUF022 (in the order of use)
@@ -34,7 +41,9 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'nesf' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'nesf' has no attribute {name!r}; its public names are {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(_HOME[name]), "load" if name == "load_dataset" else name)
 
 

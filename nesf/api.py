@@ -30,7 +30,8 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
     """Load a trained autoencoder.
 
     Args:
-        name: folder of a run, or the name of a dataset (`starter`, `lcs6`, …) whose model is recorded in this clone of the repository.
+        name: folder of a run, or the name of a dataset (`starter`, `lcs6`, …) whose model is
+            recorded in this clone of the repository.
         device: auto, cpu, cuda, ...
 
     Raises:
@@ -38,19 +39,28 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
     """
     if (Path(name) / "model.json").exists():
         return TrainedModel.load(Path(name), device)
-    recorded = {p.parents[3].name: p.parent for last in ("seed-0", "fold-0") for p in RECORDED.glob(f"*/nesf/cpu/{last}/model.json")}
+    recorded = {
+        p.parents[3].name: p.parent
+        for last in ("seed-0", "fold-0")
+        for p in RECORDED.glob(f"*/nesf/cpu/{last}/model.json")
+    }
     if str(name) in recorded:
         return TrainedModel.load(recorded[str(name)], device)
     known = f"choose from {', '.join(sorted(recorded))}, or give" if recorded else "give"
-    raise DataError(f"{name}: is no model; {known} the folder of a run (`nesf train DATASET --out FOLDER` makes one)")
+    raise DataError(
+        f"{name}: is no model; {known} the folder of a run (`nesf train DATASET --out FOLDER` makes one)"
+    )
 
 
-def read_structures(path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False) -> list[Structure]:
+def read_structures(
+    path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False
+) -> list[Structure]:
     """Read structures from files, in the standard setting with their atoms wrapped into the cell.
 
     Args:
         path: a CIF, POSCAR, extxyz or CSV file, or a folder of them.
-        cell: `as-given`, or pymatgen's `conventional` (as in the paper) or `primitive` standard structure.
+        cell: `as-given`, or pymatgen's `conventional` (as in the paper) or `primitive` standard
+            structure.
         skip_bad: leave out what cannot be used, with a warning, instead of raising an error.
 
     Returns:
@@ -61,7 +71,10 @@ def read_structures(path: str | Path, *, cell: Cell = "as-given", skip_bad: bool
     """
     crystals, skipped = read_crystals(Path(path), cell=cell, skip_bad=skip_bad)
     if skipped:
-        warnings.warn(f"{path}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})",
+            stacklevel=2,
+        )
     return crystals.to_structures()
 
 
@@ -84,7 +97,8 @@ def train(
         changes: dotted key to value, for example {"training.epochs": 100}.
         seed: of the weights, the batches and the queries.
         method: `nesf` or `icsg3d`.
-        options: `device`, `resume`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`.
+        options: `device`, `resume`, `minutes`, `max_minutes`, `progress`, as in
+            `nesf.training.train`.
 
     Returns:
         The model, and how its training ended.
@@ -98,36 +112,55 @@ def train(
     return runs.train(run, dataset, Path(out), config=run.config(), command="nesf.train", **options)
 
 
-def reconstruct(model: TrainedModel, structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
+def reconstruct(
+    model: TrainedModel, structures: Structures, *, progress: bool = False, **decoding: Any
+) -> Reconstruction:
     """Encode structures and decode them again; `reports` hold particles, scores and votes.
 
     Args:
         model: a trained model.
         structures: pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
         progress: a progress bar on standard error.
-        decoding: parameters of `ReconstructionConfig` that differ from the model's, for example `mode="fast"`.
+        decoding: parameters of `ReconstructionConfig` that differ from the model's, for example
+            `mode="fast"`.
 
     Raises:
-        DataError: a structure cannot be used, for example for an element that the model has not learned.
+        DataError: a structure cannot be used, for example for an element that the model has not
+            learned.
     """
-    return decode.reconstruct(model, as_crystals(structures), with_fields(model.config.decoding, decoding), progress=progress)
+    return decode.reconstruct(
+        model,
+        as_crystals(structures),
+        with_fields(model.config.decoding, decoding),
+        progress=progress,
+    )
 
 
 def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:
     """Decode the ground-truth fields of structures: what any network could reach at best."""
     crystals = as_crystals(structures)
     vocabulary = tuple(sorted(set(crystals.species.tolist())))
-    return decode.oracle(crystals, bounding_box(crystals), vocabulary, with_fields(ReconstructionConfig(), decoding), progress=progress)
+    return decode.oracle(
+        crystals,
+        bounding_box(crystals),
+        vocabulary,
+        with_fields(ReconstructionConfig(), decoding),
+        progress=progress,
+    )
 
 
-def evaluate(actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True) -> Metrics:
+def evaluate(
+    actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True
+) -> Metrics:
     """Score any model's structures with the paper's metrics (Table 1).
 
-    The match rate is that of pymatgen's StructureMatcher. Positions are compared without periodic images, as in the paper.
+    The match rate is that of pymatgen's StructureMatcher. Positions are compared without periodic
+    images, as in the paper.
 
     Args:
         actual: B structures.
-        detected: as many, in the same order; None, or one without sites, where nothing was detected.
+        detected: as many, in the same order; None, or one without sites, where nothing was
+            detected.
         match: also run StructureMatcher (a few ms a structure).
 
     Raises:
@@ -135,9 +168,19 @@ def evaluate(actual: Structures, detected: Structures | Sequence[Structure | Non
     """
     reference = as_crystals(actual)
     if not isinstance(detected, Crystals):
-        items = list(detected) if isinstance(detected, Sequence) and not hasattr(detected, "lattice") else [detected]
+        items = (
+            list(detected)
+            if isinstance(detected, Sequence) and not hasattr(detected, "lattice")
+            else [detected]
+        )
         if len(items) != len(reference):
-            raise DataError(f"{len(reference)} actual and {len(items)} detected structures; give one (or None) for each actual one")
-        given = {name: item for name, item in zip(reference.ids, items, strict=True) if item is not None}
-        detected = metrics.align(reference, replace(as_crystals(list(given.values()), decoded=True), ids=tuple(given)))
+            raise DataError(
+                f"{len(reference)} actual and {len(items)} detected structures; give one (or None) for each actual one"
+            )
+        given = {
+            name: item for name, item in zip(reference.ids, items, strict=True) if item is not None
+        }
+        detected = metrics.align(
+            reference, replace(as_crystals(list(given.values()), decoded=True), ids=tuple(given))
+        )
     return metrics.evaluate(reference, detected, match=match)

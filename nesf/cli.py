@@ -35,8 +35,9 @@ EPILOG = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # Threads that spin for long while they wait make torch many times slower as soon as another program wants a core; threads that sleep
-        # at once cost a quarter of a training step on a quiet machine. Read when torch is loaded, hence not in nesf.hardware.
+        # Threads that spin for long while they wait make torch many times slower as soon as another
+        # program wants a core; threads that sleep at once cost a quarter of a training step on a
+        # quiet machine. Read when torch is loaded, hence not in nesf.hardware.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("nesf"):
             raise
-        print(f"nesf: error: {error.name} is not installed; install what this command needs with pip install 'nesf[dev]'", file=sys.stderr)
+        print(
+            f"nesf: error: {error.name} is not installed; install what this command needs with pip install 'nesf[dev]'",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
@@ -79,54 +83,111 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands)
 
     run = add_command(commands, "run", _run, "train, reconstruct and evaluate: the main job")
-    run.add_argument("dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data")
-    run.add_argument("--out", type=Path, help="run folder (default: results/<dataset>/<method>/<preset>/<seed-N or fold-K>)")
+    run.add_argument(
+        "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
+    )
+    run.add_argument(
+        "--out",
+        type=Path,
+        help="run folder (default: results/<dataset>/<method>/<preset>/<seed-N or fold-K>)",
+    )
     _training_options(run)
     _split_options(run)
 
     train = add_command(commands, "train", _train, "train the autoencoder")
-    train.add_argument("dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data")
+    train.add_argument(
+        "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
+    )
     train.add_argument("--out", type=Path, required=True, help="run folder")
-    train.add_argument("--stream", action="store_true", help="read crystals from the packed dataset while training: for more than fit in memory")
+    train.add_argument(
+        "--stream",
+        action="store_true",
+        help="read crystals from the packed dataset while training: for more than fit in memory",
+    )
     _training_options(train)
 
     _add_reconstruct(commands)
     _add_evaluate(commands)
-    for point in metadata.entry_points(group="nesf.commands"):  # of nesf_studies: analyse, aggregate
+    # of nesf_studies: analyse, aggregate
+    for point in metadata.entry_points(group="nesf.commands"):
         point.load()(commands)
     return parser
 
 
 def _add_reconstruct(commands: Any) -> None:
-    reconstruct = add_command(commands, "reconstruct", _reconstruct, "reconstruct splits of a run's dataset, or any structures")
-    reconstruct.add_argument("run", type=Path, help="run folder with model.safetensors and model.json")
-    reconstruct.add_argument(
-        "structures", type=Path, nargs="?", help="own structures: a CIF or POSCAR file, a folder of them, extxyz, csv; default: the run's dataset"
+    reconstruct = add_command(
+        commands,
+        "reconstruct",
+        _reconstruct,
+        "reconstruct splits of a run's dataset, or any structures",
     )
-    reconstruct.add_argument("--out", type=Path, help="folder for own structures' reconstructions (required with STRUCTURES)")
-    reconstruct.add_argument("--skip-bad", action="store_true", help="leave out entries that cannot be used, and list them")
     reconstruct.add_argument(
-        "--cell", default="as-given", choices=("as-given", "conventional", "primitive"), help="cell of own structures (paper: conventional)"
+        "run", type=Path, help="run folder with model.safetensors and model.json"
     )
-    reconstruct.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
+    reconstruct.add_argument(
+        "structures",
+        type=Path,
+        nargs="?",
+        help="own structures: a CIF or POSCAR file, a folder of them, extxyz, csv; default: the run's dataset",
+    )
+    reconstruct.add_argument(
+        "--out",
+        type=Path,
+        help="folder for own structures' reconstructions (required with STRUCTURES)",
+    )
+    reconstruct.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out entries that cannot be used, and list them",
+    )
+    reconstruct.add_argument(
+        "--cell",
+        default="as-given",
+        choices=("as-given", "conventional", "primitive"),
+        help="cell of own structures (paper: conventional)",
+    )
+    reconstruct.add_argument(
+        "--dataset", help="name or path of the run's dataset, if it was a path"
+    )
     reconstruct.add_argument("--device", default="auto", help="auto, cpu, cuda")
     _split_options(reconstruct)
     add_data_options(reconstruct)
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = add_command(commands, "evaluate", _evaluate, "score a run's reconstructions, or any structures against any others")
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score a run's reconstructions, or any structures against any others",
+    )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
-    evaluate.add_argument("--actual", type=Path, help="instead of a run: reference structures (file or folder)")
-    evaluate.add_argument("--detected", type=Path, help="with --actual: predicted structures, matched by id (file name); a missing one is charged")
-    evaluate.add_argument("--out", type=Path, help="with --actual: folder for metrics.json and materials.csv")
-    evaluate.add_argument("--split", action="append", help="train, val or test; may be repeated (default: all that were reconstructed)")
+    evaluate.add_argument(
+        "--actual", type=Path, help="instead of a run: reference structures (file or folder)"
+    )
+    evaluate.add_argument(
+        "--detected",
+        type=Path,
+        help="with --actual: predicted structures, matched by id (file name); a missing one is charged",
+    )
+    evaluate.add_argument(
+        "--out", type=Path, help="with --actual: folder for metrics.json and materials.csv"
+    )
+    evaluate.add_argument(
+        "--split",
+        action="append",
+        help="train, val or test; may be repeated (default: all that were reconstructed)",
+    )
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     add_data_options(evaluate)
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", action="append", help="train, val or test; may be repeated (default: val and test)")
+    parser.add_argument(
+        "--split",
+        action="append",
+        help="train, val or test; may be repeated (default: val and test)",
+    )
     parser.add_argument(
         "--decode",
         action="append",
@@ -137,7 +198,11 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", default="nesf", help=f"{', '.join(methods.METHODS)} (default: nesf; all but nesf and icsg3d need no training)")
+    parser.add_argument(
+        "--method",
+        default="nesf",
+        help=f"{', '.join(methods.METHODS)} (default: nesf; all but nesf and icsg3d need no training)",
+    )
     parser.add_argument("--fold", type=int, help="of ybco, 0-19")
     parser.add_argument(
         "--preset",
@@ -145,20 +210,35 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "with --resume: that of the checkpoint",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset, e.g. training.learning_rate=0.001"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the preset, e.g. training.learning_rate=0.001",
     )
-    parser.add_argument("--label", help="name for a preset changed by --set, under which the run is recorded in place of the preset's")
+    parser.add_argument(
+        "--label",
+        help="name for a preset changed by --set, under which the run is recorded in place of the preset's",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="plan the number of epochs to take about this long on this machine")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="plan the number of epochs to take about this long on this machine",
+    )
     parser.add_argument("--max-minutes", type=float, help="stop after so long, with a checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the run folder"
+    )
     parser.add_argument(
         "--resume-if-possible",
         action="store_true",
         help="go on from the run folder's checkpoint if it is of this very training, else start anew in place of what the folder holds",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--skip-bad", action="store_true", help="own data: leave out entries that cannot be used")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="own data: leave out entries that cannot be used"
+    )
     add_data_options(parser)
 
 
@@ -166,7 +246,16 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
     """Return the run that the options ask for."""
     changes = tuple(assignments(options.set, "--set").items())
     splits = tuple(getattr(options, "split", None) or ("val", "test"))
-    return Run(dataset.name, options.method, options.preset, options.seed, dataset.fold, options.label, changes, splits)
+    return Run(
+        dataset.name,
+        options.method,
+        options.preset,
+        options.seed,
+        dataset.fold,
+        options.label,
+        changes,
+        splits,
+    )
 
 
 def _maps(options: argparse.Namespace) -> Path | None:
@@ -194,14 +283,26 @@ def _trained(options: argparse.Namespace, run: Run, dataset: Any, folder: Path) 
             config=run.config() if not options.resume or options.preset or options.set else None,
             resume="if-possible" if options.resume_if_possible else options.resume,
             command=launcher + command_line(options.words),
-            **{"device": device, "minutes": options.minutes, "max_minutes": options.max_minutes, "maps": _maps(options)},
+            **{
+                "device": device,
+                "minutes": options.minutes,
+                "max_minutes": options.max_minutes,
+                "maps": _maps(options),
+            },
         )
     if number > 0:  # the first process says it, and does all that follows
         return None
     state = "finished" if result.finished else f"stopped; go on with --resume --out {folder}"
     info = result.model.info
-    kept = " and ".join(f"{epoch} of {network}" for network, epoch in info.get("best_epochs", {}).items()) or info["epoch"]
-    print(f"training {state}: {info['epochs_trained']} epochs, {info['minutes']:.1f} minutes, weights of epoch {kept} in {folder}")
+    kept = (
+        " and ".join(
+            f"{epoch} of {network}" for network, epoch in info.get("best_epochs", {}).items()
+        )
+        or info["epoch"]
+    )
+    print(
+        f"training {state}: {info['epochs_trained']} epochs, {info['minutes']:.1f} minutes, weights of epoch {kept} in {folder}"
+    )
     return result
 
 
@@ -217,7 +318,9 @@ def _run(options: argparse.Namespace) -> None:
     for split in run.splits:
         dataset.split(split)
     if run.method not in methods.TRAINED:
-        scores = runs.predict(run, dataset, folder, decode=decode, command=command_line(options.words))
+        scores = runs.predict(
+            run, dataset, folder, decode=decode, command=command_line(options.words)
+        )
     else:
         trained = _trained(options, run, dataset, folder)
         if trained is None or not trained.finished:
@@ -234,11 +337,17 @@ def _train(options: argparse.Namespace) -> None:
     if not options.stream:
         dataset = dataset_of(options)
     elif not methods.trained(options.method).streams:
-        raise ConfigError(f"--stream: {options.method} keeps the maps of all crystals in memory; train without it")
+        raise ConfigError(
+            f"--stream: {options.method} keeps the maps of all crystals in memory; train without it"
+        )
     elif options.skip_bad:
-        raise ConfigError("--skip-bad does not go with --stream: a packed dataset holds no bad entries")
+        raise ConfigError(
+            "--skip-bad does not go with --stream: a packed dataset holds no bad entries"
+        )
     else:
-        dataset = stream(options.dataset, fold=options.fold, data_dir=options.data, mirror=options.mirror)
+        dataset = stream(
+            options.dataset, fold=options.fold, data_dir=options.data, mirror=options.mirror
+        )
     _trained(options, _asked(options, dataset), dataset, options.out)
 
 
@@ -254,19 +363,40 @@ def _reconstruct(options: argparse.Namespace) -> None:
     model = method.load(options.run, options.device)
     if options.structures is None:
         splits = tuple(options.split or ("val", "test"))
-        made = runs.reconstruct(options.run, dataset_of(options), splits, decode=decode, model=model, command=command_line(options.words))
+        made = runs.reconstruct(
+            options.run,
+            dataset_of(options),
+            splits,
+            decode=decode,
+            model=model,
+            command=command_line(options.words),
+        )
         for split, result in made.items():
             folder = options.run / "reconstruction" / split
-            print(f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}")
+            print(
+                f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}"
+            )
         return
     decoding = method.with_decoding(model.config, decode).decoding
-    crystals, skipped = read_structures(options.structures, cell=options.cell, skip_bad=options.skip_bad, vocabulary=model.vocabulary)
+    crystals, skipped = read_structures(
+        options.structures,
+        cell=options.cell,
+        skip_bad=options.skip_bad,
+        vocabulary=model.vocabulary,
+    )
     result = method.reconstruct(model, crystals, decoding, True)
-    about = {"model": dict(model.dataset), "input": options.structures.name, "reconstruction": dataclasses.asdict(decoding)}
+    about = {
+        "model": dict(model.dataset),
+        "input": options.structures.name,
+        "reconstruction": dataclasses.asdict(decoding),
+    }
     about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
     write_reconstruction(options.out, result, about)
     print_skipped(skipped)
-    print(f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ", end="")
+    print(
+        f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ",
+        end="",
+    )
     print(f"nothing detected in {len(result.nothing_detected)}")
 
 
@@ -279,7 +409,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.run is not None:
         if options.actual or options.detected:
             raise ConfigError("give either a run folder or --actual and --detected, not both")
-        print(_summary(runs.evaluate(options.run, dataset_of(options), options.split, command=command_line(options.words))))
+        print(
+            _summary(
+                runs.evaluate(
+                    options.run,
+                    dataset_of(options),
+                    options.split,
+                    command=command_line(options.words),
+                )
+            )
+        )
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
@@ -296,7 +435,13 @@ def _summary(scores: Mapping[str, Metrics]) -> str:
     rows = [f"{'':40s}" + "".join(f"{split:>12s}" for split in scores)]
     for key in (*HEADLINE, "n_nothing_detected"):
         values = [metrics.summary[key] for metrics in scores.values()]
-        rows.append(f"{key:40s}" + "".join(f"{'–' if v is None else f'{v:.4f}' if isinstance(v, float) else v:>12}" for v in values))
+        rows.append(
+            f"{key:40s}"
+            + "".join(
+                f"{'–' if v is None else f'{v:.4f}' if isinstance(v, float) else v:>12}"
+                for v in values
+            )
+        )
     return "\n".join(rows)
 
 

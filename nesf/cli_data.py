@@ -14,32 +14,64 @@ from nesf.options import add_command, add_data_options, dataset_of, print_skippe
 
 def add_data_commands(commands: Any) -> None:
     """Add `nesf data` with its own commands."""
-    data = commands.add_parser("data", help="get, import, build and inspect datasets", description="Get, import, build and inspect datasets.")
+    data = commands.add_parser(
+        "data",
+        help="get, import, build and inspect datasets",
+        description="Get, import, build and inspect datasets.",
+    )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     fetch = add_command(actions, "fetch", _fetch, "get a dataset of the official release")
     fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
     add_data_options(fetch)
     own = add_command(actions, "import", _import, "make a dataset of own structures")
-    own.add_argument("path", type=Path, help="folder with train/val/test.csv(.gz), folder of CIF or POSCAR files, .extxyz, .csv")
+    own.add_argument(
+        "path",
+        type=Path,
+        help="folder with train/val/test.csv(.gz), folder of CIF or POSCAR files, .extxyz, .csv",
+    )
     own.add_argument("--name", help="name of the dataset (default: that of the folder)")
-    own.add_argument("--cell", default="as-given", choices=("as-given", "conventional", "primitive"), help="cell to use (paper: conventional)")
+    own.add_argument(
+        "--cell",
+        default="as-given",
+        choices=("as-given", "conventional", "primitive"),
+        help="cell to use (paper: conventional)",
+    )
     own.add_argument("--seed", type=int, default=0, help="of the split, where one has to be made")
-    own.add_argument("--skip-bad", action="store_true", help="leave out entries that cannot be used, and list them")
+    own.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out entries that cannot be used, and list them",
+    )
     add_data_options(own, mirror=False)
     build = add_command(actions, "build", _build, "query the Materials Project by selection rules")
     build.add_argument("rules", help="lcs6, icsg3d, ybco, or a JSON file of rules")
     build.add_argument("--name", help="name of the dataset (default: RULES-mp)")
-    build.add_argument("--api-key", help="Materials Project key (default: as configured for mp-api)")
-    build.add_argument("--endpoint", help="address of the interface (default: the Materials Project's)")
+    build.add_argument(
+        "--api-key", help="Materials Project key (default: as configured for mp-api)"
+    )
+    build.add_argument(
+        "--endpoint", help="address of the interface (default: the Materials Project's)"
+    )
     build.add_argument("--seed", type=int, default=0, help="of the split")
-    build.add_argument("--skip-bad", action="store_true", help="leave out documents that cannot be used, and list them")
+    build.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out documents that cannot be used, and list them",
+    )
     add_data_options(build, mirror=False)
-    audit = add_command(actions, "audit", _audit, "counts, elements, cell shapes, shared ids and near-duplicates of a dataset")
+    audit = add_command(
+        actions,
+        "audit",
+        _audit,
+        "counts, elements, cell shapes, shared ids and near-duplicates of a dataset",
+    )
     audit.add_argument("dataset")
     audit.add_argument("--fold", type=int)
     audit.add_argument("--json", type=Path, help="write the audit to this file too")
-    audit.add_argument("--no-near-duplicates", action="store_true", help="leave the comparison of structures out")
+    audit.add_argument(
+        "--no-near-duplicates", action="store_true", help="leave the comparison of structures out"
+    )
     add_data_options(audit)
     listed = add_command(actions, "list", _list, "datasets that are on this machine")
     add_data_options(listed, mirror=False)
@@ -48,7 +80,9 @@ def add_data_commands(commands: Any) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     from nesf.data import fetch
 
-    print(f"written: {fetch(options.name, fold=options.fold, data_dir=options.data, mirror=options.mirror)}")
+    print(
+        f"written: {fetch(options.name, fold=options.fold, data_dir=options.data, mirror=options.mirror)}"
+    )
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -58,7 +92,9 @@ def _import(options: argparse.Namespace) -> None:
 
     name = options.name or options.path.resolve().name.split(".")[0]
     check_new_name(name)
-    dataset, skipped = read(options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad)
+    dataset, skipped = read(
+        options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad
+    )
     folder = (options.data or default_data_dir()) / name
     save_dataset(dataset, folder)
     print_skipped(skipped)
@@ -72,7 +108,13 @@ def _build(options: argparse.Namespace) -> None:
     rules = load_rules(options.rules)
     name = options.name or f"{Path(options.rules).stem}-mp"
     folder = build(
-        rules, name=name, api_key=options.api_key, endpoint=options.endpoint, data_dir=options.data, seed=options.seed, skip_bad=options.skip_bad
+        rules,
+        name=name,
+        api_key=options.api_key,
+        endpoint=options.endpoint,
+        data_dir=options.data,
+        seed=options.seed,
+        skip_bad=options.skip_bad,
     )
     print(f"written: {folder}")
 

@@ -1,7 +1,8 @@
 """Configuration of the model, its sampling, its training and its decoding, as frozen dataclasses.
 
-Three presets: `paper` (the article with its supplement), `official` (the released code, where it differs) and `cpu`
-(the recipe for two processor cores, found on the validation split of LCS6Å; see the training page of the book).
+Three presets: `paper` (the article with its supplement), `official` (the released code, where it
+differs) and `cpu` (the recipe for two processor cores, found on the validation split of LCS6Å; see
+the training page of the book).
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ class ModelConfig:
     decoder_lattice: tuple[int, ...] = (128,)  # one network for the lengths, one for the angles
     dropout: float = 0.3  # in encoder_mix and encoder_latent; the last layer of an MLP has none
     batch_norm_momentum: float = 0.1  # official: torch's default
-    # paper: the last layer of each field reads the query position again ([131] -> [3], 765,714 parameters) /
-    # official: it does not ([128] -> [3], 765,465 parameters, the paper's «0.76 million») / here: as official
+    # paper: the last layer of each field reads the query position again ([131] -> [3], 765,714
+    # parameters) / official: it does not ([128] -> [3], 765,465 parameters, the paper's «0.76
+    # million») / here: as official
     query_in_last_layer: bool = False
-    n_frequencies: int = 0  # L of a positional encoding of the query; paper: none / official: 10 in one config file, none in the other
+    # L of a positional encoding of the query; paper: none / official: 10 in one config file, none
+    # in the other
+    n_frequencies: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -49,7 +53,8 @@ class ModelConfig:
 class SamplingConfig:
     """Sampling of the queries in training (Section 2.2, Supplementary Note 6). Lengths in Å."""
 
-    global_region: Literal["cell", "box"] = "cell"  # paper: unit cell / official: bounding box common to the dataset
+    # paper: unit cell / official: bounding box common to the dataset
+    global_region: Literal["cell", "box"] = "cell"
     global_interval: float = 1.0  # grid interval
     global_sigma: float = 0.5  # standard deviation of the perturbation
     local_interval: float = 0.3
@@ -58,14 +63,18 @@ class SamplingConfig:
     species_interval: float = 0.1
     species_range: float = 0.5  # official: 0.6
     species_sigma: float = 0.5  # official: 0.05
-    # paper: «grid range for each axis», read here as including both ends (5³ = 125 local and 6³ = 216 species points per atom) /
-    # official: without the upper end, hence not centred on the atom (4³ = 64 and, with its range of 0.6 Å, 6³ = 216)
+    # paper: «grid range for each axis», read here as including both ends (5³ = 125 local and 6³ =
+    # 216 species points per atom) / official: without the upper end, hence not centred on the atom
+    # (4³ = 64 and, with its range of 0.6 Å, 6³ = 216)
     half_open: bool = False
-    periodic: bool = False  # paper and official: nearest among the atoms of the cell only; True: minimum image
-    # number of queries per crystal and step, drawn at random from the same sampling; 0: every grid point
+    # paper and official: nearest among the atoms of the cell only; True: minimum image
+    periodic: bool = False
+    # number of queries per crystal and step, drawn at random from the same sampling; 0: every grid
+    # point
     n_position: int = 0
     n_species: int = 0
-    global_share: float | None = None  # fraction of the drawn position queries that are global; None: as in the full sampling
+    # fraction of the drawn position queries that are global; None: as in the full sampling
+    global_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,16 +89,21 @@ class TrainingConfig:
     batch_size: int = 128  # official: 64
     learning_rate: float = 1e-3
     schedule: Literal["step", "cosine"] = "step"
-    step_epochs: int = 640  # step schedule: the rate is multiplied by step_factor after every step_epochs epochs
+    # step schedule: the rate is multiplied by step_factor after every step_epochs epochs
+    step_epochs: int = 640
     step_factor: float = 0.5
     warmup_epochs: int = 0  # cosine schedule: linear warm-up before it
-    early_stopping: bool = True  # keep the weights of the best validation loss; the last ones are kept too
+    # keep the weights of the best validation loss; the last ones are kept too
+    early_stopping: bool = True
     gradient_clip: float = 0.0  # largest norm of the gradient; 0: no clipping
     average: float = 0.0  # decay of an exponential moving average of the weights, per step; 0: none
     validate_every: int = 1  # epochs
-    # of the fields' matrix products; coordinates and statistics stay fp32. auto: bf16 where the processor supports it and `compile` is on
+    # of the fields' matrix products; coordinates and statistics stay fp32. auto: bf16 where the
+    # processor supports it and `compile` is on
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    compile: bool = False  # torch.compile the fields (a CPU needs g++; without it a warning is given and the training runs uncompiled)
+    # torch.compile the fields (a CPU needs g++; without it a warning is given and the training runs
+    # uncompiled)
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,17 +112,21 @@ class ReconstructionConfig:
 
     grid_interval: float = 0.5  # step 1
     iterations: int = 64  # step 2; paper: not given / official: 64
-    # step 2: a particle whose next step would be shorter than this stays where it is / paper and official: 0, every particle moves on
+    # step 2: a particle whose next step would be shorter than this stays where it is / paper and
+    # official: 0, every particle moves on
     converged: float = 1e-4
-    # exact: finds the atoms of the plain algorithm / fast: rough first steps, and particles that meet are merged (see the speed page of the book)
+    # exact: finds the atoms of the plain algorithm / fast: rough first steps, and particles that
+    # meet are merged (see the speed page of the book)
     mode: Literal["exact", "fast"] = "exact"
     rough_iterations: int = 2  # fast: number of first steps that may be computed in bf16
-    merge_distance: float = 0.02  # fast: edge of the cells in which particles are merged after each step; 0: never
+    # fast: edge of the cells in which particles are merged after each step; 0: never
+    merge_distance: float = 0.02
     merge_step: float = 0.1  # fast: only particles whose step was shorter are merged
     score_threshold: float = 0.9  # step 3
     nms_radius: float = 0.5  # step 4
     min_particles: int = 10  # step 4
-    # step 4, position of a detected atom. paper: the particle with the lowest score / official: mean of the cluster weighted by softmax(-score²)
+    # step 4, position of a detected atom. paper: the particle with the lowest score / official:
+    # mean of the cluster weighted by softmax(-score²)
     atom_position: Literal["lowest_score", "cluster_mean"] = "lowest_score"
     species_interval: float = 0.1  # step 5
     species_range: float = 0.5
@@ -138,10 +156,17 @@ class ConfigBase:
             ConfigError: an unknown key or a value of the wrong type; the message names it.
         """
         values = self.to_dict()
-        known = [f"{section}.{name}" for section, names in values.items() if isinstance(names, dict) for name in names]
+        known = [
+            f"{section}.{name}"
+            for section, names in values.items()
+            if isinstance(names, dict)
+            for name in names
+        ]
         for key, value in assignments.items():
             if key not in known:
-                raise ConfigError(f"unknown configuration key {key!r}; the keys are {', '.join(known)}")
+                raise ConfigError(
+                    f"unknown configuration key {key!r}; the keys are {', '.join(known)}"
+                )
             section, name = key.split(".")
             values[section][name] = _parsed(value)
         return self.from_dict(values)
@@ -161,7 +186,11 @@ class Config(ConfigBase):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """See `ConfigBase`; a missing section `decoding` becomes the preset's, else the paper's."""
         config = super().from_dict(values)
-        return config if "decoding" in values else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
+        return (
+            config
+            if "decoding" in values
+            else replace(config, decoding=PRESETS.get(config.preset, PAPER).decoding)
+        )
 
 
 def as_json(section: Any) -> dict[str, Any]:
@@ -172,42 +201,71 @@ def as_json(section: Any) -> dict[str, Any]:
 def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Make a dataclass of values as JSON gives them, checked against the types of its fields.
 
-    Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not negative (but of either sign where the field's metadata
-    say {"signed": True}, and not 0 where its name ends in `interval`); `tuple[int, ...]`, positive; `tuple[str, ...]`; any of these or None.
-    Fields not given keep their defaults.
+    Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not
+    negative (but of either sign where the field's metadata say {"signed": True}, and not 0 where
+    its name ends in `interval`); `tuple[int, ...]`, positive; `tuple[str, ...]`; any of these or
+    None. Fields not given keep their defaults.
 
     Raises:
-        ConfigError: an unknown key or a value of the wrong type; the message names it, after the prefix.
+        ConfigError: an unknown key or a value of the wrong type; the message names it, after the
+            prefix.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or cls.__name__} = {values!r}: keys with values are expected")
+        raise ConfigError(
+            f"{prefix.rstrip('.') or cls.__name__} = {values!r}: keys with values are expected"
+        )
     hints = typing.get_type_hints(cls)
     if unknown := sorted(set(values) - set(hints)):
-        raise ConfigError(f"unknown configuration key {prefix + unknown[0]!r}; the keys are {', '.join(prefix + h for h in hints)}")
+        raise ConfigError(
+            f"unknown configuration key {prefix + unknown[0]!r}; the keys are {', '.join(prefix + h for h in hints)}"
+        )
     signed = {f.name for f in dataclasses.fields(cls) if f.metadata.get("signed")}  # type: ignore[arg-type]
-    return cls(**{name: _checked(hints[name], value, prefix + name, name in signed) for name, value in values.items()})
+    return cls(
+        **{
+            name: _checked(hints[name], value, prefix + name, name in signed)
+            for name, value in values.items()
+        }
+    )
 
 
 def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _checked(next(a for a in options if a is not type(None)), value, key, signed)
+        return (
+            None
+            if value is None
+            else _checked(next(a for a in options if a is not type(None)), value, key, signed)
+        )
     if dataclasses.is_dataclass(hint):
         return from_values(typing.cast(type, hint), value, f"{key}.")
     if origin is Literal:
         fits, expected = value in options, f"one of {', '.join(map(str, options))}"
     elif origin is tuple:
         item, hint = options[0], tuple
-        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is item and (item is str or v > 0) for v in value)
-        expected = "a list of texts" if item is str else "a list of positive whole numbers, for example [256, 128],"
+        fits = (
+            isinstance(value, list | tuple)
+            and len(value) > 0
+            and all(type(v) is item and (item is str or v > 0) for v in value)
+        )
+        expected = (
+            "a list of texts"
+            if item is str
+            else "a list of positive whole numbers, for example [256, 128],"
+        )
     elif hint is float:
         above_zero = key.endswith("interval")
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
         fits = fits and (signed or value > 0 or (value == 0 and not above_zero))
-        expected = "a finite number" + ("" if signed else " above 0" if above_zero else " not below 0")
+        expected = "a finite number" + (
+            "" if signed else " above 0" if above_zero else " not below 0"
+        )
     else:
         fits = type(value) is hint and (hint is not int or signed or value >= 0)
-        expected = f"a value of type {hint.__name__}" + (", not negative," if hint is int and not signed else "")
+        expected = f"a value of type {hint.__name__}" + (
+            ", not negative," if hint is int and not signed else ""
+        )
     if not fits:
         raise ConfigError(f"{key} = {value!r}: {expected} is expected")
     return value if origin is Literal else hint(value)
@@ -216,11 +274,14 @@ def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
 PAPER = Config()
 OFFICIAL = Config(
     preset="official",
-    sampling=SamplingConfig(global_region="box", local_sigma=0.15, species_range=0.6, species_sigma=0.05, half_open=True),
+    sampling=SamplingConfig(
+        global_region="box", local_sigma=0.15, species_range=0.6, species_sigma=0.05, half_open=True
+    ),
     training=TrainingConfig(batch_size=64),
     decoding=ReconstructionConfig(converged=0.0, atom_position="cluster_mean"),
 )
-# Chosen on the validation split of LCS6Å (results/lcs6/nesf/trial-*): half of the position queries global, no dropout, λ_spe = 1, a batch of 64.
+# Chosen on the validation split of LCS6Å (results/lcs6/nesf/trial-*): half of the position queries
+# global, no dropout, λ_spe = 1, a batch of 64.
 CPU = Config(
     preset="cpu",
     model=ModelConfig(dropout=0.0),
@@ -233,15 +294,17 @@ CPU = Config(
         schedule="cosine",
         warmup_epochs=2,
         precision="auto",
-        # The species term of the validation loss starts to rise (over-confidence) while every decoded error still falls: early stopping would keep
-        # the weights of half-way. The last ones decode the validation split better (results/lcs6/nesf/cpu).
+        # The species term of the validation loss starts to rise (over-confidence) while every
+        # decoded error still falls: early stopping would keep the weights of half-way. The last
+        # ones decode the validation split better (results/lcs6/nesf/cpu).
         early_stopping=False,
         validate_every=10,
         compile=True,
     ),
 )
 PRESETS: Mapping[str, Config] = {c.preset: c for c in (PAPER, OFFICIAL, CPU)}
-# The `cpu` preset on one dataset: chosen on validation splits (results/ybco/nesf/trial-*); epochs for some minutes to half an hour of one core.
+# The `cpu` preset on one dataset: chosen on validation splits (results/ybco/nesf/trial-*); epochs
+# for some minutes to half an hour of one core.
 CPU_ON: Mapping[str, Mapping[str, Any]] = {
     "ybco": {"model.dropout": 0.3, "training.batch_size": 30, "training.epochs": 2400},
     "icsg3d": {"training.epochs": 400},
@@ -252,7 +315,8 @@ CPU_ON: Mapping[str, Mapping[str, Any]] = {
 def for_dataset(config: Config, name: str) -> Config:
     """Return an unchanged preset as it is used for a dataset: `cpu` with the values of `CPU_ON`.
 
-    The paper stops early, but not on YBCO-like, where 5 validation crystals are too few for it (Section 4.3).
+    The paper stops early, but not on YBCO-like, where 5 validation crystals are too few for it
+    (Section 4.3).
     """
     changes = dict(CPU_ON.get(name, {})) if config.preset == "cpu" else {}
     if name == "ybco":
@@ -269,7 +333,9 @@ def preset(name: str) -> Config:
 
 def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
     """Return a dataclass with fields changed, checked by `from_values`; text is parsed as JSON."""
-    return from_values(type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()})
+    return from_values(
+        type(section), as_json(section) | {k: _parsed(v) for k, v in assignments.items()}
+    )
 
 
 def _parsed(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Batches of crystals, the form in which the whole package passes structures on.
 
-pymatgen is imported only where structures are converted, so training needs no more than torch, numpy and safetensors.
+pymatgen is imported only where structures are converted, so training needs no more than torch,
+numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -37,14 +38,19 @@ def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lengths, np.arccos(np.clip(cosines, -1.0, 1.0))
 
 
-def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)) -> np.ndarray:
+def standard_lattice(
+    lengths: np.ndarray, angles: np.ndarray, hexagonal_tolerance: float = np.radians(5.0)
+) -> np.ndarray:
     """Compute lattices [B, 3, 3], rows in Å, of lengths [B, 3], Å, and angles [B, 3], radians.
 
-    They have the setting of pymatgen's conventional standard structure: a lies along x and b in the xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets hexagonal
-    and rhombohedral cells. The official release stores positions in this setting without a matrix, and the decoder predicts none.
+    They have the setting of pymatgen's conventional standard structure: a lies along x and b in the
+    xy plane; a cell with α = β = 90° and γ = 120° has a and b mirrored about x, as pymatgen sets
+    hexagonal and rhombohedral cells. The official release stores positions in this setting without
+    a matrix, and the decoder predicts none.
 
     Args:
-        hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a hexagonal cell; wide enough for a predicted one.
+        hexagonal_tolerance: largest difference (radians) of an angle from (90°, 90°, 120°) in a
+            hexagonal cell; wide enough for a predicted one.
 
     Raises:
         DataError: the angles close no cell of positive volume.
@@ -58,12 +64,19 @@ def standard_lattice(lengths: np.ndarray, angles: np.ndarray, hexagonal_toleranc
     cz2 = 1.0 - cx**2 - cy**2
     if not np.all(np.isfinite(cz2)) or np.any(cz2 <= 0):
         worst = int(np.argmin(np.where(np.isfinite(cz2), cz2, -np.inf)))
-        raise DataError(f"angles {np.degrees(angles[worst]).round(2).tolist()} degrees (entry {worst}) close no cell")
+        raise DataError(
+            f"angles {np.degrees(angles[worst]).round(2).tolist()} degrees (entry {worst}) close no cell"
+        )
     zero, one = np.zeros_like(cx), np.ones_like(cx)
-    rows = np.stack([one, zero, zero, cos[:, 2], sin[:, 2], zero, cx, cy, np.sqrt(cz2)], -1).reshape(-1, 3, 3)
-    hexagonal = np.all(np.abs(angles - np.radians([90.0, 90.0, 120.0])) < hexagonal_tolerance, axis=-1)
+    rows = np.stack(
+        [one, zero, zero, cos[:, 2], sin[:, 2], zero, cx, cy, np.sqrt(cz2)], -1
+    ).reshape(-1, 3, 3)
+    hexagonal = np.all(
+        np.abs(angles - np.radians([90.0, 90.0, 120.0])) < hexagonal_tolerance, axis=-1
+    )
     c, s = np.cos(angles[:, 2] / 2), np.sin(angles[:, 2] / 2)
-    turn = np.stack([c, -s, zero, s, c, zero, zero, zero, one], -1).reshape(-1, 3, 3)  # by half of γ about z
+    # by half of γ about z
+    turn = np.stack([c, -s, zero, s, c, zero, zero, zero, one], -1).reshape(-1, 3, 3)
     rows = np.where(hexagonal[:, None, None], rows @ turn, rows)
     return rows * lengths[:, :, None]
 
@@ -90,8 +103,18 @@ class Crystals:
 
     def __post_init__(self) -> None:
         b, n = len(self.ids), len(self.positions)
-        shapes = (self.positions.shape == (n, 3), self.species.shape == (n,), self.lattice.shape == (b, 3, 3), self.offsets.shape == (b + 1,))
-        if not all(shapes) or self.offsets[0] != 0 or self.offsets[-1] != n or np.any(np.diff(self.offsets) < 0):
+        shapes = (
+            self.positions.shape == (n, 3),
+            self.species.shape == (n,),
+            self.lattice.shape == (b, 3, 3),
+            self.offsets.shape == (b + 1,),
+        )
+        if (
+            not all(shapes)
+            or self.offsets[0] != 0
+            or self.offsets[-1] != n
+            or np.any(np.diff(self.offsets) < 0)
+        ):
             raise DataError(
                 f"inconsistent crystal batch: {b} ids, positions {self.positions.shape}, species {self.species.shape}, "
                 f"lattice {self.lattice.shape}, offsets {self.offsets.shape}"
@@ -126,7 +149,12 @@ class Crystals:
     def select(self, indices: Sequence[int] | np.ndarray) -> Crystals:
         """Return the crystals at the given indices, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
-        atoms = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices)])
+        atoms = np.concatenate(
+            [
+                np.zeros(0, np.int64),
+                *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices),
+            ]
+        )
         return Crystals(
             ids=tuple(self.ids[i] for i in indices),
             positions=self.positions[atoms],
@@ -148,8 +176,12 @@ class Crystals:
         """Make crystals of positions [N_i, 3], Å, atomic numbers [N_i], lattices [B, 3, 3], Å."""
         return cls(
             ids=tuple(ids),
-            positions=np.concatenate([np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]),
-            species=np.concatenate([np.zeros(0, np.int64), *(np.asarray(s, np.int64).reshape(-1) for s in species)]),
+            positions=np.concatenate(
+                [np.zeros((0, 3)), *(np.asarray(p, np.float64).reshape(-1, 3) for p in positions)]
+            ),
+            species=np.concatenate(
+                [np.zeros(0, np.int64), *(np.asarray(s, np.int64).reshape(-1) for s in species)]
+            ),
             lattice=np.asarray(lattice, np.float64).reshape(-1, 3, 3),
             offsets=np.cumsum([0, *(len(p) for p in positions)]),
             properties=dict(properties or {}),
@@ -157,12 +189,18 @@ class Crystals:
 
     @classmethod
     def from_structures(
-        cls, structures: Sequence[Structure], ids: Sequence[str], properties: Mapping[str, np.ndarray] | None = None, *, check: bool = True
+        cls,
+        structures: Sequence[Structure],
+        ids: Sequence[str],
+        properties: Mapping[str, np.ndarray] | None = None,
+        *,
+        check: bool = True,
     ) -> Crystals:
         """Make crystals of ordered pymatgen structures; cells and positions stay as they are.
 
         Raises:
-            DataError: there is a `reason_against` a structure (only with `check`); the message names its id and the reason.
+            DataError: there is a `reason_against` a structure (only with `check`); the message
+                names its id and the reason.
         """
         for identifier, structure in zip(ids, structures, strict=True):
             if check and (reason := reason_against(structure)):
@@ -180,26 +218,56 @@ class Crystals:
         from pymatgen.core import Lattice, Structure
 
         parts = ((name, Lattice(self.lattice[i]), self.atoms(i)) for i, name in enumerate(self.ids))
-        return [Structure(cell, self.species[a], self.positions[a], coords_are_cartesian=True, properties={"id": name}) for name, cell, a in parts]
+        return [
+            Structure(
+                cell,
+                self.species[a],
+                self.positions[a],
+                coords_are_cartesian=True,
+                properties={"id": name},
+            )
+            for name, cell, a in parts
+        ]
 
     def in_standard_setting(self) -> Crystals:
         """Return the crystals rotated so that each lattice is a `standard_lattice`.
 
-        The model knows a cell by its lengths and angles, so positions must be in the orientation that these imply.
+        The model knows a cell by its lengths and angles, so positions must be in the orientation
+        that these imply.
         """
         lattice = standard_lattice(*lattice_parameters(self.lattice))
         crystal_of_atom = np.repeat(np.arange(len(self)), self.n_atoms)
-        fractional = np.einsum("ni,nij->nj", self.positions, np.linalg.inv(self.lattice)[crystal_of_atom])
+        fractional = np.einsum(
+            "ni,nij->nj", self.positions, np.linalg.inv(self.lattice)[crystal_of_atom]
+        )
         positions = np.einsum("ni,nij->nj", fractional, lattice[crystal_of_atom])
         return replace(self, positions=positions, lattice=lattice)
 
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Write a safetensors file; ids, text properties and `metadata` are JSON in its header."""
-        columns = {k: {"text": v.tolist()} for k, v in self.properties.items() if v.dtype.kind not in "fiub"}
-        arrays = {"positions": self.positions, "species": self.species.astype(np.uint8), "lattice": self.lattice, "offsets": self.offsets}
+        columns = {
+            k: {"text": v.tolist()}
+            for k, v in self.properties.items()
+            if v.dtype.kind not in "fiub"
+        }
+        arrays = {
+            "positions": self.positions,
+            "species": self.species.astype(np.uint8),
+            "lattice": self.lattice,
+            "offsets": self.offsets,
+        }
         arrays |= {f"property:{k}": v for k, v in self.properties.items() if v.dtype.kind in "fiub"}
-        header = {"ids": json.dumps(self.ids), "columns": json.dumps(columns), "metadata": json.dumps(dict(metadata or {}))}
-        write_atomically(path, _in_fixed_order(to_safetensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}, header)))
+        header = {
+            "ids": json.dumps(self.ids),
+            "columns": json.dumps(columns),
+            "metadata": json.dumps(dict(metadata or {})),
+        }
+        write_atomically(
+            path,
+            _in_fixed_order(
+                to_safetensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}, header)
+            ),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Crystals:
@@ -208,11 +276,21 @@ class Crystals:
             with safe_open(str(path), framework="numpy") as file:
                 header = file.metadata()
                 arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            ids = arrays.pop("ids", None)  # in a file that was written in parts (nesf.data.streaming)
-            properties = {k.removeprefix("property:"): v for k, v in arrays.items() if k.startswith("property:")}
-            properties |= {k: np.array(v["text"], dtype=object) for k, v in json.loads(header["columns"]).items()}
+            # in a file that was written in parts (nesf.data.streaming)
+            ids = arrays.pop("ids", None)
+            properties = {
+                k.removeprefix("property:"): v
+                for k, v in arrays.items()
+                if k.startswith("property:")
+            }
+            properties |= {
+                k: np.array(v["text"], dtype=object)
+                for k, v in json.loads(header["columns"]).items()
+            }
             return cls(
-                tuple(ids.tobytes().decode().split("\n")[:-1]) if ids is not None else tuple(json.loads(header["ids"])),
+                tuple(ids.tobytes().decode().split("\n")[:-1])
+                if ids is not None
+                else tuple(json.loads(header["ids"])),
                 arrays["positions"],
                 arrays["species"].astype(np.int64),
                 arrays["lattice"],
@@ -221,8 +299,16 @@ class Crystals:
             )
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)") from None
+        except (
+            SafetensorError,
+            KeyError,
+            TypeError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+        ) as error:
+            raise DataError(
+                f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)"
+            ) from None
 
 
 def _in_fixed_order(content: bytes) -> bytes:
@@ -257,9 +343,12 @@ def reason_against(structure: Structure) -> str | None:
     if not structure.is_ordered:
         site = next(s for s in structure if not s.is_ordered)
         return f"site {site.species_string} at {site.frac_coords.round(4).tolist()} is disordered (order it first, for example with pymatgen's OrderDisorderedStructureTransformation)"
-    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()):
+    if not (
+        np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()
+    ):
         return "a coordinate or lattice entry is not finite"
-    if any(not 1 <= site.specie.Z <= 118 for site in structure):  # the Z of a pymatgen DummySpecies is a hash
+    # the Z of a pymatgen DummySpecies is a hash
+    if any(not 1 <= site.specie.Z <= 118 for site in structure):
         return "a site holds a dummy species, no element"
     if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
         return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
@@ -281,14 +370,18 @@ class PaddedCrystals:
     lengths: torch.Tensor  # [B, 3], Å
     angles: torch.Tensor  # [B, 3], radians
     lattice: torch.Tensor  # [B, 3, 3], rows a, b, c in Å
-    n_atoms: int | None = None  # of all crystals, if known; counting them on a GPU would make the program wait for it
+    # of all crystals, if known; counting them on a GPU would make the program wait for it
+    n_atoms: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def select(self, indices: torch.Tensor, n_atoms: int | None = None) -> PaddedCrystals:
         """Return the crystals at the given indices [b], padded as before."""
-        selected = {f: getattr(self, f)[indices] for f in ("positions", "species", "mask", "lengths", "angles", "lattice")}
+        selected = {
+            f: getattr(self, f)[indices]
+            for f in ("positions", "species", "mask", "lengths", "angles", "lattice")
+        }
         return PaddedCrystals(**selected, n_atoms=n_atoms)
 
     def atoms(self) -> torch.Tensor:
@@ -298,7 +391,10 @@ class PaddedCrystals:
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedCrystals:
         """Return the batch on another device, or in another floating-point type."""
-        moved = {f: getattr(self, f).to(device, dtype) for f in ("positions", "lengths", "angles", "lattice")}
+        moved = {
+            f: getattr(self, f).to(device, dtype)
+            for f in ("positions", "lengths", "angles", "lattice")
+        }
         return replace(self, species=self.species.to(device), mask=self.mask.to(device), **moved)
 
 
@@ -308,7 +404,11 @@ def vocabulary_of(*parts: Crystals) -> tuple[int, ...]:
 
 
 def pad(
-    crystals: Crystals, vocabulary: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, width: int | None = None
+    crystals: Crystals,
+    vocabulary: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    width: int | None = None,
 ) -> PaddedCrystals:
     """Return crystals as padded tensors.
 
@@ -317,7 +417,8 @@ def pad(
         width: N, the number of atoms to pad to; None: that of the largest crystal.
 
     Raises:
-        DataError: an element is outside the vocabulary; the message names the crystal and the element.
+        DataError: an element is outside the vocabulary; the message names the crystal and the
+            element.
     """
     table = np.full(256, -1, dtype=np.int64)
     table[np.asarray(vocabulary, dtype=np.int64)] = np.arange(len(vocabulary))
@@ -334,5 +435,14 @@ def pad(
     species = np.zeros((b, n), dtype=np.int64)
     positions[mask], species[mask] = crystals.positions, index
     lengths, angles = lattice_parameters(crystals.lattice)
-    arrays = {"positions": positions, "species": species, "mask": mask, "lengths": lengths, "angles": angles, "lattice": crystals.lattice}
-    return PaddedCrystals(n_atoms=len(index), **{k: torch.as_tensor(v) for k, v in arrays.items()}).to(device, dtype)
+    arrays = {
+        "positions": positions,
+        "species": species,
+        "mask": mask,
+        "lengths": lengths,
+        "angles": angles,
+        "lattice": crystals.lattice,
+    }
+    return PaddedCrystals(
+        n_atoms=len(index), **{k: torch.as_tensor(v) for k, v in arrays.items()}
+    ).to(device, dtype)

@@ -1,6 +1,7 @@
 """Decoding, from fields to atoms: the five steps of Section 2.1, without any randomness.
 
-The steps take any pair of fields. Decoding the true fields of a known crystal (`oracle`) shows the errors of the algorithm without a network.
+The steps take any pair of fields. Decoding the true fields of a known crystal (`oracle`) shows the
+errors of the algorithm without a network.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Reconstruction:
     """Decoded crystals.
 
     Attributes:
-        crystals: the ids of the input, in its order; one in which nothing was detected has no atoms.
+        crystals: the ids of the input, in its order; one in which nothing was detected has no
+            atoms.
         reports: per crystal: particles, scores, votes, lattice as predicted (see `build_crystals`).
     """
 
@@ -61,7 +63,9 @@ class Particles(NamedTuple):
     positions: Tensor  # [M, 3], Å
     crystal: Tensor  # [M], the crystal that each belongs to
     counts: Tensor  # [M], how many particles of step 1 were merged into each; 1 without merging
-    scores: Tensor  # [M], Å: ‖f_p‖ at the position, the estimated distance to the nearest atom; NaN where it is not known yet
+    # [M], Å: ‖f_p‖ at the position, the estimated distance to the nearest atom; NaN where it is not
+    # known yet
+    scores: Tensor
 
     def select(self, which: Tensor) -> Particles:
         """Return the particles at the given indices, or where a mask is true."""
@@ -73,20 +77,28 @@ class Particles(NamedTuple):
         return Particles(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def initialize_particles(box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu") -> Particles:
+def initialize_particles(
+    box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu"
+) -> Particles:
     """Step 1: place particles on a regular grid over the box, the same for every crystal [B·G]."""
     grid = box_grid(box, config.grid_interval, device)
     crystal = torch.arange(n_crystals, device=device).repeat_interleave(len(grid))
     positions = grid.repeat(n_crystals, 1)
-    return Particles(positions, crystal, torch.ones_like(crystal), torch.full_like(positions[:, 0], torch.nan))
+    return Particles(
+        positions, crystal, torch.ones_like(crystal), torch.full_like(positions[:, 0], torch.nan)
+    )
 
 
-def move_particles(fields: StructureFields, particles: Particles, config: ReconstructionConfig) -> Particles:
+def move_particles(
+    fields: StructureFields, particles: Particles, config: ReconstructionConfig
+) -> Particles:
     """Step 2: move the particles, p <- p + f_p(p, z), `iterations` times.
 
-    paper and official: every particle moves every time / here: a particle whose next step would be shorter than `converged` stays, and the length
-    of that step is its score. In the mode `fast` the first `rough_iterations` steps are computed in bf16 (later steps correct them), and after each
-    step particles that moved less than `merge_step` and share a cell of edge `merge_distance` are merged into one at their mean.
+    paper and official: every particle moves every time / here: a particle whose next step would be
+    shorter than `converged` stays, and the length of that step is its score. In the mode `fast` the
+    first `rough_iterations` steps are computed in bf16 (later steps correct them), and after each
+    step particles that moved less than `merge_step` and share a cell of edge `merge_distance` are
+    merged into one at their mean.
     """
     fast = config.mode == "fast"
     converged: list[Particles] = []
@@ -94,7 +106,12 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
         if not len(particles.positions):
             break
         rough = fast and i < config.rough_iterations
-        steps = _in_parts(partial(fields.position, rough=rough) if rough else fields.position, particles.positions, particles.crystal, config)
+        steps = _in_parts(
+            partial(fields.position, rough=rough) if rough else fields.position,
+            particles.positions,
+            particles.crystal,
+            config,
+        )
         if config.converged and not rough:
             scores = steps.norm(dim=-1)
             stays = scores < config.converged
@@ -103,39 +120,58 @@ def move_particles(fields: StructureFields, particles: Particles, config: Recons
         particles = particles._replace(positions=particles.positions + steps)
         if fast and config.merge_distance:
             slow = steps.norm(dim=-1) < config.merge_step
-            particles = Particles.join([merge_particles(particles.select(slow), config.merge_distance), particles.select(~slow)])
+            particles = Particles.join(
+                [
+                    merge_particles(particles.select(slow), config.merge_distance),
+                    particles.select(~slow),
+                ]
+            )
     return Particles.join([*converged, particles])
 
 
 def merge_particles(particles: Particles, side: float) -> Particles:
     """Merge particles of a crystal that share a cubic cell of edge `side`, Å, at their mean."""
-    # 16 bits an axis: particles beyond the range (655 Å with a side of 0.02 Å) share its outermost cells, but they are lost anyway.
-    cell = torch.floor(particles.positions.double() / side).long().clamp(-(1 << 15), (1 << 15) - 1) + (1 << 15)
+    # 16 bits an axis: particles beyond the range (655 Å with a side of 0.02 Å) share its outermost
+    # cells, but they are lost anyway.
+    cell = torch.floor(particles.positions.double() / side).long().clamp(
+        -(1 << 15), (1 << 15) - 1
+    ) + (1 << 15)
     key = particles.crystal << 48 | cell[:, 0] << 32 | cell[:, 1] << 16 | cell[:, 2]
     _, group, counts = torch.unique(key, return_inverse=True, return_counts=True)
     n = len(counts)
     total = particles.counts.new_zeros(n).index_add_(0, group, particles.counts)
     weight = (particles.counts / total[group]).to(particles.positions.dtype)
-    mean = particles.positions.new_zeros(n, 3).index_add_(0, group, particles.positions * weight[:, None])
+    mean = particles.positions.new_zeros(n, 3).index_add_(
+        0, group, particles.positions * weight[:, None]
+    )
     crystal = particles.crystal.new_zeros(n).index_copy_(0, group, particles.crystal)
     return Particles(mean, crystal, total, torch.full_like(mean[:, 0], torch.nan))
 
 
-def score_particles(fields: StructureFields, particles: Particles, config: ReconstructionConfig) -> Particles:
+def score_particles(
+    fields: StructureFields, particles: Particles, config: ReconstructionConfig
+) -> Particles:
     """Step 3: compute the score ‖f_p(p, z)‖, Å, of the particles that have none yet.
 
     paper: at the final position / official: squared, of the last step taken / here: as paper.
     """
     unknown = particles.scores.isnan().nonzero()[:, 0]
-    values = _in_parts(fields.position, particles.positions[unknown], particles.crystal[unknown], config).norm(dim=-1)
-    return particles._replace(scores=particles.scores.index_copy(0, unknown, values.to(particles.scores.dtype)))
+    values = _in_parts(
+        fields.position, particles.positions[unknown], particles.crystal[unknown], config
+    ).norm(dim=-1)
+    return particles._replace(
+        scores=particles.scores.index_copy(0, unknown, values.to(particles.scores.dtype))
+    )
 
 
-def detect_atoms(particles: Particles, n_crystals: int, config: ReconstructionConfig) -> list[DetectedAtoms]:
+def detect_atoms(
+    particles: Particles, n_crystals: int, config: ReconstructionConfig
+) -> list[DetectedAtoms]:
     """Steps 3 and 4: discard particles above `score_threshold`, then suppress non-maxima.
 
-    The particle with the lowest score becomes an atom if at least `min_particles` particles (itself included) are within `nms_radius`. In either
-    case these particles are removed; this is repeated until none is left (`nesf.suppression`).
+    The particle with the lowest score becomes an atom if at least `min_particles` particles (itself
+    included) are within `nms_radius`. In either case these particles are removed; this is repeated
+    until none is left (`nesf.suppression`).
 
     Returns:
         The atoms of each crystal, lowest score first.
@@ -149,35 +185,66 @@ def detect_atoms(particles: Particles, n_crystals: int, config: ReconstructionCo
         squares = particles.scores.double().square()
         weights = torch.exp(squares[centre][member_of] - squares) * particles.counts
         sums = positions.new_zeros(len(centre), 4)
-        sums.index_add_(0, member_of, torch.cat([particles.positions * weights[:, None], weights[:, None]], dim=-1))
+        sums.index_add_(
+            0,
+            member_of,
+            torch.cat([particles.positions * weights[:, None], weights[:, None]], dim=-1),
+        )
         positions = sums[:, :3] / sums[:, 3:]
-    columns = torch.cat([positions, particles.scores[centre].double()[:, None], sizes[:, None], particles.crystal[centre][:, None]], dim=-1)
+    columns = torch.cat(
+        [
+            positions,
+            particles.scores[centre].double()[:, None],
+            sizes[:, None],
+            particles.crystal[centre][:, None],
+        ],
+        dim=-1,
+    )
     rows = columns.cpu().numpy()  # in one transfer
     rows = rows[np.argsort(rows[:, 5], kind="stable")]
     detected = []
     for part in np.split(rows, np.searchsorted(rows[:, 5], np.arange(1, n_crystals))):
         large = part[:, 4] >= config.min_particles
         kept = part[large]
-        detected.append(DetectedAtoms(kept[:, :3], kept[:, 3], kept[:, 4].astype(np.int64), part[~large, 4].astype(np.int64)))
+        detected.append(
+            DetectedAtoms(
+                kept[:, :3],
+                kept[:, 3],
+                kept[:, 4].astype(np.int64),
+                part[~large, 4].astype(np.int64),
+            )
+        )
     return detected
 
 
 def estimate_species(
-    fields: StructureFields, positions: Tensor, crystal: Tensor, n_species: int, config: ReconstructionConfig
+    fields: StructureFields,
+    positions: Tensor,
+    crystal: Tensor,
+    n_species: int,
+    config: ReconstructionConfig,
 ) -> tuple[Tensor, Tensor]:
     """Step 5: let queries around each atom vote for its species; in a tie the first one wins.
 
     Returns:
-        Species index [N] and votes [N, n_species] of the atoms at positions [N, 3], Å, of the crystals [N].
+        Species index [N] and votes [N, n_species] of the atoms at positions [N, 3], Å, of the
+        crystals [N].
     """
     grid = local_grid(config.species_interval, config.species_range, device=positions.device)
     queries, index = (positions[:, None] + grid).flatten(0, 1), crystal.repeat_interleave(len(grid))
     species = _in_parts(fields.species, queries, index, config).view(-1, len(grid))
-    votes = species.new_zeros(len(positions), n_species).scatter_add_(1, species, torch.ones_like(species))
+    votes = species.new_zeros(len(positions), n_species).scatter_add_(
+        1, species, torch.ones_like(species)
+    )
     return votes.argmax(-1), votes
 
 
-def _in_parts(function: Callable[[Tensor, Tensor], Tensor], queries: Tensor, crystal: Tensor, config: ReconstructionConfig) -> Tensor:
+def _in_parts(
+    function: Callable[[Tensor, Tensor], Tensor],
+    queries: Tensor,
+    crystal: Tensor,
+    config: ReconstructionConfig,
+) -> Tensor:
     """Evaluate a field at many queries, at most `max_queries` at a time."""
     parts = zip(queries.split(config.max_queries), crystal.split(config.max_queries), strict=True)
     return torch.cat([function(q, i) for q, i in parts])
@@ -185,7 +252,12 @@ def _in_parts(function: Callable[[Tensor, Tensor], Tensor], queries: Tensor, cry
 
 @torch.no_grad()
 def decode(
-    fields: StructureFields, ids: Sequence[str], box: Box, vocabulary: Sequence[int], config: ReconstructionConfig, device: torch.device | str = "cpu"
+    fields: StructureFields,
+    ids: Sequence[str],
+    box: Box,
+    vocabulary: Sequence[int],
+    config: ReconstructionConfig,
+    device: torch.device | str = "cpu",
 ) -> Reconstruction:
     """Run all five steps for a batch of crystals.
 
@@ -196,7 +268,15 @@ def decode(
     start = initialize_particles(box, len(ids), config, device)
     particles = score_particles(fields, move_particles(fields, start, config), config)
     n_particles = len(start.positions) // len(ids)
-    return build_crystals(fields, detect_atoms(particles, len(ids), config), ids, vocabulary, config, device, n_particles)
+    return build_crystals(
+        fields,
+        detect_atoms(particles, len(ids), config),
+        ids,
+        vocabulary,
+        config,
+        device,
+        n_particles,
+    )
 
 
 @torch.no_grad()
@@ -216,7 +296,9 @@ def build_crystals(
         n_particles: number of particles of step 1 in each crystal, for the reports.
     """
     n_atoms = [len(d.positions) for d in detected]
-    atoms = torch.as_tensor(np.concatenate([d.positions for d in detected]), dtype=torch.float32, device=device)
+    atoms = torch.as_tensor(
+        np.concatenate([d.positions for d in detected]), dtype=torch.float32, device=device
+    )
     owner = torch.as_tensor(np.repeat(np.arange(len(ids)), n_atoms), device=device)
     species, votes = estimate_species(fields, atoms, owner, len(vocabulary), config)
     lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
@@ -236,9 +318,22 @@ def build_crystals(
             "angles_degree": np.degrees(angles[i]).tolist(),
             "lattice_repaired": bool(repaired[i]),
             "atoms": [
-                {"x": x, "y": y, "z": z, "atomic_number": int(number), "score": float(score), "particles": int(count), "votes": int(vote)}
+                {
+                    "x": x,
+                    "y": y,
+                    "z": z,
+                    "atomic_number": int(number),
+                    "score": float(score),
+                    "particles": int(count),
+                    "votes": int(vote),
+                }
                 for (x, y, z), number, score, count, vote in zip(
-                    d.positions.tolist(), numbers[i], d.scores, d.particles, winning_votes[i], strict=True
+                    d.positions.tolist(),
+                    numbers[i],
+                    d.scores,
+                    d.particles,
+                    winning_votes[i],
+                    strict=True,
                 )
             ],
         }
@@ -247,10 +342,13 @@ def build_crystals(
     return Reconstruction(crystals, reports)
 
 
-def allowed_lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def allowed_lattices(
+    lengths: np.ndarray, angles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Repair lengths [B, 3], Å, and angles [B, 3], radians, that form no cell; tell which [B].
 
-    A badly trained model may predict a length near zero or below, or angles that close no cell; they become the nearest allowed length and 90°.
+    A badly trained model may predict a length near zero or below, or angles that close no cell;
+    they become the nearest allowed length and 90°.
     """
     good_lengths = np.clip(lengths, 0.5, None)
     good_angles = angles.copy()
@@ -259,7 +357,11 @@ def allowed_lattices(lengths: np.ndarray, angles: np.ndarray) -> tuple[np.ndarra
             standard_lattice(good_lengths[i : i + 1], good_angles[i : i + 1])
         except DataError:
             good_angles[i] = np.pi / 2
-    return good_lengths, good_angles, np.any((good_lengths != lengths) | (good_angles != angles), axis=1)
+    return (
+        good_lengths,
+        good_angles,
+        np.any((good_lengths != lengths) | (good_angles != angles), axis=1),
+    )
 
 
 def _decode_batches(
@@ -277,24 +379,50 @@ def _decode_batches(
     most = config.max_queries * (16 if device.type == "cuda" else 1)  # a GPU needs larger batches
     size = max(1, most // len(box_grid(box, config.grid_interval)))
     results = []
-    with tqdm(total=len(ids), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
+    with tqdm(
+        total=len(ids), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1
+    ) as bar:
         for start in range(0, len(ids), size):
             stop = min(start + size, len(ids))
-            results.append(decode(fields_of(start, stop), ids[start:stop], box, vocabulary, config, device))
+            results.append(
+                decode(fields_of(start, stop), ids[start:stop], box, vocabulary, config, device)
+            )
             bar.update(stop - start)
-    return Reconstruction(concatenate([r.crystals for r in results]), [report for r in results for report in r.reports])
+    return Reconstruction(
+        concatenate([r.crystals for r in results]),
+        [report for r in results for report in r.reports],
+    )
 
 
 def decode_latent(
-    model: TrainedModel, z: Tensor, ids: Sequence[str], config: ReconstructionConfig | None = None, *, progress: bool = False
+    model: TrainedModel,
+    z: Tensor,
+    ids: Sequence[str],
+    config: ReconstructionConfig | None = None,
+    *,
+    progress: bool = False,
 ) -> Reconstruction:
     """Decode latent vectors z [B, latent_size]; config: by default that of the model's preset."""
     model.autoencoder.eval()
     fields = NeuralFields(model.autoencoder, z)
-    return _decode_batches(fields.of, ids, model.box, model.vocabulary, config or model.config.decoding, model.device, progress)
+    return _decode_batches(
+        fields.of,
+        ids,
+        model.box,
+        model.vocabulary,
+        config or model.config.decoding,
+        model.device,
+        progress,
+    )
 
 
-def reconstruct(model: TrainedModel, crystals: Crystals, config: ReconstructionConfig | None = None, *, progress: bool = False) -> Reconstruction:
+def reconstruct(
+    model: TrainedModel,
+    crystals: Crystals,
+    config: ReconstructionConfig | None = None,
+    *,
+    progress: bool = False,
+) -> Reconstruction:
     """Encode crystals in the standard setting and decode their latent vectors (`decode_latent`).
 
     Raises:
@@ -322,4 +450,12 @@ def oracle(
         periodic: decode the fields of the crystals with their periodic images.
     """
     fields = GroundTruthFields(pad(crystals, vocabulary), periodic)
-    return _decode_batches(fields.of, crystals.ids, box, vocabulary, config or ReconstructionConfig(), torch.device("cpu"), progress)
+    return _decode_batches(
+        fields.of,
+        crystals.ids,
+        box,
+        vocabulary,
+        config or ReconstructionConfig(),
+        torch.device("cpu"),
+        progress,
+    )

@@ -1,8 +1,9 @@
 """Fields evaluated during decoding: the trained network's, or the true fields of a known crystal.
 
-The weights of a trained network are fixed, so every batch normalisation is folded and every latent vector projected once. A layer
-is one matrix product whose input has the query position and a 1 as additional columns (as in `nesf.field_kernel`), and a ReLU in place.
-Queries pass all layers in parts that stay in a processor's cache.
+The weights of a trained network are fixed, so every batch normalisation is folded and every latent
+vector projected once. A layer is one matrix product whose input has the query position and a 1 as
+additional columns (as in `nesf.field_kernel`), and a ReLU in place. Queries pass all layers in
+parts that stay in a processor's cache.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from nesf.fields import Queries, nearest_atom
 from nesf.hardware import has_bf16
 from nesf.model import Autoencoder, Field, scale_and_shift
 
-ROWS = {"cpu": 2048, "cuda": 1 << 18}  # queries of a part; on a CPU a layer's input and output then fit in 2 MB
+# queries of a part; on a CPU a layer's input and output then fit in 2 MB
+ROWS = {"cpu": 2048, "cuda": 1 << 18}
 
 
 class FixedField:
     """A field in evaluation, without gradients.
 
     Args:
-        field: its weights and running statistics are read once; after a training step a new `FixedField` is needed.
-        half: bf16 for the matrix products (coordinates as pairs); the errors of the values are then up to some 0.1 Å.
+        field: its weights and running statistics are read once; after a training step a new
+            `FixedField` is needed.
+        half: bf16 for the matrix products (coordinates as pairs); the errors of the values are then
+            up to some 0.1 Å.
     """
 
     @torch.no_grad()
@@ -43,7 +47,9 @@ class FixedField:
         for norm, weight, weight_query, bias in field.later_layers():
             scale, shift = scale_and_shift(norm)
             columns = weight_columns(weight_query, bias + weight @ shift, field.n_query, half)
-            self.weights.append(torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous())
+            self.weights.append(
+                torch.cat([(weight * scale).to(kind), columns], dim=-1).T.contiguous()
+            )
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:
@@ -55,9 +61,13 @@ class FixedField:
         """Return values [M, n_out] at queries [M, 3], Å, of crystals [M]; projected: [B, width]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
-        # Inputs of the layers [rows, width + columns], used again by every part; layers alternate between two buffers of each width.
+        # Inputs of the layers [rows, width + columns], used again by every part; layers alternate
+        # between two buffers of each width.
         keys = [(layer % 2, width) for layer, width in enumerate(self.widths)]
-        buffers = {k: weight.new_empty(min(rows, len(queries)), len(weight)) for k, weight in zip(keys, self.weights, strict=True)}
+        buffers = {
+            k: weight.new_empty(min(rows, len(queries)), len(weight))
+            for k, weight in zip(keys, self.weights, strict=True)
+        }
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             query = self.field.encode_query(queries[part])
@@ -66,7 +76,9 @@ class FixedField:
             for (_, width), buffer in inputs.items():
                 buffer[:, width:] = columns
             x = inputs[keys[0]]
-            x[:, : self.widths[0]] = torch.addmm(projected[crystal[part]], query, self.query_weight).relu_()
+            x[:, : self.widths[0]] = torch.addmm(
+                projected[crystal[part]], query, self.query_weight
+            ).relu_()
             for key, weight in zip(keys[1:], self.weights, strict=False):
                 output = inputs[key][:, : key[1]]
                 torch.mm(x, weight, out=output)
@@ -94,14 +106,25 @@ class NeuralFields:
 
     def __init__(self, autoencoder: Autoencoder, z: Tensor) -> None:
         self.autoencoder, self.z = autoencoder, z
-        self._position, self._species = FixedField(autoencoder.position_field), FixedField(autoencoder.species_field)
-        self._rough = FixedField(autoencoder.position_field, half=True) if has_bf16(z.device) else self._position
+        self._position, self._species = (
+            FixedField(autoencoder.position_field),
+            FixedField(autoencoder.species_field),
+        )
+        self._rough = (
+            FixedField(autoencoder.position_field, half=True)
+            if has_bf16(z.device)
+            else self._position
+        )
         self._z_position, self._z_species = self._position.project(z), self._species.project(z)
 
     def of(self, start: int, stop: int) -> NeuralFields:
         """Return the fields of the crystals start:stop."""
         part = copy(self)
-        part.z, part._z_position, part._z_species = self.z[start:stop], self._z_position[start:stop], self._z_species[start:stop]
+        part.z, part._z_position, part._z_species = (
+            self.z[start:stop],
+            self._z_position[start:stop],
+            self._z_species[start:stop],
+        )
         return part
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:
@@ -132,7 +155,9 @@ class GroundTruthFields:
         """Return vectors to the nearest atoms [M, 3] and their species [M]."""
         if len(self.crystals) > 1:
             return nearest_atom(Queries(queries, crystal), self.crystals, periodic=self.periodic)
-        vectors, species = nearest_atom(Queries(queries[None], None), self.crystals, periodic=self.periodic)  # copies no atoms per query
+        vectors, species = nearest_atom(
+            Queries(queries[None], None), self.crystals, periodic=self.periodic
+        )  # copies no atoms per query
         return vectors[0], species[0]
 
     def position(self, queries: Tensor, crystal: Tensor, rough: bool = False) -> Tensor:

@@ -59,7 +59,11 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def from_first_rank(value: float, device: torch.device) -> float:
     """Return the value of rank 0, on every rank."""
-    return float(sum_over_ranks(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)))
+    return float(
+        sum_over_ranks(
+            torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device)
+        )
+    )
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -79,7 +83,9 @@ class BatchNorm(torch.nn.BatchNorm1d):
         """Return x [M, width] normalised."""
         if not self.training or n_processes() == 1:
             return super().forward(x)
-        sums = _SumOverRanks.apply(torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))]))
+        sums = _SumOverRanks.apply(
+            torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), len(x))])
+        )
         n = sums[-1].detach()
         mean, square = sums[: x.shape[1]] / n, sums[x.shape[1] : -1] / n
         variance = (square - mean.square()).clamp(min=0)

@@ -20,11 +20,15 @@ STRUCTURE_COLUMNS = (
 ATOM_COLUMNS = ("id", "element", "x", "y", "z", "score", "particles", "votes")
 
 
-def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Mapping[str, Any]) -> None:
+def write_reconstruction(
+    folder: Path, reconstruction: Reconstruction, about: Mapping[str, Any]
+) -> None:
     """Write a reconstruction in the forms that people and programs read.
 
-    `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row per crystal, also for those without atoms), `atoms.csv` (one row per
-    atom: position in Å, element; of NeSF also score in Å, particles, votes) and `summary.json`, with the entries of `about`.
+    `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row per crystal, also for
+    those without atoms), `atoms.csv` (one row per
+    atom: position in Å, element; of NeSF also score in Å, particles, votes) and `summary.json`,
+    with the entries of `about`.
     """
     from pymatgen.core import Element
     from pymatgen.io.cif import CifWriter
@@ -41,14 +45,33 @@ def write_reconstruction(folder: Path, reconstruction: Reconstruction, about: Ma
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
         worst = max((a["score"] for a in report["atoms"] if "score" in a), default="")
         fewest = min((a["particles"] for a in report["atoms"] if "particles" in a), default="")
-        # With periodic images: near 0 where an atom and its image on the other side of the cell were both detected (CIF readers may refuse that).
-        distances = structure.distance_matrix[np.triu_indices(len(structure), 1)] if len(structure) > 1 else np.zeros(0)
+        # With periodic images: near 0 where an atom and its image on the other side of the cell
+        # were both detected (CIF readers may refuse that).
+        distances = (
+            structure.distance_matrix[np.triu_indices(len(structure), 1)]
+            if len(structure) > 1
+            else np.zeros(0)
+        )
         shortest = round(float(distances.min()), 4) if len(distances) else ""
         cif = f"cif/{name}" if len(structure) else ""
-        rows.append([report["id"], formula, report["n_atoms"], *lattice, worst, fewest, shortest, report["lattice_repaired"], cif])
+        rows.append(
+            [
+                report["id"],
+                formula,
+                report["n_atoms"],
+                *lattice,
+                worst,
+                fewest,
+                shortest,
+                report["lattice_repaired"],
+                cif,
+            ]
+        )
         for a in report["atoms"]:
             element = Element.from_Z(a["atomic_number"]).symbol
-            of_particles = (round(a["score"], 6), a["particles"], a["votes"]) if "score" in a else ("", "", "")  # only NeSF has them
+            of_particles = (
+                (round(a["score"], 6), a["particles"], a["votes"]) if "score" in a else ("", "", "")
+            )  # only NeSF has them
             atoms.append([report["id"], element, *(round(a[k], 6) for k in "xyz"), *of_particles])
     write_atomically(folder / "structures.csv", _csv(STRUCTURE_COLUMNS, rows))
     write_atomically(folder / "atoms.csv", _csv(ATOM_COLUMNS, atoms))

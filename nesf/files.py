@@ -23,7 +23,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
             temporary = file.name
             file.write(data)
             file.flush()
@@ -31,7 +33,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise NesfError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
+        raise NesfError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+        ) from None
     finally:  # Ctrl-C, too, leaves no part of a file
         if temporary:
             Path(temporary).unlink(missing_ok=True)

@@ -21,16 +21,21 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies bf16 matrices faster than fp32 ones."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory (Linux with glibc; no effect elsewhere).
 
-    Every training step allocates and frees the same large blocks. Returned to the system, their pages would be cleared each
-    time, which takes as long as the arithmetic. The process holds its peak memory until it ends.
+    Every training step allocates and frees the same large blocks. Returned to the system, their
+    pages would be cleared each time, which takes as long as the arithmetic. The process holds its
+    peak memory until it ends.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    mallopt = (
+        getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    )
     if mallopt is None:
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # constants of malloc.h

@@ -1,6 +1,7 @@
 """The methods that the paper compares: presets, training, decoding, prediction of each.
 
-Everything else asks here. Imports neither torch nor pandas (the workflow reads this); what a method computes with is imported when it computes.
+Everything else asks here. Imports neither torch nor pandas (the workflow reads this); what a method
+computes with is imported when it computes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Method:
 
     Attributes:
         name: as on the command line and in `run.json`.
-        preset: (name of a preset, name of a dataset) → config; `ConfigError` where there is no such preset.
+        preset: (name of a preset, name of a dataset) → config; `ConfigError` where there is no such
+            preset.
         default_preset: where none is asked for; `default` for a method without presets.
         decoding: the section of the config that decoding reads; None: nothing is decoded.
     """
@@ -45,7 +47,13 @@ class Method:
         """Whether there is a preset to choose."""
         return self.default_preset != "default"
 
-    def config(self, dataset: str, preset: str | None = None, changes: Mapping[str, Any] | None = None, label: str | None = None) -> Any:
+    def config(
+        self,
+        dataset: str,
+        preset: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        label: str | None = None,
+    ) -> Any:
         """Return a preset for a dataset with `changes` (dotted key to value), named by its label.
 
         Raises:
@@ -53,7 +61,9 @@ class Method:
         """
         config = self.preset(preset or self.default_preset, dataset).with_values(changes or {})
         if label and not self.has_presets:
-            raise ConfigError(f"--label {label}: method {self.name} has no presets, so it is recorded as `default`; leave the label out")
+            raise ConfigError(
+                f"--label {label}: method {self.name} has no presets, so it is recorded as `default`; leave the label out"
+            )
         return replace(config, preset=label or config.preset) if self.has_presets else config
 
     def with_decoding(self, config: Any, assignments: Mapping[str, Any]) -> Any:
@@ -67,8 +77,12 @@ class Method:
         if not assignments:
             return config
         if self.decoding is None:
-            raise ConfigError(f"--decode {next(iter(assignments))}: method {self.name} decodes nothing; leave it out")
-        return replace(config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)})
+            raise ConfigError(
+                f"--decode {next(iter(assignments))}: method {self.name} decodes nothing; leave it out"
+            )
+        return replace(
+            config, **{self.decoding: with_fields(getattr(config, self.decoding), assignments)}
+        )
 
     def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
         """Tell whether a recorded config is the one asked for, but for what the machine set."""
@@ -87,8 +101,10 @@ class TrainedMethod(Method):
         machine_decides: section to values that data and machine decide, and that are not compared.
         load: (folder, device) → model with `config`, `dataset`, `info`, `vocabulary` and `device`.
         reconstruct: (model, crystals, decoding, progress) → reconstruction.
-        streams: whether it can train on crystals that are read while it trains, and for a given time (`minutes`).
-        keeps_maps: whether its `train` takes `maps`, a folder for what the next training on the dataset can use again.
+        streams: whether it can train on crystals that are read while it trains, and for a given
+            time (`minutes`).
+        keeps_maps: whether its `train` takes `maps`, a folder for what the next training on the
+            dataset can use again.
     """
 
     config_class: type[ConfigBase] = field(kw_only=True)
@@ -104,19 +120,39 @@ class TrainedMethod(Method):
         return self._comparable(self.config_class.from_dict(recorded)) == self._comparable(asked)
 
     def _comparable(self, config: Any) -> ConfigBase:
-        sections = {name: replace(getattr(config, name), **values) for name, values in self.machine_decides.items()}
+        sections = {
+            name: replace(getattr(config, name), **values)
+            for name, values in self.machine_decides.items()
+        }
         return replace(config, decoding=type(config.decoding)(), **sections)
 
-    def train(self, dataset: Any, config: Any, folder: Path, *, minutes: float | None = None, maps: Path | None = None, **options: Any) -> Any:
+    def train(
+        self,
+        dataset: Any,
+        config: Any,
+        folder: Path,
+        *,
+        minutes: float | None = None,
+        maps: Path | None = None,
+        **options: Any,
+    ) -> Any:
         """Train with the method's `train`; `ConfigError` where it cannot plan by time."""
         if minutes is not None and not self.streams:
-            raise ConfigError(f"--minutes: {self.name} cannot plan its epochs by time; give --set unet.epochs=N --set vae.epochs=N")
-        options |= ({"minutes": minutes} if self.streams else {}) | ({"maps": maps} if self.keeps_maps else {})
+            raise ConfigError(
+                f"--minutes: {self.name} cannot plan its epochs by time; give --set unet.epochs=N --set vae.epochs=N"
+            )
+        options |= ({"minutes": minutes} if self.streams else {}) | (
+            {"maps": maps} if self.keeps_maps else {}
+        )
         return importlib.import_module(self.training).train(dataset, config, folder, **options)
 
-    def can_resume(self, folder: Path, dataset: Any, config: Any, *, seed: int, device: str) -> bool:
+    def can_resume(
+        self, folder: Path, dataset: Any, config: Any, *, seed: int, device: str
+    ) -> bool:
         """Whether the folder holds a checkpoint of this very training."""
-        return importlib.import_module(self.training).can_resume(folder, dataset, config, seed=seed, device=device)
+        return importlib.import_module(self.training).can_resume(
+            folder, dataset, config, seed=seed, device=device
+        )
 
     @property
     def log_columns(self) -> tuple[str, ...]:
@@ -128,7 +164,8 @@ class TrainedMethod(Method):
 class Predictor(Method):
     """A method without training."""
 
-    predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)  # (dataset, split, config, progress) → predicted crystals
+    # (dataset, split, config, progress) → predicted crystals
+    predict: Callable[[Dataset, str, Any, bool], Crystals] = field(kw_only=True)
 
 
 def _load_nesf(folder: Path, device: str) -> Any:
@@ -137,7 +174,9 @@ def _load_nesf(folder: Path, device: str) -> Any:
     return TrainedModel.load(folder, device)
 
 
-def _reconstruct_nesf(model: Any, crystals: Crystals, decoding: Any, progress: bool) -> Reconstruction:
+def _reconstruct_nesf(
+    model: Any, crystals: Crystals, decoding: Any, progress: bool
+) -> Reconstruction:
     from nesf.decode import reconstruct
 
     return reconstruct(model, crystals, decoding, progress=progress)
@@ -159,7 +198,10 @@ NESF = TrainedMethod(
     "cpu",
     config_class=Config,
     training="nesf.training",
-    machine_decides={"model": {"n_species": 0}, "training": {"precision": "auto", "compile": False}},
+    machine_decides={
+        "model": {"n_species": 0},
+        "training": {"precision": "auto", "compile": False},
+    },
     load=_load_nesf,
     reconstruct=_reconstruct_nesf,
     streams=True,
@@ -172,7 +214,9 @@ ICSG3D = TrainedMethod(
     training="nesf.icsg3d.training",
     machine_decides={"training": {"precision": "auto"}},
     load=_load_icsg3d,
-    reconstruct=lambda model, crystals, decoding, progress: model.reconstruct(crystals, decoding, seed=model.info["seed"], progress=progress),
+    reconstruct=lambda model, crystals, decoding, progress: model.reconstruct(
+        crystals, decoding, seed=model.info["seed"], progress=progress
+    ),
     keeps_maps=True,
 )
 
@@ -206,7 +250,9 @@ def _oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crysta
     from nesf.decode import oracle
 
     box = bounding_box(dataset.split("train"))
-    return oracle(dataset.split(split), box, dataset.vocabulary, config.reconstruction, progress=progress).crystals
+    return oracle(
+        dataset.split(split), box, dataset.vocabulary, config.reconstruction, progress=progress
+    ).crystals
 
 
 def _voxel_oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
@@ -222,8 +268,18 @@ METHODS: Mapping[str, TrainedMethod | Predictor] = {
         ICSG3D,
         Predictor("copy", lambda name, dataset: NoConfig(), decoding=None, predict=_copy),
         Predictor("constant", lambda name, dataset: NoConfig(), decoding=None, predict=_constant),
-        Predictor("oracle", lambda name, dataset: OracleConfig(), decoding="reconstruction", predict=_oracle),
-        Predictor("icsg3d-oracle", lambda name, dataset: _preset_icsg3d(name, dataset).oracle(), "repaired", predict=_voxel_oracle),
+        Predictor(
+            "oracle",
+            lambda name, dataset: OracleConfig(),
+            decoding="reconstruction",
+            predict=_oracle,
+        ),
+        Predictor(
+            "icsg3d-oracle",
+            lambda name, dataset: _preset_icsg3d(name, dataset).oracle(),
+            "repaired",
+            predict=_voxel_oracle,
+        ),
     )
 }
 TRAINED = {name: method for name, method in METHODS.items() if isinstance(method, TrainedMethod)}
@@ -239,7 +295,9 @@ def method(name: str) -> TrainedMethod | Predictor:
 def trained(name: str) -> TrainedMethod:
     """Return a method that is trained by name, or raise `ConfigError`."""
     if method(name).name not in TRAINED:
-        raise ConfigError(f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}")
+        raise ConfigError(
+            f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}"
+        )
     return TRAINED[name]
 
 
@@ -248,6 +306,14 @@ def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
     return trained(read_json(Path(folder) / file).get("method", NESF.name))
 
 
-def run_folder(root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None) -> Path:
+def run_folder(
+    root: Path, dataset: str, method: str, preset: str, *, seed: int, fold: int | None = None
+) -> Path:
     """Return `root/dataset/method/preset/seed-N` (or `fold-K`), where a run is recorded."""
-    return Path(root) / dataset / method / preset / (f"seed-{seed}" if fold is None else f"fold-{fold}")
+    return (
+        Path(root)
+        / dataset
+        / method
+        / preset
+        / (f"seed-{seed}" if fold is None else f"fold-{fold}")
+    )

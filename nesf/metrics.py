@@ -1,8 +1,9 @@
 """Reconstruction errors as in Table 1 (Section 2.3), and the match rate (`nesf.matching`).
 
-Distances are between the atoms of one cell, without periodic images. The headline numbers are pooled over all atoms of a
-split, as in the official code (paper: mean over materials or atoms not stated); the `per_material_*` numbers are means
-over materials. A material in which nothing is detected counts in every number that is defined for it, see `evaluate`.
+Distances are between the atoms of one cell, without periodic images. The headline numbers are
+pooled over all atoms of a split, as in the official code (paper: mean over materials or atoms not
+stated); the `per_material_*` numbers are means over materials. A material in which nothing is
+detected counts in every number that is defined for it, see `evaluate`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from nesf.matching import match_rmse
 if TYPE_CHECKING:
     import pandas as pd
 
-BODY_DIAGONALS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])  # of a cell, in lattice vectors
+# of a cell, in lattice vectors
+BODY_DIAGONALS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])
 
 HEADLINE = (
     "n_materials",
@@ -44,8 +46,10 @@ class Metrics:
     """Errors of one split.
 
     Attributes:
-        summary: `HEADLINE`, then `per_material_*`, medians and counts (see `evaluate`); None where a number is not defined.
-        materials: one row a material, in the order of the crystals; NaN where a number is not defined.
+        summary: `HEADLINE`, then `per_material_*`, medians and counts (see `evaluate`); None where
+            a number is not defined.
+        materials: one row a material, in the order of the crystals; NaN where a number is not
+            defined.
     """
 
     summary: dict[str, Any]
@@ -66,40 +70,56 @@ def align(actual: Crystals, detected: Crystals) -> Crystals:
     """
     index_of = {identifier: i for i, identifier in enumerate(detected.ids)}
     if len(index_of) < len(detected):
-        twice = next(identifier for i, identifier in enumerate(detected.ids) if index_of[identifier] != i)
+        twice = next(
+            identifier for i, identifier in enumerate(detected.ids) if index_of[identifier] != i
+        )
         raise DataError(f"{twice}: detected twice; keep one structure per material")
     if unknown := sorted(set(index_of) - set(actual.ids)):
-        raise DataError(f"{unknown[0]}: detected, but not among the {len(actual)} actual crystals; evaluate on the split that was reconstructed")
+        raise DataError(
+            f"{unknown[0]}: detected, but not among the {len(actual)} actual crystals; evaluate on the split that was reconstructed"
+        )
     indices = [index_of.get(identifier) for identifier in actual.ids]
     return Crystals.from_arrays(
         actual.ids,
         [np.zeros((0, 3)) if i is None else detected.positions[detected.atoms(i)] for i in indices],
-        [np.zeros(0, np.int64) if i is None else detected.species[detected.atoms(i)] for i in indices],
+        [
+            np.zeros(0, np.int64) if i is None else detected.species[detected.atoms(i)]
+            for i in indices
+        ],
         np.array([np.full((3, 3), np.nan) if i is None else detected.lattice[i] for i in indices]),
     )
 
 
-def evaluate(actual: Crystals, detected: Crystals, *, match: bool = True, progress: bool = False) -> Metrics:
+def evaluate(
+    actual: Crystals, detected: Crystals, *, match: bool = True, progress: bool = False
+) -> Metrics:
     """Compute the errors of detected crystals against actual ones (Section 2.3; Table 1).
 
-    A material in which nothing is detected counts in the error in number of atoms, all its actual atoms count as species
-    errors, and it does not match. It has no nearest detected atom, so the position error (actual) leaves it out, as the paper
-    does (the brackets in Table 1); `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest
+    A material in which nothing is detected counts in the error in number of atoms, all its actual
+    atoms count as species errors, and it does not match. It has no nearest detected atom, so the
+    position error (actual) leaves it out, as the paper does (the brackets in Table 1);
+    `position_error_actual_charged_angstrom` charges each of its atoms half of its cell's longest
     body diagonal instead. It adds nothing to the detected metrics.
 
     Args:
         actual: B crystals.
-        detected: B crystals with the same ids in the same order (see `align`), with 0 atoms where nothing is detected.
-        match: also run StructureMatcher (a few ms per material); without it the match columns and keys are None.
+        detected: B crystals with the same ids in the same order (see `align`), with 0 atoms where
+            nothing is detected.
+        match: also run StructureMatcher (a few ms per material); without it the match columns and
+            keys are None.
 
     Returns:
-        Summary and one row per material. Summary, beside `HEADLINE`: `position_error_*_median_angstrom` over atoms;
-        `per_material_*` (mean over materials where defined) with `per_material_position_error_*_median_angstrom`; `n_nothing_detected`, `nothing_detected_ids`,
-        `n_without_lattice` (no finite cell; left out of the lattice errors), `n_not_matched`. The match RMSE is normalised by (V/N)^(1/3),
-        not in Å, and is a mean over the matched materials only; the rate is over all.
+        Summary and one row per material. Summary, beside `HEADLINE`:
+            `position_error_*_median_angstrom` over atoms;
+        `per_material_*` (mean over materials where defined) with
+        `per_material_position_error_*_median_angstrom`; `n_nothing_detected`,
+        `nothing_detected_ids`, `n_without_lattice` (no finite cell; left out of the lattice
+        errors), `n_not_matched`. The match RMSE is normalised by (V/N)^(1/3), not in Å, and is a
+        mean over the matched materials only; the rate is over all.
 
     Raises:
-        DataError: the ids differ, there is no crystal, an actual crystal has no atoms, or a detected position is not finite.
+        DataError: the ids differ, there is no crystal, an actual crystal has no atoms, or a
+            detected position is not finite.
     """
     _check(actual, detected)
     rmse = match_rmse(actual, detected, progress=progress) if match else None
@@ -117,7 +137,9 @@ class AtomErrors(NamedTuple):
     position_detected: np.ndarray  # [m] of the detected atoms
     species_actual: np.ndarray  # [n]
     species_detected: np.ndarray  # [m]
-    position_charged: np.ndarray  # [n], as `position_actual`, but half of the cell's longest body diagonal where nothing is detected
+    # [n], as `position_actual`, but half of the cell's longest body diagonal where nothing is
+    # detected
+    position_charged: np.ndarray
 
 
 def _atom_errors(actual: Crystals, detected: Crystals, i: int) -> AtomErrors:
@@ -140,7 +162,10 @@ def _atom_errors(actual: Crystals, detected: Crystals, i: int) -> AtomErrors:
 def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, np.ndarray]:
     """Return errors of lengths [B, 3], Å, and angles [B, 3], degrees; NaN without a cell."""
     lengths, angles = np.full((2, len(actual), 3), np.nan)
-    usable = np.flatnonzero(np.isfinite(detected.lattice).all((1, 2)) & (np.linalg.norm(detected.lattice, axis=-1) > 0).all(1))
+    usable = np.flatnonzero(
+        np.isfinite(detected.lattice).all((1, 2))
+        & (np.linalg.norm(detected.lattice, axis=-1) > 0).all(1)
+    )
     selected = detected.select(usable)
     lengths[usable] = np.abs(selected.lengths - actual.lengths[usable])
     angles[usable] = np.degrees(np.abs(selected.angles - actual.angles[usable]))
@@ -148,7 +173,11 @@ def _lattice_errors(actual: Crystals, detected: Crystals) -> tuple[np.ndarray, n
 
 
 def _materials_table(
-    actual: Crystals, detected: Crystals, errors: Sequence[AtomErrors], lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None
+    actual: Crystals,
+    detected: Crystals,
+    errors: Sequence[AtomErrors],
+    lattice_errors: tuple[np.ndarray, np.ndarray],
+    rmse: np.ndarray | None,
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -171,7 +200,12 @@ def _materials_table(
     )
 
 
-def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], rmse: np.ndarray | None, materials: pd.DataFrame) -> dict[str, Any]:
+def _summary(
+    pooled: AtomErrors,
+    lattice_errors: tuple[np.ndarray, np.ndarray],
+    rmse: np.ndarray | None,
+    materials: pd.DataFrame,
+) -> dict[str, Any]:
     """Return the summary of `evaluate`; None where a number is not defined, for JSON has no NaN."""
     lengths, angles = lattice_errors
     usable = ~np.isnan(lengths).any(1)
@@ -180,7 +214,8 @@ def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], 
     nothing_detected = materials["id"][materials["n_atoms_detected"] == 0].tolist()
     summary = {
         "n_materials": len(materials),
-        "number_of_atoms_error_percent": 100 * float(np.mean(materials["n_atoms_actual"] != materials["n_atoms_detected"])),
+        "number_of_atoms_error_percent": 100
+        * float(np.mean(materials["n_atoms_actual"] != materials["n_atoms_detected"])),
         "position_error_actual_angstrom": _mean(pooled.position_actual),
         "position_error_detected_angstrom": _mean(pooled.position_detected),
         "species_error_actual_percent": 100 * _mean(pooled.species_actual),
@@ -193,14 +228,21 @@ def _summary(pooled: AtomErrors, lattice_errors: tuple[np.ndarray, np.ndarray], 
         "position_error_detected_median_angstrom": _median(pooled.position_detected),
         "position_error_actual_charged_angstrom": _mean(pooled.position_charged),
         **{f"per_material_{key}": _mean(values) for key, values in defined.items()},
-        "per_material_position_error_actual_median_angstrom": _median(defined["position_error_actual_angstrom"]),
-        "per_material_position_error_detected_median_angstrom": _median(defined["position_error_detected_angstrom"]),
+        "per_material_position_error_actual_median_angstrom": _median(
+            defined["position_error_actual_angstrom"]
+        ),
+        "per_material_position_error_detected_median_angstrom": _median(
+            defined["position_error_detected_angstrom"]
+        ),
         "n_nothing_detected": len(nothing_detected),
         "nothing_detected_ids": nothing_detected,
         "n_without_lattice": int((~usable).sum()),
         "n_not_matched": None if rmse is None else int((~matched).sum()),
     }
-    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in summary.items()
+    }
 
 
 def _check(actual: Crystals, detected: Crystals) -> None:
@@ -211,21 +253,36 @@ def _check(actual: Crystals, detected: Crystals) -> None:
         raise DataError(f"{len(actual)} actual and {len(detected)} detected crystals; {order}")
     for i, (a, d) in enumerate(zip(actual.ids, detected.ids, strict=True)):
         if a != d:
-            raise DataError(f"actual and detected crystals differ: entry {i} is {a} (actual) and {d} (detected); {order}")
+            raise DataError(
+                f"actual and detected crystals differ: entry {i} is {a} (actual) and {d} (detected); {order}"
+            )
     if not np.isfinite(detected.positions).all():
         atom = int(np.argmin(np.isfinite(detected.positions).all(1)))
-        raise DataError(f"{detected.id_of_atom(atom)}: a detected position is not finite; leave that atom out, or give the material no atoms")
+        raise DataError(
+            f"{detected.id_of_atom(atom)}: a detected position is not finite; leave that atom out, or give the material no atoms"
+        )
     if not actual.n_atoms.all():
-        raise DataError(f"{actual.ids[int(np.argmin(actual.n_atoms))]}: the actual crystal has no atoms; leave it out")
+        raise DataError(
+            f"{actual.ids[int(np.argmin(actual.n_atoms))]}: the actual crystal has no atoms; leave it out"
+        )
 
 
 def _formulas(crystals: Crystals) -> list[str]:
     from pymatgen.core import Composition, Element
 
-    parts = [np.unique(crystals.species[crystals.atoms(i)], return_counts=True) for i in range(len(crystals))]
-    with warnings.catch_warnings():  # formulas are ordered by electronegativity, and pymatgen warns that noble gases have none
+    parts = [
+        np.unique(crystals.species[crystals.atoms(i)], return_counts=True)
+        for i in range(len(crystals))
+    ]
+    # formulas are ordered by electronegativity, and pymatgen warns that noble gases have none
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No Pauling electronegativity")
-        return [Composition({Element.from_Z(int(z)): int(n) for z, n in zip(*p, strict=True)}).reduced_formula for p in parts]
+        return [
+            Composition(
+                {Element.from_Z(int(z)): int(n) for z, n in zip(*p, strict=True)}
+            ).reduced_formula
+            for p in parts
+        ]
 
 
 def _mean(values: np.ndarray) -> float:  # NaN of no value, without numpy's warning; as `_median`

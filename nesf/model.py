@@ -1,6 +1,7 @@
 """The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields.
 
-All are MLPs. A hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout), the last layer Linear only. paper: «ReLU, batch norm» per layer /
+All are MLPs. A hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout), the last layer Linear
+only. paper: «ReLU, batch norm» per layer /
 official: this order / here: as official.
 """
 
@@ -29,7 +30,15 @@ class Lattice(NamedTuple):
 class MLP(nn.Sequential):
     """Layers of the given widths."""
 
-    def __init__(self, n_in: int, widths: Sequence[int], *, batch_norm: bool, dropout: float = 0.0, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        widths: Sequence[int],
+        *,
+        batch_norm: bool,
+        dropout: float = 0.0,
+        momentum: float = 0.1,
+    ) -> None:
         layers: list[nn.Module] = []
         for width in widths[:-1]:
             layers += [nn.Linear(n_in, width), nn.ReLU()]
@@ -49,26 +58,49 @@ class Encoder(nn.Module):
         momentum = config.batch_norm_momentum
         self.n_species = config.n_species
         self.position = MLP(3, config.encoder_position, batch_norm=True, momentum=momentum)
-        self.species = MLP(config.n_species, config.encoder_species, batch_norm=True, momentum=momentum)
-        n_features, latent_widths = config.encoder_position[-1] + config.encoder_species[-1], (*config.encoder_latent, config.latent_size)
-        self.mix = MLP(n_features, config.encoder_mix, batch_norm=True, dropout=config.dropout, momentum=momentum)
-        self.latent = MLP(config.encoder_mix[-1] + 6, latent_widths, batch_norm=True, dropout=config.dropout, momentum=momentum)
+        self.species = MLP(
+            config.n_species, config.encoder_species, batch_norm=True, momentum=momentum
+        )
+        n_features, latent_widths = (
+            config.encoder_position[-1] + config.encoder_species[-1],
+            (*config.encoder_latent, config.latent_size),
+        )
+        self.mix = MLP(
+            n_features,
+            config.encoder_mix,
+            batch_norm=True,
+            dropout=config.dropout,
+            momentum=momentum,
+        )
+        self.latent = MLP(
+            config.encoder_mix[-1] + 6,
+            latent_widths,
+            batch_norm=True,
+            dropout=config.dropout,
+            momentum=momentum,
+        )
 
     def forward(self, crystals: PaddedCrystals) -> Tensor:
         """Return z [B, latent_size], whatever the order of the atoms and the padding."""
         atoms = crystals.atoms()
-        positions, species = crystals.positions.flatten(0, 1)[atoms], crystals.species.flatten()[atoms]
+        positions, species = (
+            crystals.positions.flatten(0, 1)[atoms],
+            crystals.species.flatten()[atoms],
+        )
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
-        features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))  # [n, 512]
-        pooled = torch.segment_reduce(features, "max", lengths=crystals.mask.sum(1), unsafe=True)  # [B, 512]
+        # [n, 512]
+        features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))
+        # [B, 512]
+        pooled = torch.segment_reduce(features, "max", lengths=crystals.mask.sum(1), unsafe=True)
         return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
 
 
 class Field(nn.Module):
     """Neural field f(p, z), Eq. 1: an MLP, each layer of which reads the query position (Note 5).
 
-    Written for speed: the latent's part of the first layer is computed once per crystal, and each batch normalisation, which is affine
-    once its statistics are known, is folded into the weights of the next layer.
+    Written for speed: the latent's part of the first layer is computed once per crystal, and each
+    batch normalisation, which is affine once its statistics are known, is folded into the weights
+    of the next layer.
     """
 
     def __init__(self, config: ModelConfig, widths: Sequence[int], n_out: int) -> None:
@@ -76,37 +108,52 @@ class Field(nn.Module):
         self.n_frequencies = config.n_frequencies
         self.n_query = n_query = 3 * (1 + 2 * config.n_frequencies)
         n_in = [config.latent_size, *widths[:-1]]
-        self.layers = nn.ModuleList(nn.Linear(n + n_query, width) for n, width in zip(n_in, widths, strict=True))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths)
+        self.layers = nn.ModuleList(
+            nn.Linear(n + n_query, width) for n, width in zip(n_in, widths, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths
+        )
         self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
 
     def encode_query(self, queries: Tensor) -> Tensor:
         """Append the positional encoding of queries [..., 3]: sin and cos of 2^l p, l < L."""
         if not self.n_frequencies:
             return queries
-        scaled = queries[..., None] * 2.0 ** torch.arange(self.n_frequencies, device=queries.device, dtype=queries.dtype)  # [..., 3, L]
+        scaled = queries[..., None] * 2.0 ** torch.arange(
+            self.n_frequencies, device=queries.device, dtype=queries.dtype
+        )  # [..., 3, L]
         return torch.cat([queries, scaled.sin().flatten(-2), scaled.cos().flatten(-2)], dim=-1)
 
-    def forward(self, queries: Tensor, z: Tensor, crystal: Tensor | None = None, precision: str = "fp32") -> Tensor:
+    def forward(
+        self, queries: Tensor, z: Tensor, crystal: Tensor | None = None, precision: str = "fp32"
+    ) -> Tensor:
         """Evaluate the field.
 
         Args:
-            queries: [B, Q, 3] in Å; or [M, 3] with `crystal`, where crystals have different numbers of queries.
+            queries: [B, Q, 3] in Å; or [M, 3] with `crystal`, where crystals have different numbers
+                of queries.
             z: latent vectors [B, latent_size].
             crystal: [M], the crystal each of M queries belongs to.
-            precision: in training, `fp32`, or `bf16` for the matrix products (see `nesf.field_kernel`); evaluation is always fp32.
+            precision: in training, `fp32`, or `bf16` for the matrix products (see
+                `nesf.field_kernel`); evaluation is always fp32.
 
         Returns:
             [B, Q, n_out] or [M, n_out]: vectors to the nearest atom in Å, or logits of the species.
         """
         query = self.encode_query(queries).reshape(-1, self.n_query)  # [M, 3]
         latent_weight, bias, query_weight = self.first_layer()
-        per_crystal = functional.linear(z, latent_weight, bias)  # [B, 256]: once per crystal, not per query
+        # [B, 256]: once per crystal, not per query
+        per_crystal = functional.linear(z, latent_weight, bias)
         if self.training:
             values = self._train(query, per_crystal, crystal, query_weight, precision)
         else:
             if crystal is None:
-                crystal = torch.arange(len(z), device=z.device)[:, None].expand(queries.shape[:-1]).reshape(-1)
+                crystal = (
+                    torch.arange(len(z), device=z.device)[:, None]
+                    .expand(queries.shape[:-1])
+                    .reshape(-1)
+                )
             values = self._evaluate(query, per_crystal, crystal, query_weight)
         return values.view(*queries.shape[:-1], self.last.out_features)
 
@@ -125,7 +172,9 @@ class Field(nn.Module):
             layers.append((norm, layer.weight[:, :n], weight_query, layer.bias))  # type: ignore[index]
         return layers  # type: ignore[return-value]
 
-    def _evaluate(self, query: Tensor, per_crystal: Tensor, crystal: Tensor, query_weight: Tensor) -> Tensor:
+    def _evaluate(
+        self, query: Tensor, per_crystal: Tensor, crystal: Tensor, query_weight: Tensor
+    ) -> Tensor:
         """Evaluate the field with running statistics [M, n_out], in fp32."""
         y = per_crystal[crystal] + functional.linear(query, query_weight)
         for norm, weight, weight_query, bias in self.later_layers():
@@ -135,13 +184,28 @@ class Field(nn.Module):
                 y = y + functional.linear(query, weight_query)
         return y
 
-    def _train(self, query: Tensor, per_crystal: Tensor, crystal: Tensor | None, query_weight: Tensor, precision: str) -> Tensor:
+    def _train(
+        self,
+        query: Tensor,
+        per_crystal: Tensor,
+        crystal: Tensor | None,
+        query_weight: Tensor,
+        precision: str,
+    ) -> Tensor:
         """Evaluate the field with the batch's statistics [M, n_out]; update the running ones."""
         layers = self.later_layers()
-        flat = [t for norm, weight, weight_query, bias in layers for t in (norm.weight, norm.bias, weight, weight_query, bias)]
-        y, *statistics = FieldKernel.apply(query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat)
+        flat = [
+            t
+            for norm, weight, weight_query, bias in layers
+            for t in (norm.weight, norm.bias, weight, weight_query, bias)
+        ]
+        y, *statistics = FieldKernel.apply(
+            query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat
+        )
         with torch.no_grad():
-            for (norm, *_), mean, variance in zip(layers, statistics[0::2], statistics[1::2], strict=True):
+            for (norm, *_), mean, variance in zip(
+                layers, statistics[0::2], statistics[1::2], strict=True
+            ):
                 norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
                 norm.running_var.lerp_(variance, norm.momentum)  # type: ignore[union-attr, arg-type]
                 norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
@@ -164,7 +228,9 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.position_field = Field(config, config.decoder_position, 3)
         self.species_field = Field(config, config.decoder_species, config.n_species)
-        self.length_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
+        self.length_decoder = MLP(
+            config.latent_size, (*config.decoder_lattice, 3), batch_norm=False
+        )
         self.angle_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
 
     def encode(self, crystals: PaddedCrystals) -> Tensor:

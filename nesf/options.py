@@ -11,7 +11,9 @@ from nesf.errors import ConfigError
 from nesf.files import read_json
 
 
-def add_command(commands: Any, name: str, call: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Any, name: str, call: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
     """Add a command to the parser's commands: its name, what it calls, and its one line of help."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(call=call)
@@ -22,7 +24,9 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
     """Add the options that say where data are."""
     parser.add_argument("--data", type=Path, help="data folder (default: the user's data folder)")
     if mirror:
-        parser.add_argument("--mirror", type=Path, help="local copy of the official release, instead of the network")
+        parser.add_argument(
+            "--mirror", type=Path, help="local copy of the official release, instead of the network"
+        )
 
 
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
@@ -39,9 +43,17 @@ def dataset_of(options: argparse.Namespace) -> Any:
 
     name, fold = options.dataset, getattr(options, "fold", None)
     if hasattr(options, "run") and not (name and hasattr(options, "fold")):
-        recorded = read_json(options.run / ("run.json" if (options.run / "run.json").exists() else "model.json"))["dataset"]
+        recorded = read_json(
+            options.run / ("run.json" if (options.run / "run.json").exists() else "model.json")
+        )["dataset"]
         name, fold = name or recorded["name"], recorded["fold"]
-    return load(name, fold=fold, data_dir=options.data, mirror=options.mirror, skip_bad=getattr(options, "skip_bad", False))
+    return load(
+        name,
+        fold=fold,
+        data_dir=options.data,
+        mirror=options.mirror,
+        skip_bad=getattr(options, "skip_bad", False),
+    )
 
 
 def print_skipped(skipped: Sequence[Any]) -> None:

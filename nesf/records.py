@@ -1,12 +1,13 @@
 """Recorded runs: what a training or a predictor left behind, checked and read again.
 
 results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
-    run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time, memory (schema/run.json)
+    run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time,
+        memory (schema/run.json)
     metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
     materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
-    log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is trained)
-    model.safetensors, model.json   the weights, of seed 0 or fold 0
-    analysis/<name>/   what an analysis of the model made (`nesf_studies.record`)
+    log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is
+    trained) model.safetensors, model.json   the weights, of seed 0 or fold 0 analysis/<name>/
+    what an analysis of the model made (`nesf_studies.record`)
 results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
 results/SHA256SUMS   of every file that is published
 results/benchmarks/<name>/*.json   what `make bench` measured (schema/benchmark.json)
@@ -39,7 +40,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-MATERIAL_COLUMNS = ("split", "id", "formula", "n_atoms_actual", "n_atoms_detected", *ERRORS, "matched", "match_rmse")
+MATERIAL_COLUMNS = (
+    "split",
+    "id",
+    "formula",
+    "n_atoms_actual",
+    "n_atoms_detected",
+    *ERRORS,
+    "matched",
+    "match_rmse",
+)
 WEIGHTS = "model.safetensors"
 
 
@@ -67,8 +77,17 @@ def commit() -> str:
         return "unknown"
     try:
         head, changes = (
-            subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-            for arguments in (("rev-parse", "--verify", "HEAD"), ("status", "--porcelain", "--", "nesf", "nesf_studies"))
+            subprocess.run(
+                ["git", "-C", str(clone), *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "--verify", "HEAD"),
+                ("status", "--porcelain", "--", "nesf", "nesf_studies"),
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
@@ -77,7 +96,15 @@ def commit() -> str:
 
 def command_line(arguments: Sequence[str], program: Sequence[str] = ("nesf",)) -> str:
     """Return the command as a user would repeat it; absolute paths are cut to their last part."""
-    return shlex.join([*program, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a) for a in arguments)])
+    return shlex.join(
+        [
+            *program,
+            *(
+                re.sub(r"^(--[\w-]+=)?/(?:.*/)?([^/]+)/?$", lambda m: (m[1] or "") + m[2], a)
+                for a in arguments
+            ),
+        ]
+    )
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -99,15 +126,21 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 
 def write_run(
-    folder: Path, dataset: Dataset | StreamedDataset, about: Mapping[str, Any], *, device: str = "cpu", peak_before: int = 0
+    folder: Path,
+    dataset: Dataset | StreamedDataset,
+    about: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    peak_before: int = 0,
 ) -> dict[str, Any]:
     """Write `run.json`, after what it describes has ended (time and memory are known then).
 
     Args:
         folder: the run's; the weights in it, if any, are hashed.
         dataset: what was trained on or predicted for.
-        about: `method`, `preset`, `seed`, `command`, `config` ({} where there is nothing to choose) and `wall_time_seconds` (in all, or one number a stage);
-            optionally `finished`, `started` (UTC), `commit` (that of the start), and further entries, kept as given.
+        about: `method`, `preset`, `seed`, `command`, `config` ({} where there is nothing to choose)
+            and `wall_time_seconds` (in all, or one number a stage); optionally `finished`,
+            `started` (UTC), `commit` (that of the start), and further entries, kept as given.
         device: where it computed.
         peak_before: peak memory of the sessions that this one resumed, bytes.
 
@@ -119,11 +152,26 @@ def write_run(
     """
     weights, machine = Path(folder) / WEIGHTS, environment(device)
     started = (datetime.now(UTC) - timedelta(seconds=seconds(about))).isoformat(timespec="seconds")
-    run = {"format": FORMAT, "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}}
-    run |= dict.fromkeys(("method", "preset", "seed", "command"))  # the order of the keys in the file
-    run |= {"commit": commit() if "commit" not in about else None, "started": started, "wall_time_seconds": None, "finished": True}
-    run["checkpoint"] = {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None
-    run |= machine | {"peak_memory_bytes": max(machine["peak_memory_bytes"], peak_before), "config": {}} | dict(about)
+    run = {
+        "format": FORMAT,
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+    }
+    # the order of the keys in the file
+    run |= dict.fromkeys(("method", "preset", "seed", "command"))
+    run |= {
+        "commit": commit() if "commit" not in about else None,
+        "started": started,
+        "wall_time_seconds": None,
+        "finished": True,
+    }
+    run["checkpoint"] = (
+        {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None
+    )
+    run |= (
+        machine
+        | {"peak_memory_bytes": max(machine["peak_memory_bytes"], peak_before), "config": {}}
+        | dict(about)
+    )
     write_checked(Path(folder) / "run.json", run, "run")
     return run
 
@@ -134,7 +182,9 @@ def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
     Raises:
         DataError: there is no run.json, or the result is not valid.
     """
-    write_checked(Path(folder) / "run.json", read_json(Path(folder) / "run.json") | dict(changes), "run")
+    write_checked(
+        Path(folder) / "run.json", read_json(Path(folder) / "run.json") | dict(changes), "run"
+    )
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
@@ -145,10 +195,18 @@ def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
     """
     import pandas as pd
 
-    summaries = {split: metrics[split].summary for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))}
+    summaries = {
+        split: metrics[split].summary
+        for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
+    }
     write_checked(Path(folder) / "metrics.json", summaries, "metrics")
-    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[list(MATERIAL_COLUMNS)]
-    write_atomically(Path(folder) / "materials.csv", materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[
+        list(MATERIAL_COLUMNS)
+    ]
+    write_atomically(
+        Path(folder) / "materials.csv",
+        materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+    )
 
 
 def read_run(folder: Path) -> RecordedRun:
@@ -160,14 +218,22 @@ def read_run(folder: Path) -> RecordedRun:
     folder = Path(folder)
     run = read_json(folder / "run.json")
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    if problems := [*schema_problems("run", run), *(schema_problems("metrics", metrics) if metrics else [])]:
-        raise DataError(f"{folder}: {problems[0]}; run it again, or mend it and check with scripts/validate_results.py")
+    if problems := [
+        *schema_problems("run", run),
+        *(schema_problems("metrics", metrics) if metrics else []),
+    ]:
+        raise DataError(
+            f"{folder}: {problems[0]}; run it again, or mend it and check with scripts/validate_results.py"
+        )
     return RecordedRun(folder, run, metrics)
 
 
 def run_folders(root: Path) -> list[Path]:
     """Return every folder under `root` that holds a run.json or a metrics.json, sorted."""
-    return sorted({p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}, key=_natural)
+    return sorted(
+        {p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)},
+        key=_natural,
+    )
 
 
 def all_runs(root: Path) -> list[RecordedRun]:
@@ -189,16 +255,25 @@ def seconds(run: Mapping[str, Any]) -> float:
 def _validator(name: str) -> Any:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(json.loads(resources.files("nesf").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")))
+    return Draft202012Validator(
+        json.loads(
+            resources.files("nesf").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")
+        )
+    )
 
 
 def schema_problems(name: str, content: Any) -> list[str]:
     """Return the violations of schema/`name`.json as sentences."""
     try:
         json.dumps(content, allow_nan=False)
-    except ValueError:  # Python reads and writes NaN and Infinity; JSON, and with it every other reader, knows neither
+    except ValueError:
+        # Python reads and writes NaN and Infinity; JSON, and with it every other reader, knows
+        # neither
         return [f"{name}.json: holds NaN or Infinity, which JSON has not; write null"]
-    return [f"{name}.json: {error.json_path}: {error.message}" for error in _validator(name).iter_errors(content)]
+    return [
+        f"{name}.json: {error.json_path}: {error.message}"
+        for error in _validator(name).iter_errors(content)
+    ]
 
 
 def write_checked(path: Path, content: Any, schema: str) -> None:
@@ -228,13 +303,20 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _natural(path: Path) -> list[Any]:
     """Return a sort key in which fold-2 comes before fold-10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.split(r"(\d+)", str(path))
+    ]
 
 
 def _cpu() -> str:
     """Return the name of the processor."""
     try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        names = re.findall(
+            r"^model name\s*:\s*(.+)$",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
+            re.MULTILINE,
+        )
     except OSError:
         names = []
     return names[0].strip() if names else platform.processor() or platform.machine()
@@ -246,4 +328,6 @@ def peak_memory() -> int:
         return 0
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )  # macOS counts bytes, Linux KiB

@@ -4,8 +4,9 @@ RUN/model.safetensors, model.json, log.csv, checkpoint*, run.json              t
 RUN/reconstruction/<split>/{crystals.safetensors, cif/, *.csv, summary.json}   reconstruction
 RUN/metrics.json, materials.csv                                                evaluation
 
-A recorded run counts as done when its content says so: dataset, config, seed and decoding are those asked for. Dates of files, which a clone or
-a copy changes, do not matter. Torch and pandas are imported by the stages alone: the workflow reads this whenever it looks for work.
+A recorded run counts as done when its content says so: dataset, config, seed and decoding are those
+asked for. Dates of files, which a clone or a copy changes, do not matter. Torch and pandas are
+imported by the stages alone: the workflow reads this whenever it looks for work.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Run:
     Attributes:
         dataset: name.
         method: one of `nesf.methods.METHODS`.
-        preset: of the method; None for its default. A method without presets is recorded as `default`.
+        preset: of the method; None for its default. A method without presets is recorded as
+            `default`.
         seed: of the weights, the batches and the queries; 0 for a method that is not trained.
         fold: of a cross-validation, or None.
         label: under which a changed preset is recorded, or None.
@@ -69,12 +71,21 @@ class Run:
         if self.method not in methods.TRAINED:
             object.__setattr__(self, "seed", 0)
         if self.label is not None and not FOLDER_NAME.fullmatch(self.label):
-            raise ConfigError(f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder")
+            raise ConfigError(
+                f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder"
+            )
 
     @property
     def name(self) -> str:
         """Its folder below `results/`."""
-        return methods.run_folder(Path(), self.dataset, self.method, self.label or str(self.preset), seed=self.seed, fold=self.fold).as_posix()
+        return methods.run_folder(
+            Path(),
+            self.dataset,
+            self.method,
+            self.label or str(self.preset),
+            seed=self.seed,
+            fold=self.fold,
+        ).as_posix()
 
     @property
     def packed(self) -> str:
@@ -83,7 +94,9 @@ class Run:
 
     def config(self) -> Any:
         """Return its config, or raise `ConfigError` where there is no such preset or key."""
-        return methods.method(self.method).config(self.dataset, self.preset, dict(self.changes), self.label)
+        return methods.method(self.method).config(
+            self.dataset, self.preset, dict(self.changes), self.label
+        )
 
     def decoding(self) -> dict[str, Any]:
         """Return the decoding as recorded; {} for a predictor, whose config says all."""
@@ -106,24 +119,44 @@ class Run:
     def missing(self, results: Path, data: Path) -> Literal["nothing", "decoding", "everything"]:
         """Return what of the run is not recorded as asked for below `results`.
 
-        `decoding` means reconstruction and scores, while the training is recorded. `data` is the folder of packed datasets: one that is in it must be
-        the recorded one.
+        `decoding` means reconstruction and scores, while the training is recorded. `data` is the
+        folder of packed datasets: one that is in it must be the recorded one.
         """
-        folder, method, asked = Path(results) / self.name, methods.method(self.method), self.config()
+        folder, method, asked = (
+            Path(results) / self.name,
+            methods.method(self.method),
+            self.config(),
+        )
         try:
             recorded = read_json(folder / "run.json")
-            same = bool(recorded["finished"]) and (recorded["seed"], recorded["method"]) == (self.seed, self.method)
-            same = same and self.hash_in(data) in (None, recorded["dataset"]["hash"]) and method.same(recorded["config"], asked)
+            same = bool(recorded["finished"]) and (recorded["seed"], recorded["method"]) == (
+                self.seed,
+                self.method,
+            )
+            same = (
+                same
+                and self.hash_in(data) in (None, recorded["dataset"]["hash"])
+                and method.same(recorded["config"], asked)
+            )
         except (DataError, ConfigError, KeyError, TypeError):
             return "everything"
         if not same:
             return "everything"
         try:
-            decoded = self.method not in methods.TRAINED or recorded.get("reconstruction") == self.decoding()
-            decoded = decoded and set(self.splits) <= set(read_json(folder / "metrics.json")) and (folder / "materials.csv").exists()
+            decoded = (
+                self.method not in methods.TRAINED
+                or recorded.get("reconstruction") == self.decoding()
+            )
+            decoded = (
+                decoded
+                and set(self.splits) <= set(read_json(folder / "metrics.json"))
+                and (folder / "materials.csv").exists()
+            )
         except DataError:
             decoded = False
-        return "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
+        return (
+            "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
+        )
 
     def hash_in(self, data: Path) -> str | None:
         """Return the hash of its dataset in the data folder; None where it is not there."""
@@ -148,23 +181,34 @@ def train(
         dataset: in memory, or streamed.
         folder: for weights, log, checkpoint and `run.json`.
         config: None for that of the checkpoint, with `resume` only.
-        resume: as in `nesf.training.train`; `if-possible` goes on from the folder's checkpoint if it is of this very training, and otherwise starts
-            anew in place of what the folder holds: for a scheduler that runs the same command until it has succeeded.
+        resume: as in `nesf.training.train`; `if-possible` goes on from the folder's checkpoint if
+            it is of this very training, and otherwise starts anew in place of what the folder
+            holds: for a scheduler that runs the same command until it has succeeded.
         command: what is recorded.
-        options: `device`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`; `maps`, as in `nesf.icsg3d.training.train`.
+        options: `device`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`;
+            `maps`, as in `nesf.icsg3d.training.train`.
     """
     from nesf.distributed import n_processes, rank
     from nesf.records import commit, write_run
 
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    about: dict[str, Any] = {"command": command, "commit": commit(), "started": started}  # the code that runs is that of the start
+    # the code that runs is that of the start
+    about: dict[str, Any] = {"command": command, "commit": commit(), "started": started}
     method, folder = methods.trained(run.method), Path(folder)
     if resume == "if-possible":
-        resume = method.can_resume(folder, dataset, config, seed=run.seed, device=options.get("device", "auto"))
+        resume = method.can_resume(
+            folder, dataset, config, seed=run.seed, device=options.get("device", "auto")
+        )
         if not resume and rank() == 0:
             discard(folder)
-    elif resume and (folder / "checkpoint.json").exists() and (held := methods.method_of(folder, "checkpoint.json").name) != method.name:
-        raise ConfigError(f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}")
+    elif (
+        resume
+        and (folder / "checkpoint.json").exists()
+        and (held := methods.method_of(folder, "checkpoint.json").name) != method.name
+    ):
+        raise ConfigError(
+            f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}"
+        )
     before = read_json(folder / "run.json") if resume and (folder / "run.json").exists() else {}
     result = method.train(dataset, config, folder, seed=run.seed, resume=resume, **options)
     if rank() > 0:
@@ -175,15 +219,35 @@ def train(
     if n_processes() > 1:
         about["processes"] = n_processes()
     config = result.model.config
-    about |= {"method": method.name, "preset": config.preset, "seed": run.seed, "config": config.to_dict(), "finished": result.finished}
+    about |= {
+        "method": method.name,
+        "preset": config.preset,
+        "seed": run.seed,
+        "config": config.to_dict(),
+        "finished": result.finished,
+    }
     about["wall_time_seconds"] = {"train": round(60 * result.model.info["minutes"], 1)}
-    write_run(folder, dataset, about, device=str(result.model.device), peak_before=before.get("peak_memory_bytes", 0))
+    write_run(
+        folder,
+        dataset,
+        about,
+        device=str(result.model.device),
+        peak_before=before.get("peak_memory_bytes", 0),
+    )
     return result
 
 
 def discard(folder: Path) -> None:
     """Remove what the stages of a run have left in its folder; other files stay."""
-    for pattern in ("run.json", "metrics.json", "materials.csv", "log.csv", "model.json", "model.safetensors", "checkpoint*"):
+    for pattern in (
+        "run.json",
+        "metrics.json",
+        "materials.csv",
+        "log.csv",
+        "model.json",
+        "model.safetensors",
+        "checkpoint*",
+    ):
         for file in Path(folder).glob(pattern):
             file.unlink()
     shutil.rmtree(Path(folder) / "reconstruction", ignore_errors=True)
@@ -226,7 +290,12 @@ def reconstruct(
         begin = time.monotonic()
         made[split] = method.reconstruct(model, dataset.split(split), decoding, progress)
         seconds = round(time.monotonic() - begin, 1)
-        about = {"dataset": dict(model.dataset), "split": split, "reconstruction": dataclasses.asdict(decoding), "wall_time_seconds": seconds}
+        about = {
+            "dataset": dict(model.dataset),
+            "split": split,
+            "reconstruction": dataclasses.asdict(decoding),
+            "wall_time_seconds": seconds,
+        }
         if command:
             about |= {"command": command, "commit": commit()}
         write_reconstruction(folder / "reconstruction" / split, made[split], about)
@@ -234,7 +303,12 @@ def reconstruct(
 
 
 def evaluate(
-    folder: Path, dataset: Dataset, splits: Sequence[str] | None = None, *, command: str | None = None, progress: bool = True
+    folder: Path,
+    dataset: Dataset,
+    splits: Sequence[str] | None = None,
+    *,
+    command: str | None = None,
+    progress: bool = True,
 ) -> dict[str, Metrics]:
     """Score a run's reconstructions (`splits` None: all) and write `metrics.json`, `materials.csv`.
 
@@ -244,38 +318,65 @@ def evaluate(
     from nesf import metrics, records
     from nesf.crystals import Crystals
 
-    found = sorted(p.parent.name for p in (folder / "reconstruction").glob("*/crystals.safetensors"))
+    found = sorted(
+        p.parent.name for p in (folder / "reconstruction").glob("*/crystals.safetensors")
+    )
     absent = sorted(set(splits or found) - set(found))
     if absent or not found:
-        raise DataError(f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first")
+        raise DataError(
+            f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first"
+        )
     run = read_json(folder / "run.json")
     check_dataset(run["dataset"], dataset, folder)
     begin = time.monotonic()
     parts = {split: folder / "reconstruction" / split for split in splits or found}
-    scores = {s: metrics.evaluate(dataset.split(s), Crystals.load(p / "crystals.safetensors"), progress=progress) for s, p in parts.items()}
+    scores = {
+        s: metrics.evaluate(
+            dataset.split(s), Crystals.load(p / "crystals.safetensors"), progress=progress
+        )
+        for s, p in parts.items()
+    }
     summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
     records.write_metrics(folder, scores)
-    before = run["wall_time_seconds"] if isinstance(run["wall_time_seconds"], dict) else {"train": run["wall_time_seconds"]}
-    seconds = {"reconstruct": sum(made["wall_time_seconds"] for made in summaries.values()), "evaluate": time.monotonic() - begin}
+    before = (
+        run["wall_time_seconds"]
+        if isinstance(run["wall_time_seconds"], dict)
+        else {"train": run["wall_time_seconds"]}
+    )
+    seconds = {
+        "reconstruct": sum(made["wall_time_seconds"] for made in summaries.values()),
+        "evaluate": time.monotonic() - begin,
+    }
     changes: dict[str, Any] = {
         "wall_time_seconds": before | {stage: round(value, 1) for stage, value in seconds.items()},
         "reconstruction": next(iter(summaries.values()))["reconstruction"],
         "peak_memory_bytes": max(run["peak_memory_bytes"], records.peak_memory()),
     }
     if command:
-        made = {f"reconstruct {s}": {"command": m["command"], "commit": m["commit"]} for s, m in summaries.items() if "command" in m}
+        made = {
+            f"reconstruct {s}": {"command": m["command"], "commit": m["commit"]}
+            for s, m in summaries.items()
+            if "command" in m
+        }
         changes["stages"] = made | {"evaluate": {"command": command, "commit": records.commit()}}
     records.update_run(folder, changes)
     return scores
 
 
 def predict(
-    run: Run, dataset: Dataset, folder: Path, *, decode: Mapping[str, Any] | None = None, command: str = "unknown", progress: bool = True
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    decode: Mapping[str, Any] | None = None,
+    command: str = "unknown",
+    progress: bool = True,
 ) -> dict[str, Metrics]:
     """Score the predictions of a method without training, and record them.
 
-    The training split may be used: by `copy` and `constant` (`nesf.baselines`), not by `oracle` (the ground-truth fields decoded) and `icsg3d-oracle`
-    (the ground-truth maps segmented). `decode` changes parameters of the decoding.
+    The training split may be used: by `copy` and `constant` (`nesf.baselines`), not by `oracle`
+    (the ground-truth fields decoded) and `icsg3d-oracle` (the ground-truth maps segmented).
+    `decode` changes parameters of the decoding.
 
     Raises:
         ConfigError: the method is trained, or has no such parameter.
@@ -288,10 +389,24 @@ def predict(
     config = method.with_decoding(run.config(), decode or {})
     begin, scores = time.monotonic(), {}
     for split in run.splits:
-        scores[split] = metrics.evaluate(dataset.split(split), method.predict(dataset, split, config, progress), progress=progress)
+        scores[split] = metrics.evaluate(
+            dataset.split(split),
+            method.predict(dataset, split, config, progress),
+            progress=progress,
+        )
     records.write_metrics(folder, scores)
-    about = {"method": run.method, "preset": run.label or run.preset, "seed": run.seed, "command": command, "config": config.to_dict()}
-    records.write_run(folder, dataset, about | {"wall_time_seconds": {"evaluate": round(time.monotonic() - begin, 1)}})
+    about = {
+        "method": run.method,
+        "preset": run.label or run.preset,
+        "seed": run.seed,
+        "command": command,
+        "config": config.to_dict(),
+    }
+    records.write_run(
+        folder,
+        dataset,
+        about | {"wall_time_seconds": {"evaluate": round(time.monotonic() - begin, 1)}},
+    )
     return scores
 
 

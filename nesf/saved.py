@@ -33,12 +33,18 @@ if TYPE_CHECKING:
     from nesf.data.files import Structures
 
 Network = TypeVar("Network", bound=nn.Module)
-RECORDED = Path(__file__).resolve().parents[1] / "results"  # in a clone of the repository; an installed package has no recorded runs
+# in a clone of the repository; an installed package has no recorded runs
+RECORDED = Path(__file__).resolve().parents[1] / "results"
 
 
 def versions() -> dict[str, str]:
     """Return the versions that a run depends on."""
-    return {"nesf": nesf.__version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "nesf": nesf.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -53,7 +59,9 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); choose auto or cpu") from None
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); choose auto or cpu"
+        ) from None
     return device
 
 
@@ -89,11 +97,16 @@ class TrainedModel:
         """Return the latent vectors z [B, latent_size] of B structures, `batch_size` in one pass.
 
         Raises:
-            DataError: a structure cannot be used, for example for an element outside the vocabulary.
+            DataError: a structure cannot be used, for example for an element outside the
+                vocabulary.
         """
         crystals = as_crystals(structures)
         batches = np.split(np.arange(len(crystals)), range(batch_size, len(crystals), batch_size))
-        parts = [self.autoencoder.encode(pad(crystals.select(batch), self.vocabulary, self.device)) for batch in batches if len(batch)]
+        parts = [
+            self.autoencoder.encode(pad(crystals.select(batch), self.vocabulary, self.device))
+            for batch in batches
+            if len(batch)
+        ]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.model.latent_size)
 
     def decode(self, z: Tensor | np.ndarray) -> list[Structure]:
@@ -121,10 +134,19 @@ class TrainedModel:
         config = Config.from_dict(about["config"])
         autoencoder = load_network(Autoencoder(config.model), folder, about["sha256"], device)
         low, high = about["box"]
-        return cls(autoencoder, config, tuple(about["vocabulary"]), (tuple(low), tuple(high)), about["dataset"], about["info"])
+        return cls(
+            autoencoder,
+            config,
+            tuple(about["vocabulary"]),
+            (tuple(low), tuple(high)),
+            about["dataset"],
+            about["info"],
+        )
 
 
-def save_network(folder: Path, network: nn.Module, description: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+def save_network(
+    folder: Path, network: nn.Module, description: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
     """Write `model.safetensors`, and `model.json` with its hash."""
     sha256 = write_tensors(Path(folder) / "model.safetensors", network.state_dict())
     write_json(Path(folder) / "model.json", {**description, "info": dict(info), "sha256": sha256})
@@ -135,7 +157,9 @@ def read_description(folder: Path, method: str, keys: Sequence[str]) -> dict[str
     path = Path(folder) / "model.json"
     about: dict[str, Any] = read_json(path)
     if (found := about.get("method", "nesf")) != method:
-        raise DataError(f"{path}: is a model of method {found}; this asks for one of {method}; load it with its own method")
+        raise DataError(
+            f"{path}: is a model of method {found}; this asks for one of {method}; load it with its own method"
+        )
     if missing := [key for key in (*keys, "info", "sha256") if key not in about]:
         raise DataError(f"{path}: is not the description of a model ({missing[0]!r} is missing)")
     return about
@@ -147,13 +171,17 @@ def load_network(network: Network, folder: Path, sha256: str, device: str) -> Ne
     try:
         network.load_state_dict(read_tensors(path, sha256))
     except RuntimeError as error:
-        raise DataError(f"{path}: does not fit the network in model.json ({str(error).splitlines()[0]})") from None
+        raise DataError(
+            f"{path}: does not fit the network in model.json ({str(error).splitlines()[0]})"
+        ) from None
     return network.to(choose_device(device)).eval()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file atomically and return its SHA-256."""
-    write_atomically(path, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+    write_atomically(
+        path, to_safetensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    )
     return sha256_of(path)
 
 
@@ -168,7 +196,9 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{path}: its SHA-256 is not the recorded one; the file is damaged or belongs to another run")
+        raise DataError(
+            f"{path}: its SHA-256 is not the recorded one; the file is damaged or belongs to another run"
+        )
     try:
         return from_safetensors(content)
     except SafetensorError as error:
@@ -185,4 +215,6 @@ def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedMode
     config = config.with_values({"model.n_species": len(dataset.vocabulary)})
     training = dataset.splits["train"]
     box = training.box if isinstance(training, StreamedCrystals) else bounding_box(training)
-    return TrainedModel(Autoencoder(config.model), config, dataset.vocabulary, box, identity(dataset))
+    return TrainedModel(
+        Autoencoder(config.model), config, dataset.vocabulary, box, identity(dataset)
+    )

@@ -1,9 +1,11 @@
 """Non-maximum suppression (step 4 of Section 2.1) for all crystals of a batch at once.
 
-The sequential rule: the particle with the lowest score becomes a centre, all particles within a radius of it are removed, and so on. The
-same result is found in a few rounds. Particles are sorted into cubic cells with the radius as edge. Among the best of the remaining
-particles, each that has the lowest score in its own and the 26 neighbouring cells is certainly a centre, and all these centres remove the
-particles near them. In the end every particle belongs to the best centre near it.
+The sequential rule: the particle with the lowest score becomes a centre, all particles within a
+radius of it are removed, and so on. The same result is found in a few rounds. Particles are sorted
+into cubic cells with the radius as edge. Among the best of the remaining particles, each that has
+the lowest score in its own and the 26 neighbouring cells is certainly a centre, and all these
+centres remove the particles near them. In the end every particle belongs to the best centre near
+it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
         positions: [M, 3], Å.
         scores: [M]; the lowest wins, in a tie the first.
         crystal: [M]; particles of different crystals do not influence each other.
-        radius: Å; a particle nearer than this to a centre belongs to its cluster, and a centre to its own.
+        radius: Å; a particle nearer than this to a centre belongs to its cluster, and a centre to
+            its own.
     """
     m = len(positions)
     order = torch.argsort(scores, stable=True)
@@ -47,12 +50,17 @@ def suppress(positions: Tensor, scores: Tensor, crystal: Tensor, radius: float) 
         centre, around = best[certain], around[certain]
         lengths = cells.count[around]  # [k, 27]
         n_pairs = lengths.sum(1)
-        part_of = (n_pairs.cumsum(0) - n_pairs) // MAX_PAIRS  # consecutive centres with about so many pairs
+        # consecutive centres with about so many pairs
+        part_of = (n_pairs.cumsum(0) - n_pairs) // MAX_PAIRS
         sizes = torch.unique_consecutive(part_of, return_counts=True)[1].tolist()
-        for part, near, length in zip(centre.split(sizes), around.split(sizes), lengths.split(sizes), strict=True):
+        for part, near, length in zip(
+            centre.split(sizes), around.split(sizes), lengths.split(sizes), strict=True
+        ):
             members, which = _ranges(cells.start[near].flatten(), length.flatten())
             particle, best_near = cells.members[members], part[which // 27]
-            hit = ((place[particle] - place[best_near]).square().sum(-1) < radius**2) | (particle == best_near)
+            hit = ((place[particle] - place[best_near]).square().sum(-1) < radius**2) | (
+                particle == best_near
+            )
             owner.scatter_reduce_(0, particle[hit], best_near[hit], "amin")
         left = left[owner[left] == m]
         centres.append(centre)
@@ -88,23 +96,30 @@ def _centres(place: Tensor, cells: Cells, best: Tensor, around: Tensor, radius: 
 class Cells:
     """Particles sorted into cubic cells.
 
-    A cell is identified by one number. If two cells far apart share it, some distances are computed in vain, but no pair is missed.
+    A cell is identified by one number. If two cells far apart share it, some distances are computed
+    in vain, but no pair is missed.
     """
 
-    STEPS = (1_018_081_009, 1_009, 1)  # of a cell's number along each axis; far enough apart for the cells of one crystal
+    # of a cell's number along each axis; far enough apart for the cells of one crystal
+    STEPS = (1_018_081_009, 1_009, 1)
 
     def __init__(self, place: Tensor, crystal: Tensor, side: float) -> None:
         lattice = torch.floor((place - place.amin(0)) / side).long() if len(place) else place.long()
         self.steps = torch.tensor(self.STEPS, device=place.device)
         number = (lattice * self.steps).sum(-1) + crystal * 7_919_000_000_000_011
-        self.known, self.cell = torch.unique(number, return_inverse=True)  # numbers of the C cells; the cell of each particle [M]
+        # numbers of the C cells; the cell of each particle [M]
+        self.known, self.cell = torch.unique(number, return_inverse=True)
         self.members = torch.argsort(self.cell, stable=True)  # particles, cell by cell [M]
-        self.count = torch.bincount(self.cell, minlength=len(self.known) + 1)  # particles in each cell [C + 1]; the last cell is empty
-        self.start = self.count.cumsum(0) - self.count  # place in `members` of each cell's first particle [C + 1]
+        # particles in each cell [C + 1]; the last cell is empty
+        self.count = torch.bincount(self.cell, minlength=len(self.known) + 1)
+        # place in `members` of each cell's first particle [C + 1]
+        self.start = self.count.cumsum(0) - self.count
 
     def around(self, particles: Tensor) -> Tensor:
         """Return the cell of each particle and the 26 around it [k, 27]."""
-        steps = (torch.cartesian_prod(*[torch.arange(-1, 2, device=particles.device)] * 3) * self.steps).sum(-1)
+        steps = (
+            torch.cartesian_prod(*[torch.arange(-1, 2, device=particles.device)] * 3) * self.steps
+        ).sum(-1)
         wanted = self.known[self.cell[particles]][:, None] + steps
         where = torch.searchsorted(self.known, wanted).clamp(max=len(self.known) - 1)
         return torch.where(self.known[where] == wanted, where, len(self.known))

@@ -69,25 +69,30 @@ class FitOptions(TypedDict, total=False):
 class Trainer(ABC, Generic[Model]):
     """One training in progress. Subclasses add the data, a training step and the validation.
 
-    Networks are trained one after the other, each with its optimiser and epochs (NeSF: one network). All that is random in a step comes from
-    (seed, network, epoch, step) alone. So a checkpoint needs no generator states, and a run that was killed continues as if it had not been
+    Networks are trained one after the other, each with its optimiser and epochs (NeSF: one
+    network). All that is random in a step comes from (seed, network, epoch, step) alone. So a
+    checkpoint needs no generator states, and a run that was killed continues as if it had not been
     (on a CPU with the same number of threads: bit for bit).
     """
 
     config_class: ClassVar[type[ConfigBase]]
-    machine_keys: ClassVar[frozenset[str]]  # of the config, dotted, set by data and machine: not compared with a checkpoint's
+    # of the config, dotted, set by data and machine: not compared with a checkpoint's
+    machine_keys: ClassVar[frozenset[str]]
     log_columns: ClassVar[tuple[str, ...]]
     terms: ClassVar[Mapping[str, tuple[str, ...]]]  # names of the loss and its terms, by network
     model: nn.Module  # whose weights a checkpoint holds
     validate_every: int = 1  # epochs; 0: there are no validation crystals
     keeps_best: bool = True  # the weights of the lowest validation loss; else the last ones
-    average: Mapping[str, Tensor] = {}  # moving average of the weights, which is then validated and kept; empty: none
+    # moving average of the weights, which is then validated and kept; empty: none
+    average: Mapping[str, Tensor] = {}
     current: nn.Module  # the network in training; `begin` sets it and what follows
     optimizer: torch.optim.Optimizer
     steps: int  # an epoch
     remedy: str  # where the loss is not finite
 
-    def __init__(self, trained: Model, epochs: Mapping[str, int], seed: int, device: torch.device) -> None:
+    def __init__(
+        self, trained: Model, epochs: Mapping[str, int], seed: int, device: torch.device
+    ) -> None:
         self.trained, self.epochs, self.seed, self.device = trained, epochs, seed, device
         self.minutes = 0.0
         self.log: list[dict[str, Any]] = []
@@ -98,7 +103,8 @@ class Trainer(ABC, Generic[Model]):
     def begin(self, network: str) -> None:
         """Start the training of a network."""
         self.network, self.epoch, self.next_step = network, 0, 0
-        self.sums = torch.zeros(len(self.terms[network]), dtype=torch.float64, device=self.device)  # of the epoch's losses
+        # of the epoch's losses
+        self.sums = torch.zeros(len(self.terms[network]), dtype=torch.float64, device=self.device)
         self.best: Mapping[str, Tensor] = {}
         self.best_loss: float | None = None
         self.best_epoch = -1
@@ -121,7 +127,9 @@ class Trainer(ABC, Generic[Model]):
         """The current network as log and checkpoint name it; nothing where there is only one."""
         return {"network": self.network} if len(self.epochs) > 1 else {}
 
-    def fit(self, out: Path, *, max_minutes: float | None = None, progress: bool = True) -> TrainingResult[Model]:
+    def fit(
+        self, out: Path, *, max_minutes: float | None = None, progress: bool = True
+    ) -> TrainingResult[Model]:
         """Train until the last epoch, the time budget or Ctrl-C; write checkpoints and weights."""
         begin, before, last_save = time.monotonic(), self.minutes, time.monotonic()
         bar = tqdm(
@@ -140,9 +148,14 @@ class Trainer(ABC, Generic[Model]):
                 self.minutes = before + (time.monotonic() - begin) / 60
                 if self.next_step == self.steps:
                     self.end_epoch(bar)
-                stop = interrupted() or (max_minutes is not None and self.minutes - before >= max_minutes)
-                if n_processes() > 1:  # all ranks stop after the same step, for which they ask each other every 20 steps
-                    stop = self.next_step % 20 == 0 and bool(sum_over_ranks(torch.tensor(float(stop), device=self.device)) > 0)
+                stop = interrupted() or (
+                    max_minutes is not None and self.minutes - before >= max_minutes
+                )
+                # all ranks stop after the same step, for which they ask each other every 20 steps
+                if n_processes() > 1:
+                    stop = self.next_step % 20 == 0 and bool(
+                        sum_over_ranks(torch.tensor(float(stop), device=self.device)) > 0
+                    )
                 if stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                     self.save(out)
                     last_save = time.monotonic()
@@ -155,17 +168,29 @@ class Trainer(ABC, Generic[Model]):
         """Validate, log, remember the best weights, and go on to the next epoch or network."""
         names, done = self.terms[self.network], self.epoch + 1
         rate = self.optimizer.param_groups[0]["lr"]
-        row = self.recorded_network | {"epoch": done, "minutes": round(self.minutes, 4), "learning_rate": rate}
+        row = self.recorded_network | {
+            "epoch": done,
+            "minutes": round(self.minutes, 4),
+            "learning_rate": rate,
+        }
         row |= dict(zip(names, self.finite((self.sums / self.steps).tolist()), strict=True))
-        if self.validate_every and (done % self.validate_every == 0 or done == self.epochs[self.network]):
+        if self.validate_every and (
+            done % self.validate_every == 0 or done == self.epochs[self.network]
+        ):
             values = self.validate().tolist()
             row |= {f"val_{name}": value for name, value in zip(names, values, strict=True)}
             if self.keeps_best and (self.best_loss is None or values[0] < self.best_loss):
-                self.best_loss, self.best_epoch, self.best = values[0], done, clone(self.candidate())
+                self.best_loss, self.best_epoch, self.best = (
+                    values[0],
+                    done,
+                    clone(self.candidate()),
+                )
         self.log.append(row)
         self.sums.zero_()
         self.epoch, self.next_step = done, 0
-        shown = self.recorded_network | {name.removeprefix("loss_"): f"{row[name]:.4g}" for name in names[:3]}
+        shown = self.recorded_network | {
+            name.removeprefix("loss_"): f"{row[name]:.4g}" for name in names[:3]
+        }
         if self.best_loss is not None:
             shown["best val"] = f"{self.best_loss:.4g}@{self.best_epoch}"
         bar.set_postfix(shown, refresh=False)
@@ -179,7 +204,9 @@ class Trainer(ABC, Generic[Model]):
         """Return the loss and its terms; raise NesfError where one is infinite or not a number."""
         if not all(map(math.isfinite, losses)):
             of = f" of {self.network}" if self.recorded_network else ""
-            raise NesfError(f"the loss{of} is not finite ({losses[0]}) in epoch {self.epoch + 1}: try {self.remedy}")
+            raise NesfError(
+                f"the loss{of} is not finite ({losses[0]}) in epoch {self.epoch + 1}: try {self.remedy}"
+            )
         return losses
 
     def candidate(self) -> Mapping[str, Tensor]:
@@ -203,7 +230,9 @@ class Trainer(ABC, Generic[Model]):
             **(several if self.recorded_network else {"best_val_loss": self.best_loss}),
             "seed": self.seed,
             "minutes": round(self.minutes, 3),
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
+            "device": torch.cuda.get_device_name()
+            if self.device.type == "cuda"
+            else self.device.type,
             "threads": torch.get_num_threads(),
             "finished": self.finished,
         }
@@ -213,28 +242,60 @@ class Trainer(ABC, Generic[Model]):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors, metadata and log."""
-        state: dict[str, Any] = {"epoch": self.epoch, "step": self.next_step, "seed": self.seed, "minutes": self.minutes}
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.next_step,
+            "seed": self.seed,
+            "minutes": self.minutes,
+        }
         state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
-        earlier = {"best_epochs": self.best_epochs, "best_losses": self.best_losses} if self.recorded_network else {}
+        earlier = (
+            {"best_epochs": self.best_epochs, "best_losses": self.best_losses}
+            if self.recorded_network
+            else {}
+        )
         return {**self.recorded_network, **state, **earlier, "threads": torch.get_num_threads()}
 
     def save(self, out: Path) -> None:
         """Write `log.csv` and a checkpoint, its JSON last, so that a kill leaves the old one."""
         if rank() > 0:
             return
-        parts: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "average": self.average, "best": self.best}
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "best": self.best,
+        }
         for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
             parts[f"adam.{i}"] = self.optimizer.state.get(parameter, {})
-        tensors = {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()} | {"sums": self.sums}
-        name = "-".join(["checkpoint", *self.recorded_network.values(), f"{self.epoch:05d}", f"{self.next_step:05d}.safetensors"])
+        tensors = {
+            f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()
+        } | {"sums": self.sums}
+        name = "-".join(
+            [
+                "checkpoint",
+                *self.recorded_network.values(),
+                f"{self.epoch:05d}",
+                f"{self.next_step:05d}.safetensors",
+            ]
+        )
         sha256 = write_tensors(out / name, tensors)
         table = io.StringIO()
         writer = csv.DictWriter(table, self.log_columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.log)
         write_atomically(out / "log.csv", table.getvalue())
-        write_json(out / "checkpoint.json", {"file": name, "sha256": sha256, **self.state(), **self.trained.description, "log": self.log})
-        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):  # a kill while writing leaves the latter
+        write_json(
+            out / "checkpoint.json",
+            {
+                "file": name,
+                "sha256": sha256,
+                **self.state(),
+                **self.trained.description,
+                "log": self.log,
+            },
+        )
+        # a kill while writing leaves the latter
+        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
             if old.name != name:
                 old.unlink()
 
@@ -245,50 +306,83 @@ class Trainer(ABC, Generic[Model]):
             DataError: it is not whole, damaged, or of another dataset.
             ConfigError: it is of another seed.
         """
-        path, threads, dataset = out / "checkpoint.json", torch.get_num_threads(), self.trained.dataset
+        path, threads, dataset = (
+            out / "checkpoint.json",
+            torch.get_num_threads(),
+            self.trained.dataset,
+        )
         state = read_json(path)
-        if missing := [key for key in ("file", "sha256", *self.state(), "dataset", "log") if key not in state]:
-            raise DataError(f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder")
+        if missing := [
+            key for key in ("file", "sha256", *self.state(), "dataset", "log") if key not in state
+        ]:
+            raise DataError(
+                f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder"
+            )
         if state["dataset"] != dataset:
-            raise DataError(f"{path}: was trained on {state['dataset']}, not on {dataset}; give the dataset it was trained on")
+            raise DataError(
+                f"{path}: was trained on {state['dataset']}, not on {dataset}; give the dataset it was trained on"
+            )
         if state["seed"] != self.seed:
-            raise ConfigError(f"{path}: was started with --seed {state['seed']}, not {self.seed}; give the same seed")
+            raise ConfigError(
+                f"{path}: was started with --seed {state['seed']}, not {self.seed}; give the same seed"
+            )
         if state["threads"] != threads and self.device.type == "cpu":
-            warnings.warn(f"resumed with {threads} threads instead of {state['threads']}: equal up to rounding, not bit for bit", stacklevel=3)
-        tensors = {k: v.to(self.device) for k, v in read_tensors(out / state["file"], state["sha256"]).items()}
+            warnings.warn(
+                f"resumed with {threads} threads instead of {state['threads']}: equal up to rounding, not bit for bit",
+                stacklevel=3,
+            )
+        tensors = {
+            k: v.to(self.device)
+            for k, v in read_tensors(out / state["file"], state["sha256"]).items()
+        }
         self.begin(state.get("network", self.network))
         self.model.load_state_dict(with_prefix(tensors, "model."))
         self.average, self.best = with_prefix(tensors, "average."), with_prefix(tensors, "best.")
         restore_adam(self.optimizer, tensors)
         self.sums, self.log, self.minutes = tensors["sums"], state["log"], state["minutes"]
-        self.epoch, self.next_step, self.best_loss, self.best_epoch = (state[k] for k in ("epoch", "step", "best_loss", "best_epoch"))
-        self.best_epochs, self.best_losses = state.get("best_epochs", {}), state.get("best_losses", {})
+        self.epoch, self.next_step, self.best_loss, self.best_epoch = (
+            state[k] for k in ("epoch", "step", "best_loss", "best_epoch")
+        )
+        self.best_epochs, self.best_losses = (
+            state.get("best_epochs", {}),
+            state.get("best_losses", {}),
+        )
 
     @classmethod
-    def starting_config(cls, out: Path, given: Any, *, resume: bool, planned: bool = False, device: torch.device) -> Any:
+    def starting_config(
+        cls, out: Path, given: Any, *, resume: bool, planned: bool = False, device: torch.device
+    ) -> Any:
         """Return the config to train with: the given one, or with `resume` that of the checkpoint.
 
         Raises:
-            ConfigError: no config, or another one than the checkpoint's (`planned`: but for its epochs).
+            ConfigError: no config, or another one than the checkpoint's (`planned`: but for its
+                epochs).
             DataError, ConfigError: a checkpoint is missing, or there already.
         """
         path = out / "checkpoint.json"
-        started = bool(from_first_rank(path.exists(), device))  # a later rank may see what the first one has already written
+        # a later rank may see what the first one has already written
+        started = bool(from_first_rank(path.exists(), device))
         if resume:
             if not started:
                 raise DataError(f"{out}: no checkpoint to resume from; start without --resume")
             return cls._checkpoint_config(path, given, planned)
         if started:
-            raise ConfigError(f"{out}: holds a training already; go on with --resume, or choose another folder")
+            raise ConfigError(
+                f"{out}: holds a training already; go on with --resume, or choose another folder"
+            )
         if given is None:
-            raise ConfigError(f"a config is needed to start a training; for example a preset of {cls.config_class.__module__}")
+            raise ConfigError(
+                f"a config is needed to start a training; for example a preset of {cls.config_class.__module__}"
+            )
         return given
 
     @classmethod
     def _checkpoint_config(cls, path: Path, given: Any, planned: bool = False) -> Any:
         saved = read_json(path).get("config")
         if not isinstance(saved, dict):
-            raise DataError(f"{path}: is not a checkpoint of this program (no config in it); start again in another folder")
+            raise DataError(
+                f"{path}: is not a checkpoint of this program (no config in it); start again in another folder"
+            )
         if given is None:
             return cls.config_class.from_dict(saved)
         sections = given.to_dict()
@@ -297,12 +391,25 @@ class Trainer(ABC, Generic[Model]):
         skipped = cls.machine_keys | ({"training.epochs"} if planned else set())
         for name, section in sections.items():
             for key, value in section.items():
-                if f"{name}.{key}" not in skipped and (held := saved.get(name, {}).get(key)) != value:
-                    raise ConfigError(f"{path}: was started with {name}.{key} = {held!r}, not {value!r}; resume with the same options, or none")
+                if (
+                    f"{name}.{key}" not in skipped
+                    and (held := saved.get(name, {}).get(key)) != value
+                ):
+                    raise ConfigError(
+                        f"{path}: was started with {name}.{key} = {held!r}, not {value!r}; resume with the same options, or none"
+                    )
         return cls.config_class.from_dict(saved | {"decoding": decoding})
 
     @classmethod
-    def can_resume(cls, out: Path, dataset: Dataset | StreamedDataset, config: Any, *, seed: int = 0, device: str = "auto") -> bool:
+    def can_resume(
+        cls,
+        out: Path,
+        dataset: Dataset | StreamedDataset,
+        config: Any,
+        *,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> bool:
         """Return whether `out` holds a whole checkpoint of this dataset, config and seed."""
         path = Path(out) / "checkpoint.json"
         try:
@@ -319,12 +426,15 @@ class Trainer(ABC, Generic[Model]):
 def restore_adam(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give Adam the state that a checkpoint holds, by number of the parameter.
 
-    Moments get their parameter's order in memory (channels first or last), which a file does not keep and fused Adam relies on.
+    Moments get their parameter's order in memory (channels first or last), which a file does not
+    keep and fused Adam relies on.
     """
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
         for name, value in with_prefix(tensors, f"adam.{i}.").items():
             moment = value.shape == parameter.shape  # else the number of steps
-            optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value) if moment else value
+            optimizer.state[parameter][name] = (
+                torch.empty_like(parameter).copy_(value) if moment else value
+            )
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -355,8 +465,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         requested = True
         signal.signal(number, previous[number])
 
-    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere signals stay as they are
-    previous: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM) if in_main_thread}
+    # elsewhere signals stay as they are
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous: dict[int, Any] = {
+        s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM) if in_main_thread
+    }
     for number in previous:
         signal.signal(number, handle)
     try:

@@ -51,10 +51,12 @@ def losses(
 
     Args:
         generator, n_global: see `Sampler.position_queries`.
-        functions: compiled fields, computed with `training.precision`; None: the model's own in fp32.
+        functions: compiled fields, computed with `training.precision`; None: the model's own in
+            fp32.
 
     Returns:
-        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²), L_ang (radians²). Where several processes share a training
+        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²), L_ang (radians²).
+        Where several processes share a training
         batch: this rank's part of each, so that the sum over the ranks is the loss.
     """
     fields = functions or FieldFunctions(model.position_field, model.species_field)
@@ -66,13 +68,20 @@ def losses(
     loss_position = functional.mse_loss(fields.position_field(p, z, index, precision), vectors)
     p, index = sampler.species_queries(crystals, generator)
     _, species = nearest_atom(Queries(p, index), crystals, periodic=periodic, search=fields.nearest)
-    loss_species = functional.cross_entropy(fields.species_field(p, z, index, precision).flatten(0, -2), species.flatten())
+    loss_species = functional.cross_entropy(
+        fields.species_field(p, z, index, precision).flatten(0, -2), species.flatten()
+    )
     lattice = model.decode_lattice(z)
     loss_length = functional.mse_loss(lattice.lengths, crystals.lengths)
     loss_angle = functional.mse_loss(lattice.angles, crystals.angles)
     terms = torch.stack([loss_position, loss_species, loss_length, loss_angle])
-    if model.training and n_processes() > 1:  # from means over this rank's part to parts of the means over the batch
-        counts = torch.tensor([vectors.numel(), species.numel(), len(crystals), len(crystals)], dtype=terms.dtype, device=terms.device)
+    # from means over this rank's part to parts of the means over the batch
+    if model.training and n_processes() > 1:
+        counts = torch.tensor(
+            [vectors.numel(), species.numel(), len(crystals), len(crystals)],
+            dtype=terms.dtype,
+            device=terms.device,
+        )
         terms = terms * counts / sum_over_ranks(counts)
     weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)  # λ
     loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
@@ -97,8 +106,12 @@ def for_device(config: Config, device: torch.device) -> Config:
     t = config.training
     compiled = t.compile and can_compile(device)
     if t.compile and not compiled:
-        warnings.warn("no C++ compiler found (g++): training runs without torch.compile, which is slower", stacklevel=2)
-    pays = has_bf16(device) and (compiled or device.type == "cuda")  # uncompiled conversions cost more than they save on a CPU
+        warnings.warn(
+            "no C++ compiler found (g++): training runs without torch.compile, which is slower",
+            stacklevel=2,
+        )
+    # uncompiled conversions cost more than they save on a CPU
+    pays = has_bf16(device) and (compiled or device.type == "cuda")
     precision = ("bf16" if pays else "fp32") if t.precision == "auto" else t.precision
     return config.with_values({"training.compile": compiled, "training.precision": precision})
 
@@ -117,20 +130,27 @@ def train(
     """Train the autoencoder on a dataset's training split.
 
     Args:
-        dataset: in the standard setting; in memory or streamed (`nesf.data.streaming.open_streamed`), with equal results.
-        config: None, with `resume` only: the checkpoint's. `model.n_species` is set from the dataset's vocabulary.
+        dataset: in the standard setting; in memory or streamed
+            (`nesf.data.streaming.open_streamed`), with equal results.
+        config: None, with `resume` only: the checkpoint's. `model.n_species` is set from the
+            dataset's vocabulary.
         out: folder for weights, log and checkpoint.
         seed: of the weights, the batches and the queries.
         resume: go on from the checkpoint in `out`, exactly as if it had not been interrupted.
-        minutes: set `training.epochs` so that training takes about this long on this machine; a later run with as many epochs repeats it.
-        options: `max_minutes`, stop after so long, with a checkpoint; `progress`, a progress bar on standard error (default: True).
+        minutes: set `training.epochs` so that training takes about this long on this machine; a
+            later run with as many epochs repeats it.
+        options: `max_minutes`, stop after so long, with a checkpoint; `progress`, a progress bar on
+            standard error (default: True).
 
     Raises:
-        ConfigError, DataError: an unusable setting, or a checkpoint that does not belong to this dataset and config.
+        ConfigError, DataError: an unusable setting, or a checkpoint that does not belong to this
+            dataset and config.
         NesfError: the loss became infinite or not a number.
     """
     out, chosen = Path(out), choose_device(device)
-    start: Config = FieldTrainer.starting_config(out, config, resume=resume, planned=minutes is not None, device=chosen)
+    start: Config = FieldTrainer.starting_config(
+        out, config, resume=resume, planned=minutes is not None, device=chosen
+    )
     if not resume:
         start = for_device(start, chosen)
         if minutes is not None:
@@ -141,7 +161,13 @@ def train(
     return trainer.fit(out, **options)
 
 
-def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, device: torch.device, minutes: float) -> Config:
+def plan_epochs(
+    dataset: Dataset | StreamedDataset,
+    config: Config,
+    seed: int,
+    device: torch.device,
+    minutes: float,
+) -> Config:
     """Return the config with the `training.epochs` that take about so many minutes here.
 
     Times a few steps of a throw-away model.
@@ -160,7 +186,9 @@ def plan_epochs(dataset: Dataset | StreamedDataset, config: Config, seed: int, d
     trainer.validate()
     validation = (time.perf_counter() - start) / config.training.validate_every
     epoch = sorted(times)[len(times) // 2] * trainer.steps + validation
-    return config.with_values({"training.epochs": max(1, int(from_first_rank(60 * minutes / epoch, device)))})
+    return config.with_values(
+        {"training.epochs": max(1, int(from_first_rank(60 * minutes / epoch, device)))}
+    )
 
 
 class FieldTrainer(Trainer[TrainedModel]):
@@ -173,10 +201,18 @@ class FieldTrainer(Trainer[TrainedModel]):
     remedy = "a smaller training.learning_rate or training.gradient_clip=1"
     model: Autoencoder
 
-    def __init__(self, dataset: Dataset | StreamedDataset, config: Config, seed: int = 0, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        dataset: Dataset | StreamedDataset,
+        config: Config,
+        seed: int = 0,
+        device: torch.device = CPU,
+    ) -> None:
         t, n_train, least = config.training, len(dataset.splits["train"]), max(2, n_processes())
         if t.epochs < 1 or t.batch_size < 2:
-            raise ConfigError("training.epochs must be at least 1 and training.batch_size at least 2 (batch statistics need two crystals)")
+            raise ConfigError(
+                "training.epochs must be at least 1 and training.batch_size at least 2 (batch statistics need two crystals)"
+            )
         if min(n_train, t.batch_size) < least:
             raise DataError(
                 f"dataset {dataset.label}: {n_train} training crystals in batches of {t.batch_size}; "
@@ -188,24 +224,38 @@ class FieldTrainer(Trainer[TrainedModel]):
         trained = model_for(dataset, config)
         super().__init__(trained, {"autoencoder": t.epochs}, seed, device)
         self.config, self.model = trained.config, trained.autoencoder.to(device)
-        self.train_split, self.val_split = (padded(dataset.splits[name], trained.vocabulary, device) for name in ("train", "val"))
-        self.validate_every, self.keeps_best = t.validate_every if len(self.val_split) else 0, t.early_stopping
+        self.train_split, self.val_split = (
+            padded(dataset.splits[name], trained.vocabulary, device) for name in ("train", "val")
+        )
+        self.validate_every, self.keeps_best = (
+            t.validate_every if len(self.val_split) else 0,
+            t.early_stopping,
+        )
         self.sampler = Sampler(config.sampling, trained.box, device)
         self.generator = torch.Generator(device)
-        self.order: tuple[int, Tensor, Tensor] | None = None  # an epoch and its permutation of the crystals, on the CPU and at home
-        # Of each crystal, on the CPU so that a step need not wait for the device; a stream counts them itself.
+        # an epoch and its permutation of the crystals, on the CPU and at home
+        self.order: tuple[int, Tensor, Tensor] | None = None
+        # Of each crystal, on the CPU so that a step need not wait for the device; a stream counts
+        # them itself.
         self.n_atoms: Tensor | None = None
         self.n_global: Tensor | None = None
         self.home = CPU  # where the crystals are that a step selects from
         if not isinstance(self.train_split, PaddedStream):
             self.home, self.n_atoms = device, torch.as_tensor(dataset.splits["train"].n_atoms)
-            self.n_global = self.sampler.n_global(self.train_split).cpu() if not config.sampling.n_position else None
+            self.n_global = (
+                self.sampler.n_global(self.train_split).cpu()
+                if not config.sampling.n_position
+                else None
+            )
         self.average = clone(self.model.state_dict()) if t.average else {}
         self.functions = FieldFunctions(self.model.position_field, self.model.species_field)
         if t.compile:
-            drawn = bool(config.sampling.n_position and config.sampling.n_species)  # then all shapes are the same in every step
+            # then all shapes are the same in every step
+            drawn = bool(config.sampling.n_position and config.sampling.n_species)
             functions = self.functions._replace(nearest=nearest_index)
-            self.functions = FieldFunctions(*(torch.compile(f, dynamic=False if drawn else None) for f in functions))  # type: ignore[arg-type]
+            self.functions = FieldFunctions(
+                *(torch.compile(f, dynamic=False if drawn else None) for f in functions)
+            )  # type: ignore[arg-type]
         self.begin("autoencoder")
 
     def begin(self, network: str) -> None:
@@ -216,28 +266,39 @@ class FieldTrainer(Trainer[TrainedModel]):
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=t.learning_rate, fused=True)
         self.steps = math.ceil(n / t.batch_size)
         if 0 < n % t.batch_size < max(2, n_processes()):
-            self.steps -= 1  # a single crystal has no batch statistics: it joins the last full batch
+            # a single crystal has no batch statistics: it joins the last full batch
+            self.steps -= 1
 
     def batch(self, epoch: int, step: int) -> slice:
         """Return where the crystals of a step are in `order`, which seed and epoch give."""
         if self.order is None or self.order[0] != epoch:
             self.order = None  # of two orders, 8 bytes a crystal each, only one is ever in memory
-            order = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(derived_seed(self.seed, epoch)))
-            self.order = (epoch, order, order.to(self.home))  # once an epoch, so that a step copies nothing between CPU and device
+            order = torch.randperm(
+                len(self.train_split),
+                generator=torch.Generator().manual_seed(derived_seed(self.seed, epoch)),
+            )
+            # once an epoch, so that a step copies nothing between CPU and device
+            self.order = (epoch, order, order.to(self.home))
             if isinstance(self.train_split, PaddedStream):
-                self.train_split.expect(order[self.share(self.slice_of(k))] for k in range(step, self.steps))
+                self.train_split.expect(
+                    order[self.share(self.slice_of(k))] for k in range(step, self.steps)
+                )
         return self.slice_of(step)
 
     def slice_of(self, step: int) -> slice:
         """Return where the crystals of a step are in any epoch's order."""
         size = self.config.training.batch_size
-        return slice(step * size, (step + 1) * size if step < self.steps - 1 else len(self.train_split))
+        return slice(
+            step * size, (step + 1) * size if step < self.steps - 1 else len(self.train_split)
+        )
 
     @staticmethod
     def share(batch: slice) -> slice:
         """Return this rank's share of a batch."""
         n, processes = batch.stop - batch.start, n_processes()
-        return slice(batch.start + rank() * n // processes, batch.start + (rank() + 1) * n // processes)
+        return slice(
+            batch.start + rank() * n // processes, batch.start + (rank() + 1) * n // processes
+        )
 
     def step(self, epoch: int, step: int) -> None:
         """Take one step of the optimiser and add its losses to `sums`."""
@@ -248,13 +309,20 @@ class FieldTrainer(Trainer[TrainedModel]):
         own = self.share(batch)
         torch.manual_seed(derived_seed(self.seed, epoch, step, 2 * rank()))  # dropout
         shared = sampling.n_position and sampling.n_species
-        self.generator.manual_seed(derived_seed(self.seed, epoch, step, 1 if shared else 1 + 2 * rank()))  # queries
+        self.generator.manual_seed(
+            derived_seed(self.seed, epoch, step, 1 if shared else 1 + 2 * rank())
+        )  # queries
         indices = self.order[1][own]
-        crystals = self.train_split.select(self.order[2][own], int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None)
+        crystals = self.train_split.select(
+            self.order[2][own],
+            int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None,
+        )
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
         self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
-        terms = losses(self.model, crystals, self.sampler, self.config, draws, self.functions, n_global)
+        terms = losses(
+            self.model, crystals, self.sampler, self.config, draws, self.functions, n_global
+        )
         self.optimizer.zero_grad(set_to_none=True)
         terms[0].backward()
         terms = self.add_up(terms.detach())
@@ -276,7 +344,9 @@ class FieldTrainer(Trainer[TrainedModel]):
             return terms
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         message = sum_over_ranks(torch.cat([terms, *(g.flatten() for g in gradients)]))
-        for gradient, summed in zip(gradients, message[len(terms) :].split([g.numel() for g in gradients]), strict=True):
+        for gradient, summed in zip(
+            gradients, message[len(terms) :].split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(summed.view_as(gradient))
         return message[: len(terms)]
 
@@ -294,12 +364,20 @@ class FieldTrainer(Trainer[TrainedModel]):
         for i in own:
             indices = torch.arange(i, min(i + size, n), device=self.home)
             self.generator.manual_seed(derived_seed(self.seed, -1, i // size))
-            sums += losses(self.model, self.val_split.select(indices), self.sampler, self.config, self.generator).double() * len(indices)
+            sums += losses(
+                self.model,
+                self.val_split.select(indices),
+                self.sampler,
+                self.config,
+                self.generator,
+            ).double() * len(indices)
         self.model.load_state_dict(weights)
         return sum_over_ranks(sums) / max(n, 1)
 
 
-def padded(crystals: Crystals | StreamedCrystals, vocabulary: tuple[int, ...], device: torch.device) -> PaddedCrystals | PaddedStream:
+def padded(
+    crystals: Crystals | StreamedCrystals, vocabulary: tuple[int, ...], device: torch.device
+) -> PaddedCrystals | PaddedStream:
     """Return a split as padded tensors, on the device or read batch by batch."""
     if isinstance(crystals, StreamedCrystals):
         return PaddedStream(crystals, vocabulary, device)

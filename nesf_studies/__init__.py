@@ -1,7 +1,9 @@
 """Studies of the book: numbers, figure and table of one topic a file.
 
-The package builds on `nesf`; `nesf` never imports it. Each analysis is a module with a frozen dataclass `Parameters` and `analyse(model, dataset, parameters, *, progress)`, which returns data frames and
-crystals by name. `nesf_studies.record` writes them beside the run whose model was analysed.
+The package builds on `nesf`; `nesf` never imports it. Each analysis is a module with a frozen
+dataclass `Parameters` and `analyse(model, dataset, parameters, *, progress)`, which returns data
+frames and crystals by name. `nesf_studies.record` writes them beside the run whose model was
+analysed.
 """
 
 # name and what it is, for the command line; this module loads nothing

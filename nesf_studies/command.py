@@ -12,11 +12,23 @@ from nesf_studies import ANALYSES
 
 def add_analyse(commands: Any) -> None:
     """Add `nesf analyse`."""
-    analyse = add_command(commands, "analyse", _analyse, "analyse a trained model: " + ", ".join(ANALYSES))
-    analyse.add_argument("analysis", help="; ".join(f"{name}: {what}" for name, what in ANALYSES.items()))
+    analyse = add_command(
+        commands, "analyse", _analyse, "analyse a trained model: " + ", ".join(ANALYSES)
+    )
+    analyse.add_argument(
+        "analysis", help="; ".join(f"{name}: {what}" for name, what in ANALYSES.items())
+    )
     analyse.add_argument("run", type=Path, help="run folder with model.safetensors and model.json")
-    analyse.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of the analysis")
-    analyse.add_argument("--out", type=Path, help="where it is recorded (default: RUN/analysis/ANALYSIS)")
+    analyse.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter of the analysis",
+    )
+    analyse.add_argument(
+        "--out", type=Path, help="where it is recorded (default: RUN/analysis/ANALYSIS)"
+    )
     analyse.add_argument("--dataset", help="name or path of a dataset, if it is not the run's")
     analyse.add_argument("--fold", type=int, help="of --dataset ybco, 0-19")
     analyse.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -25,9 +37,25 @@ def add_analyse(commands: Any) -> None:
 
 def add_aggregate(commands: Any) -> None:
     """Add `nesf aggregate`."""
-    aggregate = add_command(commands, "aggregate", _aggregate, "recorded runs to one table beside the paper's, with checksums")
-    aggregate.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder of recorded runs (default: results)")
-    aggregate.add_argument("--figures", type=Path, metavar="DIR", help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV")
+    aggregate = add_command(
+        commands,
+        "aggregate",
+        _aggregate,
+        "recorded runs to one table beside the paper's, with checksums",
+    )
+    aggregate.add_argument(
+        "results",
+        type=Path,
+        nargs="?",
+        default=Path("results"),
+        help="folder of recorded runs (default: results)",
+    )
+    aggregate.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV",
+    )
 
 
 def _analyse(options: argparse.Namespace) -> None:
@@ -59,5 +87,7 @@ def _aggregate(options: argparse.Namespace) -> None:
 
     rows = beside_the_paper(all_runs(options.results))
     rows = rows[rows["metric"].isin(TABLE1)]
-    made = save(comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES), options.figures / "table1", rows)
+    made = save(
+        comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES), options.figures / "table1", rows
+    )
     print(f"written: {', '.join(map(str, made))}")

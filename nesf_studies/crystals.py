@@ -26,7 +26,15 @@ ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the o
 VIEW = "-90x,10x,-20y,0z"  # from the front, as ASE writes rotations
 NOTHING = "nothing"  # the formula of a structure without atoms
 # Crystal system to its last space group (International Tables for Crystallography A).
-SYSTEMS = {"triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167, "hexagonal": 194, "cubic": 230}
+SYSTEMS = {
+    "triclinic": 2,
+    "monoclinic": 15,
+    "orthorhombic": 74,
+    "tetragonal": 142,
+    "trigonal": 167,
+    "hexagonal": 194,
+    "cubic": 230,
+}
 
 
 def cell_corners(lattice: np.ndarray) -> np.ndarray:
@@ -37,7 +45,9 @@ def cell_corners(lattice: np.ndarray) -> np.ndarray:
 def cell_edges(lattice: np.ndarray) -> np.ndarray:
     """Return the ends [12, 2, 3] of the edges of a unit cell, from its lattice vectors [3, 3]."""
     corners = cell_corners(lattice)
-    return np.array([(corners[k], corners[k | bit]) for k in range(8) for bit in (1, 2, 4) if not k & bit])
+    return np.array(
+        [(corners[k], corners[k | bit]) for k in range(8) for bit in (1, 2, 4) if not k & bit]
+    )
 
 
 def from_front(points: np.ndarray) -> np.ndarray:
@@ -50,11 +60,19 @@ def with_border_images(structure: Structure) -> Atoms:
     border = ON_BORDER / np.array(structure.lattice.abc)
     positions, numbers = [], []
     for site in structure:
-        shifts = [[0] + [1] * int(abs(x) < b) + [-1] * int(abs(x - 1) < b) for x, b in zip(site.frac_coords, border, strict=True)]
+        shifts = [
+            [0] + [1] * int(abs(x) < b) + [-1] * int(abs(x - 1) < b)
+            for x, b in zip(site.frac_coords, border, strict=True)
+        ]
         for shift in itertools.product(*shifts):
             positions.append(site.frac_coords + np.array(shift))
             numbers.append(site.specie.Z)
-    return Atoms(numbers=numbers, scaled_positions=np.reshape(positions, (-1, 3)), cell=structure.lattice.matrix, pbc=True)
+    return Atoms(
+        numbers=numbers,
+        scaled_positions=np.reshape(positions, (-1, 3)),
+        cell=structure.lattice.matrix,
+        pbc=True,
+    )
 
 
 def draw_crystal(ax: Axes, structure: Structure) -> None:
@@ -65,13 +83,26 @@ def draw_crystal(ax: Axes, structure: Structure) -> None:
         return
     atoms = with_border_images(structure)
     centres, radii = from_front(atoms.positions), 0.45 * covalent_radii[atoms.numbers]
-    shapes = [(z, Path.circle((x, y), r), element_colour(n)) for (x, y, z), r, n in zip(centres, radii, atoms.numbers, strict=True)]
+    shapes = [
+        (z, Path.circle((x, y), r), element_colour(n))
+        for (x, y, z), r, n in zip(centres, radii, atoms.numbers, strict=True)
+    ]
     for start, end in from_front(cell_edges(structure.lattice.matrix)):
-        for a, b in itertools.pairwise(np.linspace(start, end, 31)):  # short pieces: an edge passes behind some atoms and before others
+        # short pieces: an edge passes behind some atoms and before others
+        for a, b in itertools.pairwise(np.linspace(start, end, 31)):
             if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
                 shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
     _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
-    ax.add_collection(PathCollection(paths, facecolors=colours, edgecolors="black", linewidths=1, capstyle="round", snap=False))
+    ax.add_collection(
+        PathCollection(
+            paths,
+            facecolors=colours,
+            edgecolors="black",
+            linewidths=1,
+            capstyle="round",
+            snap=False,
+        )
+    )
     ax.set_aspect("equal")
     ax.margins(0.05)
 
@@ -79,7 +110,9 @@ def draw_crystal(ax: Axes, structure: Structure) -> None:
 def element_map(crystals: Crystals, *, title: str = "") -> Figure:
     """Draw on the periodic table how many crystals hold each element."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
-    numbers, counts = np.unique(np.unique(np.stack([crystals.species, owner]), axis=1)[0], return_counts=True)
+    numbers, counts = np.unique(
+        np.unique(np.stack([crystals.species, owner]), axis=1)[0], return_counts=True
+    )
     table = np.full((9, 18), np.nan)
     figure, (ax,) = subplots(1, 11, 5)
     for z in range(1, 104):
@@ -89,10 +122,24 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
             row, column = row + 2, 2 + (z - 57) % 32
         count = int(counts[numbers == z].sum())
         table[row, column] = count or np.nan
-        ax.text(column, row - 0.12, element.symbol, ha="center", va="center", fontsize=10, color="black" if count else "#aaaaaa")
+        ax.text(
+            column,
+            row - 0.12,
+            element.symbol,
+            ha="center",
+            va="center",
+            fontsize=10,
+            color="black" if count else "#aaaaaa",
+        )
         ax.text(column, row + 0.28, str(count or ""), ha="center", va="center", fontsize=7)
-    blues = np.linspace([0.93, 0.96, 1.0, 1.0], [0.25, 0.55, 0.85, 1.0], 256)  # light enough for black text
-    image = ax.imshow(table, cmap=ListedColormap(blues), norm=LogNorm(1, max(2, counts.max(initial=2))), aspect="auto")
+    # light enough for black text
+    blues = np.linspace([0.93, 0.96, 1.0, 1.0], [0.25, 0.55, 0.85, 1.0], 256)
+    image = ax.imshow(
+        table,
+        cmap=ListedColormap(blues),
+        norm=LogNorm(1, max(2, counts.max(initial=2))),
+        aspect="auto",
+    )
     figure.colorbar(image, ax=ax, label="crystals that hold the element", shrink=0.7)
     ax.set_title(title)
     ax.set_axis_off()
@@ -133,8 +180,14 @@ def _formula(composition: Composition) -> str:
     """Return it with the elements by electronegativity."""
     counts = {name: round(n) for name, n in composition.get_el_amt_dict().items()}
     divisor = math.gcd(*counts.values()) if counts else 1
-    names = sorted(counts, key=lambda name: (np.nan_to_num(Element(name).X, nan=10.0), name))  # noble gases have no value
-    return "".join(f"{name}{counts[name] // divisor if counts[name] > divisor else ''}" for name in names) or NOTHING
+    # noble gases have no value
+    names = sorted(counts, key=lambda name: (np.nan_to_num(Element(name).X, nan=10.0), name))
+    return (
+        "".join(
+            f"{name}{counts[name] // divisor if counts[name] > divisor else ''}" for name in names
+        )
+        or NOTHING
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -150,16 +203,21 @@ def smallest_distance(structure: Structure) -> float:
     """Return the distance (Å) of the two nearest atoms or own images of one; NaN without atoms."""
     if not len(structure):
         return math.nan
-    return float(min(*structure.distance_matrix[np.triu_indices(len(structure), 1)], *structure.lattice.abc))
+    return float(
+        min(*structure.distance_matrix[np.triu_indices(len(structure), 1)], *structure.lattice.abc)
+    )
 
 
 def structure_distance(a: Structure, b: Structure) -> float:
     """Return the mean distance (Å) from an atom of one structure to the nearest of the other.
 
-    It is averaged over both directions. Fractional coordinates are compared, periodic, in the mean of both cells, whatever the elements; NaN where one has no atoms.
+    It is averaged over both directions. Fractional coordinates are compared, periodic, in the mean
+    of both cells, whatever the elements; NaN where one has no atoms.
     """
     if not len(a) or not len(b):
         return math.nan
-    mean = Lattice.from_parameters(*((np.array(a.lattice.parameters) + np.array(b.lattice.parameters)) / 2))
+    mean = Lattice.from_parameters(
+        *((np.array(a.lattice.parameters) + np.array(b.lattice.parameters)) / 2)
+    )
     distances = mean.get_all_distances(a.frac_coords, b.frac_coords)
     return float((distances.min(0).mean() + distances.min(1).mean()) / 2)

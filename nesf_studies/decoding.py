@@ -1,6 +1,7 @@
 """Errors by choices of decoding that the paper leaves open or the official code makes otherwise.
 
-Every variant decodes the same latent vectors and changes the paper's decoding (`nesf.config.ReconstructionConfig`) in one place, whatever the model's preset.
+Every variant decodes the same latent vectors and changes the paper's decoding
+(`nesf.config.ReconstructionConfig`) in one place, whatever the model's preset.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from nesf_studies.sensitivity import sample
 DEFAULT = "default"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     DEFAULT: {},
-    "official position": {"atom_position": "cluster_mean"},  # official code: mean of the cluster, weighted by softmax(-score²)
-    "all particles move 64 times": {"converged": 0.0},  # official code; by default a particle that has arrived stays
-    "no votes": {"species_range": 0.0},  # the species field at the atom itself instead of 216 queries around it
+    # official code: mean of the cluster, weighted by softmax(-score²)
+    "official position": {"atom_position": "cluster_mean"},
+    # official code; by default a particle that has arrived stays
+    "all particles move 64 times": {"converged": 0.0},
+    # the species field at the atom itself instead of 216 queries around it
+    "no votes": {"species_range": 0.0},
     "fast": {"mode": "fast"},
 }
 ERRORS = TABLE1[:5]  # without those of the lattice, which are the network's alone
@@ -44,7 +48,9 @@ class Parameters:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in VARIANTS:
-                raise ConfigError(f"only = {self.only!r}: {name!r} is no variant of the decoding; choose from {', '.join(VARIANTS)}")
+                raise ConfigError(
+                    f"only = {self.only!r}: {name!r} is no variant of the decoding; choose from {', '.join(VARIANTS)}"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,27 +59,40 @@ class Parameters:
         return tuple(dict.fromkeys([DEFAULT, *names]))
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+def analyse(
+    model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True
+) -> dict[str, pd.DataFrame]:
     """Decode a split with every variant.
 
-    `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å), how many crystals have another error than with the
-    default (`n_changed`: number of atoms, positions by more than 0.001 Å, or species), and `seconds`.
+    `decoding`: one row per variant: `changes` (keys and values, text), n_crystals, `ERRORS` (%, Å),
+    how many crystals have another error than with the default (`n_changed`: number of atoms,
+    positions by more than 0.001 Å, or species), and `seconds`.
     """
     crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
     rows, materials = [], []
     for name in parameters.names:
         begin = time.monotonic()
-        found = reconstruct(model, crystals, replace(ReconstructionConfig(), **VARIANTS[name]), progress=progress).crystals
+        found = reconstruct(
+            model, crystals, replace(ReconstructionConfig(), **VARIANTS[name]), progress=progress
+        ).crystals
         seconds = time.monotonic() - begin
         metrics = evaluate(crystals, found, match=False)
         materials.append(metrics.materials)
         changes = ", ".join(f"{key} = {value}" for key, value in VARIANTS[name].items())
-        row = {"variant": name, "changes": changes, "n_crystals": len(crystals)} | {error: metrics.summary[error] for error in ERRORS}
-        rows.append(row | {"n_changed": int(_differ(materials[0], materials[-1]).sum()), "seconds": seconds})
+        row = {"variant": name, "changes": changes, "n_crystals": len(crystals)} | {
+            error: metrics.summary[error] for error in ERRORS
+        }
+        rows.append(
+            row | {"n_changed": int(_differ(materials[0], materials[-1]).sum()), "seconds": seconds}
+        )
     return {"decoding": pd.DataFrame(rows).astype(dict.fromkeys(ERRORS, float))}
 
 
 def _differ(first: pd.DataFrame, second: pd.DataFrame) -> Any:
     position, species = "position_error_actual_angstrom", "species_error_actual_percent"
     moved = (first[position].fillna(-1.0) - second[position].fillna(-1.0)).abs() > 1e-3
-    return moved | (first["n_atoms_detected"] != second["n_atoms_detected"]) | (first[species] != second[species])
+    return (
+        moved
+        | (first["n_atoms_detected"] != second["n_atoms_detected"])
+        | (first[species] != second[species])
+    )

@@ -14,8 +14,10 @@ from nesf.records import MATERIAL_COLUMNS, RecordedRun
 from nesf_studies.record import shown_method
 from nesf_studies.style import DRAWN, METHOD_COLOURS, NESF, subplots
 
-FEWEST = 10  # materials; the paper leaves numbers of atoms out that fewer have (caption of Figure 4)
-# The rows of Figure 4. The paper shows the errors «actual», for both methods find the right number of atoms or too few in most cases.
+# materials; the paper leaves numbers of atoms out that fewer have (caption of Figure 4)
+FEWEST = 10
+# The rows of Figure 4. The paper shows the errors «actual», for both methods find the right number
+# of atoms or too few in most cases.
 ERRORS = {
     "n_atoms_difference": "detected − actual, atoms",
     "position_error_actual_angstrom": "position (actual), Å",
@@ -25,32 +27,55 @@ _MARKERS = {"nesf": "o", "copy": "s", "oracle": "^"}
 
 
 def materials_of(
-    runs: Sequence[RecordedRun], dataset: str, method: str, *, preset: str | None = None, splits: Sequence[str] = ("test",)
+    runs: Sequence[RecordedRun],
+    dataset: str,
+    method: str,
+    *,
+    preset: str | None = None,
+    splits: Sequence[str] = ("test",),
 ) -> pd.DataFrame:
     """Join the materials of all recorded seeds or folds of a method, named by `shown_method`.
 
     Without a `preset`, trials of a recipe are left out; so are splits that a run does not have.
 
     Returns:
-        `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` = detected − actual.
+        `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` =
+        detected − actual.
     """
-    chosen = [r for r in runs if (r.run["dataset"]["name"], shown_method(r.run["method"], r.run["preset"])) == (dataset, method) and r.metrics]
-    chosen = [r for r in chosen if (r.run["preset"] == preset if preset else not r.run["preset"].startswith("trial-"))]
+    chosen = [
+        r
+        for r in runs
+        if (r.run["dataset"]["name"], shown_method(r.run["method"], r.run["preset"]))
+        == (dataset, method)
+        and r.metrics
+    ]
+    chosen = [
+        r
+        for r in chosen
+        if (r.run["preset"] == preset if preset else not r.run["preset"].startswith("trial-"))
+    ]
     if not chosen:
         return pd.DataFrame(columns=[*MATERIAL_COLUMNS, "run", "n_atoms_difference"])
-    materials = pd.concat([r.materials().assign(run=r.folder.name) for r in chosen], ignore_index=True)
+    materials = pd.concat(
+        [r.materials().assign(run=r.folder.name) for r in chosen], ignore_index=True
+    )
     materials = materials[materials["split"].isin(splits)].reset_index(drop=True)
-    return materials.assign(n_atoms_difference=materials["n_atoms_detected"] - materials["n_atoms_actual"])
+    return materials.assign(
+        n_atoms_difference=materials["n_atoms_detected"] - materials["n_atoms_actual"]
+    )
 
 
 def by_number_of_atoms(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
     """Return median and 68 % range of each error of Figure 4, by the number of atoms in the cell.
 
-    paper: «x-axis points counting less than 10 materials samples» are left out / here: different materials are counted, however many seeds there are.
+    paper: «x-axis points counting less than 10 materials samples» are left out / here: different
+    materials are counted, however many seeds there are.
 
     Returns:
-        `error` (of `ERRORS`), `n_atoms`, `n_materials` (different ones), `n_samples` (over all seeds, where the error is defined: without a detected
-        atom there is no position error), `low`, `median`, `high` (16th, 50th, 84th percentile), `shown` (at least `fewest` materials).
+        `error` (of `ERRORS`), `n_atoms`, `n_materials` (different ones), `n_samples` (over all
+        seeds, where the error is defined: without a detected atom there is no position error),
+        `low`, `median`, `high` (16th, 50th, 84th percentile), `shown` (at least `fewest`
+        materials).
     """
     rows = []
     for error, (n, group) in itertools.product(ERRORS, materials.groupby("n_atoms_actual")):
@@ -58,7 +83,10 @@ def by_number_of_atoms(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.D
         range_68 = np.percentile(values, [16, 50, 84]) if len(values) else (np.nan,) * 3
         count = group["id"].nunique()
         rows.append((error, int(n), count, len(values), *range_68, count >= fewest))
-    return pd.DataFrame(rows, columns=["error", "n_atoms", "n_materials", "n_samples", "low", "median", "high", "shown"])
+    return pd.DataFrame(
+        rows,
+        columns=["error", "n_atoms", "n_materials", "n_samples", "low", "median", "high", "shown"],
+    )
 
 
 def left_out(table: pd.DataFrame) -> str:
@@ -75,12 +103,18 @@ def claims(materials: pd.DataFrame, *, fewest: int = FEWEST) -> dict[str, float]
     """Return the numbers that check what the paper says of Figure 4.
 
     Returns:
-        Percent over all seeds: `right`, `too few`, `too many` atoms; `least right`: materials with the right number of atoms in the shown class where
-        they are fewest; `both species right`: of the materials with two atoms. `position trend`, `species trend`: Spearman's rank correlation of the
-        error with the number of atoms. NaN where there is nothing to count.
+        Percent over all seeds: `right`, `too few`, `too many` atoms; `least right`: materials with
+            the right number of atoms in the shown class where
+        they are fewest; `both species right`: of the materials with two atoms. `position trend`,
+        `species trend`: Spearman's rank correlation of the error with the number of atoms. NaN
+        where there is nothing to count.
     """
     difference, sizes = materials["n_atoms_difference"], materials["n_atoms_actual"]
-    classes = [g["n_atoms_difference"] for _, g in materials.groupby("n_atoms_actual") if g["id"].nunique() >= fewest]
+    classes = [
+        g["n_atoms_difference"]
+        for _, g in materials.groupby("n_atoms_actual")
+        if g["id"].nunique() >= fewest
+    ]
 
     def percent(holds: pd.Series) -> float:
         return 100 * float(holds.mean())
@@ -103,31 +137,62 @@ def claims(materials: pd.DataFrame, *, fewest: int = FEWEST) -> dict[str, float]
 def verdicts(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
     """Compare the paper's claims about Figure 4 with the materials of one dataset and method.
 
-    A row a claim, columns `ours` and `verdict`: agrees, differs or «–» where there is nothing to say it of.
+    A row a claim, columns `ours` and `verdict`: agrees, differs or «–» where there is nothing to
+    say it of.
     """
     found, table = claims(materials, fewest=fewest), by_number_of_atoms(materials, fewest=fewest)
-    positions = table[(table["error"] == "position_error_actual_angstrom") & table["shown"]]["median"].to_numpy()
-    ends = f"; medians {positions[0]:.3f} Å (fewest atoms), {positions[-1]:.3f} Å (most)" if len(positions) > 1 else ""
+    positions = table[(table["error"] == "position_error_actual_angstrom") & table["shown"]][
+        "median"
+    ].to_numpy()
+    ends = (
+        f"; medians {positions[0]:.3f} Å (fewest atoms), {positions[-1]:.3f} Å (most)"
+        if len(positions) > 1
+        else ""
+    )
     rows = {
-        "right number of atoms for more than 68 % (smallest class)": (f"{found['least right']:.0f} %", found["least right"] > 68),
-        "too few atoms rather than too many": (f"{found['too few']:.1f} %, {found['too many']:.1f} %", found["too few"] > found["too many"]),
-        "position error grows with the number of atoms": (f"ρ = {found['position trend']:+.2f}{ends}", found["position trend"] > 0),
-        "species error grows with the number of atoms": (f"ρ = {found['species trend']:+.2f}", found["species trend"] > 0),
-        "both elements right for more than 68 % with two atoms": (f"{found['both species right']:.0f} %", found["both species right"] > 68),
+        "right number of atoms for more than 68 % (smallest class)": (
+            f"{found['least right']:.0f} %",
+            found["least right"] > 68,
+        ),
+        "too few atoms rather than too many": (
+            f"{found['too few']:.1f} %, {found['too many']:.1f} %",
+            found["too few"] > found["too many"],
+        ),
+        "position error grows with the number of atoms": (
+            f"ρ = {found['position trend']:+.2f}{ends}",
+            found["position trend"] > 0,
+        ),
+        "species error grows with the number of atoms": (
+            f"ρ = {found['species trend']:+.2f}",
+            found["species trend"] > 0,
+        ),
+        "both elements right for more than 68 % with two atoms": (
+            f"{found['both species right']:.0f} %",
+            found["both species right"] > 68,
+        ),
     }
-    texts = {claim: ("–", "–") if "nan" in text else (text, "agrees" if holds else "differs") for claim, (text, holds) in rows.items()}
+    texts = {
+        claim: ("–", "–") if "nan" in text else (text, "agrees" if holds else "differs")
+        for claim, (text, holds) in rows.items()
+    }
     return pd.DataFrame(texts, index=["ours", "verdict"]).T.rename_axis("the paper says")
 
 
 def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     """Draw Figure 4: a column a dataset, a row an error; medians and 68 % ranges of each method.
 
-    The tables, title of the dataset to method to table, are of `by_number_of_atoms`; classes that are not `shown` are left out.
+    The tables, title of the dataset to method to table, are of `by_number_of_atoms`; classes that
+    are not `shown` are left out.
     """
-    figure, axes = subplots(len(tables), 4.6 * len(tables), 2.3 * len(ERRORS) + 0.6, n_rows=len(ERRORS))
+    figure, axes = subplots(
+        len(tables), 4.6 * len(tables), 2.3 * len(ERRORS) + 0.6, n_rows=len(ERRORS)
+    )
     handles = {}
     for ax, (error, methods) in zip(axes, itertools.product(ERRORS, tables.values()), strict=True):
-        shown = {method: table[(table["error"] == error) & table["shown"]].sort_values("n_atoms") for method, table in methods.items()}
+        shown = {
+            method: table[(table["error"] == error) & table["shown"]].sort_values("n_atoms")
+            for method, table in methods.items()
+        }
         numbers = np.unique(np.concatenate([part["n_atoms"] for part in shown.values()]))
         for i, (method, part) in enumerate(shown.items()):
             # evenly spaced: the small numbers of atoms are the frequent ones
@@ -137,7 +202,15 @@ def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             if len(part) > 1:
                 ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             ax.vlines(x, low, high, color=colour, linewidth=1)
-            (handles[method],) = ax.plot(x, middle, marker=marker, color=colour, markersize=5, linewidth=1, label=DRAWN.get(method, method))
+            (handles[method],) = ax.plot(
+                x,
+                middle,
+                marker=marker,
+                color=colour,
+                markersize=5,
+                linewidth=1,
+                label=DRAWN.get(method, method),
+            )
         if error == "n_atoms_difference":
             ax.axhline(0, color="black", linewidth=0.6, zorder=0)
             bottom, top = ax.get_ylim()
@@ -154,5 +227,10 @@ def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         ax.set_ylabel(label)
     for ax in axes[-len(tables) :]:
         ax.set_xlabel("atoms in the cell")
-    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
+    )
     return figure

@@ -39,19 +39,29 @@ from nesf_studies.crystals import (
 from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, name_rows, subplots
 
 GALENA = "mp-21276"  # PbS, for which there is a textbook cell
-GALENA_LATTICE = 5.936  # Å; rock salt, measured at room temperature; the relaxed cell of the Materials Project is another
+# Å; rock salt, measured at room temperature; the relaxed cell of the Materials Project is another
+GALENA_LATTICE = 5.936
 
 
 @dataclass(frozen=True)
 class Parameters:
     """What is interpolated, and how finely."""
 
-    paths: str = "paper"  # the six of the figures; or "A to B; C to D", where an end is an id of the dataset or a file that holds one structure
-    n_frames: int = 41  # latent vectors on a path, both ends included; paper: not given, Figure S1 names 12 different formulas
-    mode: Literal["exact", "fast"] = "exact"  # of decoding (ReconstructionConfig.mode); exact: the paper's
-    cell: Literal["as-given", "conventional"] = "conventional"  # of ends from a file; the paper's datasets hold conventional cells
-    stand_ins: bool = True  # a paper's path for which the dataset lacks `GALENA` alone is run with the textbook cell, under a name that says so
-    symprec: float = 0.1  # Å, of the space group: decoded atoms lie some hundredths of an Å beside their sites
+    # the six of the figures; or "A to B; C to D", where an end is an id of the dataset or a file
+    # that holds one structure
+    paths: str = "paper"
+    # latent vectors on a path, both ends included; paper: not given, Figure S1 names 12 different
+    # formulas
+    n_frames: int = 41
+    # of decoding (ReconstructionConfig.mode); exact: the paper's
+    mode: Literal["exact", "fast"] = "exact"
+    # of ends from a file; the paper's datasets hold conventional cells
+    cell: Literal["as-given", "conventional"] = "conventional"
+    # a paper's path for which the dataset lacks `GALENA` alone is run with the textbook cell, under
+    # a name that says so
+    stand_ins: bool = True
+    # Å, of the space group: decoded atoms lie some hundredths of an Å beside their sites
+    symprec: float = 0.1
     min_distance: float = 0.5  # Å; nearer atoms make a frame invalid
 
     def __post_init__(self) -> None:
@@ -71,11 +81,14 @@ class LatentPath(NamedTuple):
     formulas: str = ""  # the paper's sequence
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool) -> dict[str, pd.DataFrame | Crystals]:
+def analyse(
+    model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool
+) -> dict[str, pd.DataFrame | Crystals]:
     """Decode and describe the crystals along every path, beside the trivial path (`linear_path`).
 
-    `paths`: a row per path and method (`summary`), and per path that was not run, with the reason. `frames`: a row per path, method and frame (`describe`).
-    `decoded`: the crystals of the frames of method nesf. `ends`: the crystals that were encoded.
+    `paths`: a row per path and method (`summary`), and per path that was not run, with the reason.
+    `frames`: a row per path, method and frame (`describe`). `decoded`: the crystals of the frames
+    of method nesf. `ends`: the crystals that were encoded.
 
     Raises:
         DataError: no path can be run.
@@ -89,18 +102,38 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     t = np.linspace(0, 1, parameters.n_frames)
     z = torch.cat([latent_path(model, path.ends, t) for path in runnable])
     ids = [f"{path.name} | {i}" for path in runnable for i in range(len(t))]
-    decoded = decode_latent(model, z, ids, replace(model.config.decoding, mode=parameters.mode), progress=progress).crystals
+    decoded = decode_latent(
+        model, z, ids, replace(model.config.decoding, mode=parameters.mode), progress=progress
+    ).crystals
     rows, frames = [], {}
     for k, path in enumerate(runnable):
         own = decoded.select(range(k * len(t), (k + 1) * len(t)))
         for method, crystals in (("nesf", own), ("linear", linear_path(path.ends, t))):
             frames[path.name, method] = described = describe(crystals, t, parameters)
-            ends = zip(("source", "destination", "source_split", "destination_split"), (*path.ends.ids, *path.splits), strict=True)
-            about = {"path": path.name, "figure": path.figure, "method": method, "status": "run", **dict(ends)}
+            ends = zip(
+                ("source", "destination", "source_split", "destination_split"),
+                (*path.ends.ids, *path.splits),
+                strict=True,
+            )
+            about = {
+                "path": path.name,
+                "figure": path.figure,
+                "method": method,
+                "status": "run",
+                **dict(ends),
+            }
             rows.append(about | summary(described, path))
-    encoded = [replace(path.ends, ids=tuple(f"{path.name} | {i}" for i in path.ends.ids)) for path in runnable]  # two paths may share an end
+    encoded = [
+        replace(path.ends, ids=tuple(f"{path.name} | {i}" for i in path.ends.ids))
+        for path in runnable
+    ]  # two paths may share an end
     table = pd.concat(frames, names=["path", "method"]).droplevel(-1).reset_index()
-    return {"paths": pd.DataFrame(rows + refused), "frames": table, "decoded": decoded, "ends": concatenate(encoded)}
+    return {
+        "paths": pd.DataFrame(rows + refused),
+        "frames": table,
+        "decoded": decoded,
+        "ends": concatenate(encoded),
+    }
 
 
 def paper_paths() -> pd.DataFrame:
@@ -108,7 +141,9 @@ def paper_paths() -> pd.DataFrame:
     return read_csv(Path(__file__).with_name("paper_interpolation.csv")).astype(str)
 
 
-def requested_paths(dataset: Dataset, parameters: Parameters) -> tuple[list[LatentPath], list[dict[str, Any]]]:
+def requested_paths(
+    dataset: Dataset, parameters: Parameters
+) -> tuple[list[LatentPath], list[dict[str, Any]]]:
     """Return the paths to run, and a row for each path of the paper that lacks an end.
 
     Raises:
@@ -121,7 +156,9 @@ def requested_paths(dataset: Dataset, parameters: Parameters) -> tuple[list[Late
     for text in filter(None, (part.strip() for part in parameters.paths.split(";"))):
         names = [end.strip() for end in text.split(" to ")]
         if len(names) != 2 or not all(names):
-            raise ConfigError(f"paths = {text!r}: 'A to B' is expected, two ids or files; several are parted by ';'")
+            raise ConfigError(
+                f"paths = {text!r}: 'A to B' is expected, two ids or files; several are parted by ';'"
+            )
         crystals, splits = zip(*(_end(dataset, end, parameters.cell) for end in names), strict=True)
         ends = concatenate(crystals)
         name = " → ".join(reduced_formula(structure) for structure in ends.to_structures())
@@ -132,19 +169,32 @@ def requested_paths(dataset: Dataset, parameters: Parameters) -> tuple[list[Late
     return found, []
 
 
-def _paths_of_the_paper(dataset: Dataset, stand_ins: bool) -> tuple[list[LatentPath], list[dict[str, Any]]]:
+def _paths_of_the_paper(
+    dataset: Dataset, stand_ins: bool
+) -> tuple[list[LatentPath], list[dict[str, Any]]]:
     runnable, refused = [], []
     for row in paper_paths().itertuples():
-        ends = {identifier: _of_dataset(dataset, identifier) for identifier in (row.source, row.destination)}
+        ends = {
+            identifier: _of_dataset(dataset, identifier)
+            for identifier in (row.source, row.destination)
+        }
         lacking = [identifier for identifier, end in ends.items() if end is None]
         if lacking:
             reason = f"not run: {' and '.join(lacking)} not in {dataset.label}"
-            about = {"path": row.path, "figure": row.figure, "status": reason, "source": row.source, "destination": row.destination}
+            about = {
+                "path": row.path,
+                "figure": row.figure,
+                "status": reason,
+                "source": row.source,
+                "destination": row.destination,
+            }
             refused.append(about | {"formulas_paper": " ".join(in_our_spelling(row.formulas))})
         if not lacking or (stand_ins and lacking == [GALENA]):
             crystals, splits = zip(*(end or _galena() for end in ends.values()), strict=True)
             name = f"{row.path}, textbook PbS" if lacking else row.path
-            runnable.append(LatentPath(name, concatenate(crystals), splits, row.figure, row.formulas))
+            runnable.append(
+                LatentPath(name, concatenate(crystals), splits, row.figure, row.formulas)
+            )
     return runnable, refused
 
 
@@ -157,15 +207,21 @@ def _of_dataset(dataset: Dataset, identifier: str) -> tuple[Crystals, str] | Non
 
 
 def _galena() -> tuple[Crystals, str]:
-    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(GALENA_LATTICE), ["Pb", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    structure = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(GALENA_LATTICE), ["Pb", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
     return Crystals.from_structures([structure], ["PbS-textbook"]).in_standard_setting(), "textbook"
 
 
-def _end(dataset: Dataset, text: str, cell: Literal["as-given", "conventional"]) -> tuple[Crystals, str]:
+def _end(
+    dataset: Dataset, text: str, cell: Literal["as-given", "conventional"]
+) -> tuple[Crystals, str]:
     if found := _of_dataset(dataset, text):
         return found
     if not Path(text).is_file():
-        raise DataError(f"{text!r} is neither an id in {dataset.label} nor a file; its ids are like {dataset.split('train').ids[0]}")
+        raise DataError(
+            f"{text!r} is neither an id in {dataset.label} nor a file; its ids are like {dataset.split('train').ids[0]}"
+        )
     crystals, _ = read_structures(Path(text), cell=cell)
     if len(crystals) != 1:
         raise DataError(f"{text}: holds {len(crystals)} structures where the end of a path is one")
@@ -175,7 +231,8 @@ def _end(dataset: Dataset, text: str, cell: Literal["as-given", "conventional"])
 def similar_pair(crystals: Crystals) -> tuple[str, str]:
     """Return the ids of the first two crystals of one kind that share no element.
 
-    Both are charge-balanced, and have the same number of atoms and the same formula but for the elements (ABC3).
+    Both are charge-balanced, and have the same number of atoms and the same formula but for the
+    elements (ABC3).
 
     Raises:
         DataError: there are no two.
@@ -185,10 +242,16 @@ def similar_pair(crystals: Crystals) -> tuple[str, str]:
         b = structure.composition
         if len(b) > 1 and charge_balanced(reduced_formula(structure)):
             for other, a in earlier:
-                if a.num_atoms == b.num_atoms and a.anonymized_formula == b.anonymized_formula and not {*a} & {*b}:
+                if (
+                    a.num_atoms == b.num_atoms
+                    and a.anonymized_formula == b.anonymized_formula
+                    and not {*a} & {*b}
+                ):
                     return other, identifier
             earlier.append((identifier, b))
-    raise DataError("no two crystals are of one kind without an element in common; name two with `paths`")
+    raise DataError(
+        "no two crystals are of one kind without an element in common; name two with `paths`"
+    )
 
 
 def latent_path(model: TrainedModel, ends: Crystals, t: np.ndarray) -> Tensor:
@@ -201,8 +264,8 @@ def latent_path(model: TrainedModel, ends: Crystals, t: np.ndarray) -> Tensor:
 def linear_path(ends: Crystals, t: np.ndarray) -> Crystals:
     """Return the path without a network: the cell changes linearly, species are the nearer end's.
 
-    Where both ends have as many atoms, atom is paired with atom so that they move least (periodic), and fractional coordinates change linearly too; else
-    the atoms are the nearer end's.
+    Where both ends have as many atoms, atom is paired with atom so that they move least (periodic),
+    and fractional coordinates change linearly too; else the atoms are the nearer end's.
     """
     weight = t[:, None]
     lengths, angles = ((1 - weight) * v[0] + weight * v[1] for v in (ends.lengths, ends.angles))
@@ -218,19 +281,31 @@ def linear_path(ends: Crystals, t: np.ndarray) -> Crystals:
         species[1] = species[1][columns]
         coordinates = [fractional[0] + x * move[rows, columns] for x in t]
     positions = [c @ matrix for c, matrix in zip(coordinates, lattice, strict=True)]
-    return Crystals.from_arrays([str(i) for i in range(len(t))], positions, [species[end] for end in nearer], lattice)
+    return Crystals.from_arrays(
+        [str(i) for i in range(len(t))], positions, [species[end] for end in nearer], lattice
+    )
 
 
 def describe(crystals: Crystals, t: np.ndarray, parameters: Parameters) -> pd.DataFrame:
     """Describe each frame, a row each; Å, Å³ and degrees.
 
-    `cell`: the formula of all atoms; `valid`: charge-balanced, and no distance below `min_distance`; `length_step`: the largest change of a, b or c since
-    the frame before; `structure_step`: `structure_distance` to it.
+    `cell`: the formula of all atoms; `valid`: charge-balanced, and no distance below
+    `min_distance`; `length_step`: the largest change of a, b or c since the frame before;
+    `structure_step`: `structure_distance` to it.
     """
     structures = crystals.to_structures()
-    formulas, groups = [reduced_formula(s) for s in structures], [space_group(s, parameters.symprec) for s in structures]
-    nearest, balanced = np.array([smallest_distance(s) for s in structures]), np.array([charge_balanced(f) for f in formulas])
-    lattice = pd.DataFrame([s.lattice.parameters for s in structures], columns=["a", "b", "c", "alpha", "beta", "gamma"])
+    formulas, groups = (
+        [reduced_formula(s) for s in structures],
+        [space_group(s, parameters.symprec) for s in structures],
+    )
+    nearest, balanced = (
+        np.array([smallest_distance(s) for s in structures]),
+        np.array([charge_balanced(f) for f in formulas]),
+    )
+    lattice = pd.DataFrame(
+        [s.lattice.parameters for s in structures],
+        columns=["a", "b", "c", "alpha", "beta", "gamma"],
+    )
     return pd.DataFrame(
         {
             "frame": range(len(structures)),
@@ -268,14 +343,18 @@ def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
     """Summarise the frames of a path and method: formulas beside the paper's, smoothness, validity.
 
-    Formulas between the ends are counted: the different ones of the paper and of ours, those in both, and how many of the paper's sequence are in ours
-    in the same order. `ends_right` (0-2): the decoded ends have the formula of the crystals. `length_step_to_even`: the largest step relative to a path
-    whose steps are all equal; NaN where the ends' lengths agree to 0.05 Å.
+    Formulas between the ends are counted: the different ones of the paper and of ours, those in
+    both, and how many of the paper's sequence are in ours in the same order. `ends_right` (0-2):
+    the decoded ends have the formula of the crystals. `length_step_to_even`: the largest step
+    relative to a path whose steps are all equal; NaN where the ends' lengths agree to 0.05 Å.
     """
     ours = sequence(frames["formula"].tolist())
     paper = in_our_spelling(path.formulas)
     actual = [reduced_formula(s) for s in path.ends.to_structures()]
-    whole, step = float(np.abs(np.diff(path.ends.lengths, axis=0)).max()), float(frames["length_step"].max())
+    whole, step = (
+        float(np.abs(np.diff(path.ends.lengths, axis=0)).max()),
+        float(frames["length_step"].max()),
+    )
     between = set(paper) - set(actual)
     return {
         "formulas": " ".join(ours),
@@ -284,8 +363,11 @@ def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
         "between_paper": len(between) if paper else math.nan,
         "between_ours": len(set(ours) - set(actual)),
         "between_common": len(between & set(ours)) if paper else math.nan,
-        "between_in_order": longest_common([f for f in paper if f in between], ours) if paper else math.nan,
-        "ends_right": int(frames["formula"].iloc[0] == actual[0]) + int(frames["formula"].iloc[-1] == actual[1]),
+        "between_in_order": longest_common([f for f in paper if f in between], ours)
+        if paper
+        else math.nan,
+        "ends_right": int(frames["formula"].iloc[0] == actual[0])
+        + int(frames["formula"].iloc[-1] == actual[1]),
         "largest_length_step": step,
         "length_step_to_even": step * (len(frames) - 1) / whole if whole > 0.05 else math.nan,
         "mean_structure_step": float(frames["structure_step"].mean()),
@@ -298,19 +380,41 @@ def summary(frames: pd.DataFrame, path: LatentPath) -> dict[str, Any]:
 
 def _draw_composition(left: Axes, ours: pd.DataFrame) -> None:
     t = ours["t"].to_numpy()
-    compositions = [Composition(f if n else {}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)]
-    elements = sorted({e for c in compositions for e in c.elements}, key=lambda e: e.X if e.X == e.X else 10.0)
-    shares = np.array([[c.get_atomic_fraction(e) for c in compositions] for e in elements]).reshape(len(elements), len(t))
+    compositions = [
+        Composition(f if n else {}) for f, n in zip(ours["cell"], ours["n_atoms"], strict=True)
+    ]
+    elements = sorted(
+        {e for c in compositions for e in c.elements}, key=lambda e: e.X if e.X == e.X else 10.0
+    )
+    shares = np.array([[c.get_atomic_fraction(e) for c in compositions] for e in elements]).reshape(
+        len(elements), len(t)
+    )
     edges = np.concatenate([t[:1], (t[1:] + t[:-1]) / 2, t[-1:]])
     below = np.zeros(len(t))
     for element, share in zip(elements, shares, strict=True):
         top = below + share
         colour = element_colour(element.Z)
-        left.stairs(top, edges, baseline=below, fill=True, facecolor=colour, edgecolor="#555555", linewidth=0.6)
+        left.stairs(
+            top,
+            edges,
+            baseline=below,
+            fill=True,
+            facecolor=colour,
+            edgecolor="#555555",
+            linewidth=0.6,
+        )
         at = int(np.abs(t - (share * t).sum() / share.sum()).argmin())  # the middle of the band
         at = at if share[at] else int(share.argmax())
         readable = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "white"
-        left.text(t[at], (below + share / 2)[at], element.symbol, ha="center", va="center", fontsize=9, color=readable)
+        left.text(
+            t[at],
+            (below + share / 2)[at],
+            element.symbol,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=readable,
+        )
         below = top
     left.set(ylim=(0, 1), xlim=(0, 1), xlabel="t", ylabel="share of the atoms")
     atoms = left.twinx()
@@ -322,29 +426,83 @@ def _draw_composition(left: Axes, ours: pd.DataFrame) -> None:
 def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw the frames of a path: shares of the elements with the number of atoms, lattice, moves.
 
-    Right: how far the structure moved since the frame before, above it the frames: valid (filled) or not (hollow).
+    Right: how far the structure moved since the frame before, above it the frames: valid (filled)
+    or not (hollow).
     """
     ours, linear = (frames[frames["method"] == m].sort_values("t") for m in ("nesf", "linear"))
     figure, (left, middle, right) = subplots(3, 9.2, 3.1)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     t = ours["t"].to_numpy()
     _draw_composition(left, ours)
-    for name, marker, size, colour in (("a", "o", 7, NESF), ("b", "s", 4.5, SECOND), ("c", "^", 2.5, ORACLE)):
-        middle.plot(t, ours[name], marker=marker, markersize=size, linewidth=0.8, label=name, color=colour, markerfacecolor="none")
-        middle.plot(linear["t"], linear[name], color=TRIVIAL, linestyle="--", linewidth=0.9, label="linear" if name == "a" else None, zorder=0)
+    for name, marker, size, colour in (
+        ("a", "o", 7, NESF),
+        ("b", "s", 4.5, SECOND),
+        ("c", "^", 2.5, ORACLE),
+    ):
+        middle.plot(
+            t,
+            ours[name],
+            marker=marker,
+            markersize=size,
+            linewidth=0.8,
+            label=name,
+            color=colour,
+            markerfacecolor="none",
+        )
+        middle.plot(
+            linear["t"],
+            linear[name],
+            color=TRIVIAL,
+            linestyle="--",
+            linewidth=0.9,
+            label="linear" if name == "a" else None,
+            zorder=0,
+        )
     middle.set(xlabel="t", ylabel="lattice lengths, Å")
     low, high = middle.get_ylim()
     if high - low < 0.2:
         middle.set_ylim((low + high) / 2 - 0.1, (low + high) / 2 + 0.1)
-    middle.legend(frameon=False, fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1.2, columnspacing=1)
-    right.plot(t[1:], ours["structure_step"].iloc[1:], color=NESF, marker="o", markersize=3.5, linewidth=0.8, label="atoms, NeSF")
-    right.plot(linear["t"].iloc[1:], linear["structure_step"].iloc[1:], color=TRIVIAL, linestyle="--", label="atoms, linear")
+    middle.legend(
+        frameon=False,
+        fontsize="small",
+        ncols=4,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        handlelength=1.2,
+        columnspacing=1,
+    )
+    right.plot(
+        t[1:],
+        ours["structure_step"].iloc[1:],
+        color=NESF,
+        marker="o",
+        markersize=3.5,
+        linewidth=0.8,
+        label="atoms, NeSF",
+    )
+    right.plot(
+        linear["t"].iloc[1:],
+        linear["structure_step"].iloc[1:],
+        color=TRIVIAL,
+        linestyle="--",
+        label="atoms, linear",
+    )
     valid = ours["valid"].to_numpy(bool)
     top = max(0.01, 1.25 * np.nanmax(ours["structure_step"].to_numpy(float), initial=0))
     for which, face, label in ((valid, NESF, "valid frame"), (~valid, "white", "not valid")):
-        right.scatter(t[which], np.full(which.sum(), 0.95 * top), marker="s", s=14, facecolor=face, edgecolor=NESF, label=label)
+        right.scatter(
+            t[which],
+            np.full(which.sum(), 0.95 * top),
+            marker="s",
+            s=14,
+            facecolor=face,
+            edgecolor=NESF,
+            label=label,
+        )
     right.set(xlabel="t", ylabel="moved per frame, Å", ylim=(-0.03 * top, 1.02 * top))
-    right.legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    right.legend(
+        frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
     figure.suptitle(title)
     return figure
 
@@ -361,9 +519,19 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
     figure, axes = subplots(len(panels), 9.2, 1.0 + 0.34 * len(names))
     name_rows(axes, names)
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
-        for method, shown, colour, marker in (("linear", "linear", TRIVIAL, "D"), ("nesf", "NeSF", NESF, "o")):
+        for method, shown, colour, marker in (
+            ("linear", "linear", TRIVIAL, "D"),
+            ("nesf", "NeSF", NESF, "o"),
+        ):
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)
-            ax.plot(rows.to_numpy(float), range(len(names)), marker, color=colour, markersize=7, label=shown)
+            ax.plot(
+                rows.to_numpy(float),
+                range(len(names)),
+                marker,
+                color=colour,
+                markersize=7,
+                label=shown,
+            )
         ax.set(xlabel=label)
         ax.set_xlim(left=min(0, ax.get_xlim()[0]))
     axes[-1].set_xlim(0, 105)

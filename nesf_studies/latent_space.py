@@ -43,35 +43,57 @@ SYSTEM_COLOURS = {  # Okabe and Ito
 class Parameters:
     """Which crystals are shown, and how they are embedded (paper: no settings of its t-SNE)."""
 
-    n_train: int | None = 2000  # crystals of the training split, drawn with `seed`; validation and test are all shown; None: all
-    perplexity: float = 30.0  # of t-SNE: about so many neighbours of a crystal count; scikit-learn's default
+    # crystals of the training split, drawn with `seed`; validation and test are all shown; None:
+    # all
+    n_train: int | None = 2000
+    # of t-SNE: about so many neighbours of a crystal count; scikit-learn's default
+    perplexity: float = 30.0
     umap: bool = True  # UMAP beside t-SNE and PCA
     n_neighbors: int = 15  # of UMAP; its default
     min_dist: float = 0.1  # of UMAP; its default
     k: tuple[int, ...] = (1, 5, 10)  # neighbours that are looked at
     n_shuffles: int = 5  # times that labels are shuffled
-    symprec: float = 0.01  # Å, of the space group; pymatgen's default, and these are crystals as published
+    # Å, of the space group; pymatgen's default, and these are crystals as published
+    symprec: float = 0.01
     seed: int = 0  # of the draw, t-SNE, UMAP and the shuffles
 
     def __post_init__(self) -> None:
         if not self.perplexity > 0 or not self.symprec > 0:
-            raise ConfigError(f"perplexity = {self.perplexity}, symprec = {self.symprec}: numbers above 0 are needed")
+            raise ConfigError(
+                f"perplexity = {self.perplexity}, symprec = {self.symprec}: numbers above 0 are needed"
+            )
         if self.n_shuffles < 1 or self.n_neighbors < 2:
-            raise ConfigError(f"n_shuffles = {self.n_shuffles}, n_neighbors = {self.n_neighbors}: at least 1 and 2 are needed")
+            raise ConfigError(
+                f"n_shuffles = {self.n_shuffles}, n_neighbors = {self.n_neighbors}: at least 1 and 2 are needed"
+            )
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool) -> dict[str, pd.DataFrame | Crystals]:
+def analyse(
+    model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool
+) -> dict[str, pd.DataFrame | Crystals]:
     """Encode, embed, and count what neighbours share.
 
-    `points`: `crystal_labels`, with split and two coordinates of each embedding (pca_1, pca_2, tsne_1, ...). `neighbours`: `neighbour_table`.
+    `points`: `crystal_labels`, with split and two coordinates of each embedding (pca_1, pca_2,
+    tsne_1, ...). `neighbours`: `neighbour_table`.
 
     Raises:
         DataError: fewer crystals than the neighbours or the perplexity need.
     """
     crystals, splits = shown_crystals(dataset, parameters)
-    least = int(max(*parameters.k, parameters.perplexity, parameters.n_neighbors if parameters.umap else 0)) + 1
+    least = (
+        int(
+            max(
+                *parameters.k,
+                parameters.perplexity,
+                parameters.n_neighbors if parameters.umap else 0,
+            )
+        )
+        + 1
+    )
     if (n := len(crystals)) <= least:
-        raise DataError(f"{dataset.label}: {n} crystals are too few; more than {least} are needed for these k, perplexity and n_neighbors")
+        raise DataError(
+            f"{dataset.label}: {n} crystals are too few; more than {least} are needed for these k, perplexity and n_neighbors"
+        )
     z = model.encode(crystals).cpu().numpy().astype(np.float64)
     labels = crystal_labels(crystals, parameters.symprec)
     points = labels.round({"volume": 2})
@@ -79,7 +101,9 @@ def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, pr
     coordinates = embeddings(z, parameters)
     for name, xy in coordinates.items():
         points[[f"{name}_1", f"{name}_2"]] = xy.round(3)
-    spaces = {"latent vector": z, **descriptors(crystals)} | {f"{PICTURES[name]}, 2-D": xy for name, xy in coordinates.items()}
+    spaces = {"latent vector": z, **descriptors(crystals)} | {
+        f"{PICTURES[name]}, 2-D": xy for name, xy in coordinates.items()
+    }
     return {"points": points, "neighbours": neighbour_table(spaces, labels, parameters)}
 
 
@@ -88,7 +112,9 @@ def shown_crystals(dataset: Dataset, parameters: Parameters) -> tuple[Crystals, 
     parts = {split: dataset.split(split) for split in SPLITS}
     if parameters.n_train is not None and parameters.n_train < len(parts["train"]):
         parts["train"] = sample(parts["train"], parameters.n_train, parameters.seed)
-    return concatenate(list(parts.values())), [split for split, part in parts.items() for _ in part.ids]
+    return concatenate(list(parts.values())), [
+        split for split, part in parts.items() for _ in part.ids
+    ]
 
 
 def crystal_labels(crystals: Crystals, symprec: float) -> pd.DataFrame:
@@ -110,12 +136,20 @@ def crystal_labels(crystals: Crystals, symprec: float) -> pd.DataFrame:
 
 def embeddings(z: np.ndarray, parameters: Parameters) -> dict[str, np.ndarray]:
     """Embed latent vectors [n, d] in two dimensions, each [n, 2]; t-SNE starts from PCA."""
-    tsne = TSNE(2, perplexity=parameters.perplexity, init="pca", random_state=parameters.seed, n_jobs=1)
+    tsne = TSNE(
+        2, perplexity=parameters.perplexity, init="pca", random_state=parameters.seed, n_jobs=1
+    )
     found = {"pca": PCA(2, svd_solver="full").fit_transform(z), "tsne": tsne.fit_transform(z)}
     if parameters.umap:
         import umap  # here, for it compiles itself
 
-        reducer = umap.UMAP(n_components=2, n_neighbors=parameters.n_neighbors, min_dist=parameters.min_dist, random_state=parameters.seed, n_jobs=1)
+        reducer = umap.UMAP(
+            n_components=2,
+            n_neighbors=parameters.n_neighbors,
+            min_dist=parameters.min_dist,
+            random_state=parameters.seed,
+            n_jobs=1,
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*spectral.*|.*n_jobs.*")
             found["umap"] = reducer.fit_transform(z)
@@ -125,7 +159,8 @@ def embeddings(z: np.ndarray, parameters: Parameters) -> dict[str, np.ndarray]:
 def descriptors(crystals: Crystals) -> dict[str, np.ndarray]:
     """Return descriptors that need no network, each [n, d]: composition, cell, and both.
 
-    The cell is three lengths and three angles, each scaled to unit variance. In both, either part is scaled to a mean squared distance from its mean of 1.
+    The cell is three lengths and three angles, each scaled to unit variance. In both, either part
+    is scaled to a mean squared distance from its mean of 1.
     """
     composition = element_fractions(crystals, tuple(np.unique(crystals.species)))
     cell = np.concatenate([crystals.lengths, crystals.angles], axis=1)
@@ -136,7 +171,11 @@ def descriptors(crystals: Crystals) -> dict[str, np.ndarray]:
         centred = values - values.mean(0)
         return centred / max(float(np.sqrt((centred**2).sum(1).mean())), 1e-12)
 
-    return {"composition": composition, "cell": cell, "composition and cell": np.concatenate([scaled(composition), scaled(cell)], axis=1)}
+    return {
+        "composition": composition,
+        "cell": cell,
+        "composition and cell": np.concatenate([scaled(composition), scaled(cell)], axis=1),
+    }
 
 
 def neighbour_indices(points: np.ndarray, k: int) -> np.ndarray:
@@ -154,7 +193,9 @@ def relative_difference(neighbours: np.ndarray, values: np.ndarray) -> float:
     return 100 * float((np.abs(values[neighbours] - values[:, None]) / values[:, None]).mean())
 
 
-def neighbour_table(spaces: Mapping[str, np.ndarray], labels: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+def neighbour_table(
+    spaces: Mapping[str, np.ndarray], labels: pd.DataFrame, parameters: Parameters
+) -> pd.DataFrame:
     """Measure what the k nearest neighbours share in each space, and with labels shuffled.
 
     Of space_group, crystal_system and n_atoms the `purity`, of volume the `relative_difference`.
@@ -166,11 +207,19 @@ def neighbour_table(spaces: Mapping[str, np.ndarray], labels: pd.DataFrame, para
 
     rng = np.random.default_rng(parameters.seed)
     shuffled = [labels.iloc[rng.permutation(len(labels))] for _ in range(parameters.n_shuffles)]
-    nearest = {space: neighbour_indices(points, max(parameters.k)) for space, points in spaces.items()}
-    rows = [{"space": space, "k": k} | shared(indices[:, :k], labels) for space, indices in nearest.items() for k in parameters.k]
+    nearest = {
+        space: neighbour_indices(points, max(parameters.k)) for space, points in spaces.items()
+    }
+    rows = [
+        {"space": space, "k": k} | shared(indices[:, :k], labels)
+        for space, indices in nearest.items()
+        for k in parameters.k
+    ]
     first = next(iter(nearest.values()))
     for k in parameters.k:
-        chance = pd.DataFrame([shared(first[:, :k], values) for values in shuffled]).mean().to_dict()
+        chance = (
+            pd.DataFrame([shared(first[:, :k], values) for values in shuffled]).mean().to_dict()
+        )
         rows.append({"space": "labels shuffled", "k": k} | chance)
     return pd.DataFrame(rows)
 
@@ -180,22 +229,55 @@ def latent_map(points: pd.DataFrame, embedding: str = "tsne", *, title: str = ""
     figure, axes = subplots(2, 8.6, 8, n_rows=2)
     x, y = (points[f"{embedding}_{i}"].to_numpy(float) for i in (1, 2))
     size = float(np.clip(15000 / max(len(points), 1), 4, 16))
-    scales = (("volume", "cell volume, Å³", Normalize()), ("n_atoms", "atoms in the cell", LogNorm()))
+    scales = (
+        ("volume", "cell volume, Å³", Normalize()),
+        ("n_atoms", "atoms in the cell", LogNorm()),
+    )
     for ax, (column, label, norm) in zip(axes, scales, strict=False):
-        drawn = ax.scatter(x, y, s=size, c=points[column].to_numpy(float), cmap="viridis", norm=norm, linewidth=0)
+        drawn = ax.scatter(
+            x, y, s=size, c=points[column].to_numpy(float), cmap="viridis", norm=norm, linewidth=0
+        )
         bar = figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.8, pad=0.02, label=label)
         if column == "n_atoms":
-            ticks = [n for n in (1, 2, 4, 8, 16, 28, 40) if points[column].min() <= n <= points[column].max()]
+            ticks = [
+                n
+                for n in (1, 2, 4, 8, 16, 28, 40)
+                if points[column].min() <= n <= points[column].max()
+            ]
             bar.set_ticks(ticks, labels=[str(n) for n in ticks])
             bar.minorticks_off()
     order = np.random.default_rng(0).permutation(len(points))  # no class lies over the others
-    systems = {name: colour for name, colour in SYSTEM_COLOURS.items() if (points["crystal_system"] == name).any()}
+    systems = {
+        name: colour
+        for name, colour in SYSTEM_COLOURS.items()
+        if (points["crystal_system"] == name).any()
+    }
     groups, symbols = frequent_groups(points)
-    for ax, classes, colours in ((axes[2], points["crystal_system"], systems), (axes[3], symbols, groups)):
-        ax.scatter(x[order], y[order], s=size, c=classes.map(colours).to_numpy()[order].tolist(), linewidth=0)
+    for ax, classes, colours in (
+        (axes[2], points["crystal_system"], systems),
+        (axes[3], symbols, groups),
+    ):
+        ax.scatter(
+            x[order],
+            y[order],
+            s=size,
+            c=classes.map(colours).to_numpy()[order].tolist(),
+            linewidth=0,
+        )
         counts = classes.value_counts()
-        handles = [ax.scatter([], [], s=30, color=colour, label=f"{name} ({counts[name]})") for name, colour in colours.items()]
-        ax.legend(handles=handles, frameon=False, ncols=3, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 0), handletextpad=0.1)
+        handles = [
+            ax.scatter([], [], s=30, color=colour, label=f"{name} ({counts[name]})")
+            for name, colour in colours.items()
+        ]
+        ax.legend(
+            handles=handles,
+            frameon=False,
+            ncols=3,
+            fontsize="small",
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            handletextpad=0.1,
+        )
     for ax in axes:
         ax.set(xticks=[], yticks=[])
     figure.suptitle(title)
@@ -207,7 +289,9 @@ def frequent_groups(points: pd.DataFrame) -> tuple[dict[str, str], pd.Series]:
     most = points["symbol"].value_counts().index[:7]  # of equals the first in the table
     colours = dict(zip(most, SYSTEM_COLOURS.values(), strict=False))
     symbols = points["symbol"].where(points["symbol"].isin(most), "others")
-    return colours | ({"others": SYSTEM_COLOURS["unknown"]} if (symbols == "others").any() else {}), symbols
+    return colours | (
+        {"others": SYSTEM_COLOURS["unknown"]} if (symbols == "others").any() else {}
+    ), symbols
 
 
 def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
@@ -225,10 +309,23 @@ def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
         for k, marker in zip(ks, cycle("os^DvPX"), strict=False):
             values = table[table["k"] == k].set_index("space")[column].reindex(spaces)
-            ax.scatter(values, range(len(spaces)), marker=marker, color=colours, s=36, alpha=0.85, label=f"k = {k}")
+            ax.scatter(
+                values,
+                range(len(spaces)),
+                marker=marker,
+                color=colours,
+                s=36,
+                alpha=0.85,
+                label=f"k = {k}",
+            )
         ax.set(xlabel=label)
         ax.set_xlim(0, max(105, ax.get_xlim()[1]) if column != "volume" else None)
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(ks))
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        frameon=False,
+        loc="outside lower center",
+        ncols=len(ks),
+    )
     figure.suptitle(title)
     return figure
 
@@ -236,5 +333,7 @@ def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
 def value_colours(values: Sequence[float], *, logarithmic: bool = False) -> list[str]:
     """Return colours `#rrggbb` of numbers along viridis, as in `latent_map`."""
     numbers = np.asarray(values, dtype=float)
-    norm = (LogNorm if logarithmic else Normalize)(numbers.min(), max(numbers.max(), numbers.min() * (1 + 1e-9) + 1e-9))
+    norm = (LogNorm if logarithmic else Normalize)(
+        numbers.min(), max(numbers.max(), numbers.min() * (1 + 1e-9) + 1e-9)
+    )
     return [to_hex(c) for c in colormaps["viridis"](norm(numbers))]

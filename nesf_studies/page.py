@@ -1,6 +1,7 @@
 """What every page needs: checked parameters, dataset, model, recorded runs, names of metrics.
 
-torch is loaded by `open_dataset` and `open_model` only, so that a notebook's first cell can check its parameters at once.
+torch is loaded by `open_dataset` and `open_model` only, so that a notebook's first cell can check
+its parameters at once.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ LABELS = {
     "match_rmse": "match RMSE, (V/N)^⅓",
     "n_nothing_detected": "crystals with nothing detected",
 }
-TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}  # the paper's datasets, in the order of its Table 1
+# the paper's datasets, in the order of its Table 1
+TITLES = {"icsg3d": "ICSG3D", "lcs6": "LCS6Å", "ybco": "YBCO-like"}
 TABLE1 = tuple(LABELS)[:7]  # the metrics of the paper's tables
-RESULTS = Path(__file__).resolve().parents[1] / "results"  # in a clone of the repository; a package installed without one has no recorded runs
+# in a clone of the repository; a package installed without one has no recorded runs
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 _IPYTHON_NAMES = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
@@ -52,24 +55,37 @@ def limit_threads() -> None:
 def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[Any]) -> None:
     """Refuse unknown names and values among a notebook's `globals()`, which papermill lets pass.
 
-    A notebook calls it right after its cell tagged `parameters`, whose declarations, `name: type = value  # help`, say which parameters there are;
-    `choices` are the values that some of them may take.
+    A notebook calls it right after its cell tagged `parameters`, whose declarations, `name: type =
+    value  # help`, say which parameters there are; `choices` are the values that some of them may
+    take.
 
     Raises:
-        ConfigError: a name that is not declared, a value of another type, or none of its choices; the message names it.
+        ConfigError: a name that is not declared, a value of another type, or none of its choices;
+            the message names it.
     """
     declared: dict[str, type] = namespace.get("__annotations__", {})
-    if not namespace.get("_parameters_checked"):  # when cells are run again by hand, the notebook's own variables are there too
-        given = {k for k, v in namespace.items() if not k.startswith("_") and not isinstance(v, ModuleType) and v is not check_parameters}
+    # when cells are run again by hand, the notebook's own variables are there too
+    if not namespace.get("_parameters_checked"):
+        given = {
+            k
+            for k, v in namespace.items()
+            if not k.startswith("_") and not isinstance(v, ModuleType) and v is not check_parameters
+        }
         unknown = sorted(given - set(declared) - _IPYTHON_NAMES)
         if unknown:
-            raise ConfigError(f"{unknown[0]!r} is not a parameter of this notebook; its parameters are {', '.join(declared)}")
+            raise ConfigError(
+                f"{unknown[0]!r} is not a parameter of this notebook; its parameters are {', '.join(declared)}"
+            )
     for name, kind in declared.items():
         value = namespace[name]
-        if not isinstance(value, int | float if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        if not isinstance(value, int | float if kind is float else kind) or (
+            isinstance(value, bool) and kind is not bool
+        ):
             raise ConfigError(f"parameter {name} = {value!r}: {_EXPECTED[kind]} is expected")
         if name in choices and value not in choices[name]:
-            raise ConfigError(f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}")
+            raise ConfigError(
+                f"parameter {name} = {value!r}: choose from {', '.join(map(str, choices[name]))}"
+            )
     namespace["_parameters_checked"] = True
     limit_threads()
 
@@ -77,12 +93,15 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
 def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str = "") -> Dataset:
     """Load the dataset that a notebook's parameters name, or fetch it, and print which it is.
 
-    A fold of -1 is none; without `mirror`, a copy of the official release, it is downloaded; without `data_dir` datasets lie in the user's default folder.
+    A fold of -1 is none; without `mirror`, a copy of the official release, it is downloaded;
+    without `data_dir` datasets lie in the user's default folder.
     """
     from nesf.data import load
 
     folder, copy = (Path(text) if text else None for text in (data_dir, mirror))
-    crystals = load(dataset, fold=None if fold < 0 else fold, mirror=copy, data_dir=folder, fetch=True)
+    crystals = load(
+        dataset, fold=None if fold < 0 else fold, mirror=copy, data_dir=folder, fetch=True
+    )
     print(f"nesf {nesf.__version__}, dataset {crystals.label}, hash {crystals.hash()[:12]}")
     return crystals
 
@@ -99,7 +118,14 @@ def open_model(run: str, crystals: Dataset, *, device: str = "auto") -> tuple[Tr
     return model, folder
 
 
-def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", seed: int = 0, fold: int | None = None) -> Path:
+def recorded_run(
+    dataset: str,
+    *,
+    method: str = "nesf",
+    preset: str = "cpu",
+    seed: int = 0,
+    fold: int | None = None,
+) -> Path:
     """Return the folder of a run that is recorded in the repository.
 
     Raises:
@@ -108,7 +134,9 @@ def recorded_run(dataset: str, *, method: str = "nesf", preset: str = "cpu", see
     folder = run_folder(RESULTS, dataset, method, preset, seed=seed, fold=fold)
     if not (folder / "run.json").exists():
         command = f"nesf run {dataset} --preset {preset} {f'--seed {seed}' if fold is None else f'--fold {fold}'} --out DIR"
-        raise DataError(f"{folder}: no such recorded run; make one with `{command}` and give its folder as parameter `run`")
+        raise DataError(
+            f"{folder}: no such recorded run; make one with `{command}` and give its folder as parameter `run`"
+        )
     return folder
 
 
@@ -119,7 +147,13 @@ def unbroken(text: str) -> str:
 
 def digits(metric: str) -> int:
     """Return the number of decimals that the paper gives a metric."""
-    return 0 if metric.startswith("n_") else 4 if metric.startswith("position") or metric == "match_rmse" else 2
+    return (
+        0
+        if metric.startswith("n_")
+        else 4
+        if metric.startswith("position") or metric == "match_rmse"
+        else 2
+    )
 
 
 def number_text(metric: str, value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Analyses in RUN/analysis/<name>, and the recorded runs as data frames.
 
-analysis.json holds parameters, command, commit, versions, device and wall time (schema/analysis.json); tables are .csv, crystals .safetensors.
+analysis.json holds parameters, command, commit, versions, device and wall time
+(schema/analysis.json); tables are .csv, crystals .safetensors.
 """
 
 from __future__ import annotations
@@ -26,8 +27,20 @@ from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
 from nesf_studies import ANALYSES
 
-PAPERS_NAME = {"icsg3d-recovered": "icsg3d", "icsg3d-as-released": "icsg3d"}  # of a dataset, where its split is another one
-RUN_COLUMNS = ("run", "dataset", "paper_dataset", "fold", "seed", "method", "shown_method", "preset", "minutes", "epochs")
+# of a dataset, where its split is another one
+PAPERS_NAME = {"icsg3d-recovered": "icsg3d", "icsg3d-as-released": "icsg3d"}
+RUN_COLUMNS = (
+    "run",
+    "dataset",
+    "paper_dataset",
+    "fold",
+    "seed",
+    "method",
+    "shown_method",
+    "preset",
+    "minutes",
+    "epochs",
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,8 @@ def run_analysis(
 ) -> RecordedAnalysis:
     """Analyse a trained model and record the result.
 
-    The dataset need not be that of the training; `assignments`: parameters that differ from the defaults, text is read as JSON where it is JSON; `out`: None
-    for RUN/analysis/NAME.
+    The dataset need not be that of the training; `assignments`: parameters that differ from the
+    defaults, text is read as JSON where it is JSON; `out`: None for RUN/analysis/NAME.
 
     Raises:
         ConfigError: no such analysis or parameter.
@@ -89,13 +102,20 @@ def run_analysis(
         if isinstance(value, Crystals):
             value.save(folder / f"{part}.safetensors")
         else:
-            write_atomically(folder / f"{part}.csv", value.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+            write_atomically(
+                folder / f"{part}.csv",
+                value.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+            )
     about = {
         "format": records.FORMAT,
         "analysis": name,
         "parameters": dataclasses.asdict(parameters),
         "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
-        "model": {"dataset": dict(model.dataset), "preset": model.config.preset, "epoch": model.info.get("epoch")},
+        "model": {
+            "dataset": dict(model.dataset),
+            "preset": model.config.preset,
+            "epoch": model.info.get("epoch"),
+        },
         "command": command,
         "commit": records.commit(),
         "wall_time_seconds": round(time.monotonic() - begin, 1),
@@ -120,17 +140,29 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
 def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """Return a row per recorded run: what ran, on which dataset, and what its training took.
 
-    Columns `RUN_COLUMNS`: `run` is the position in `runs`, `paper_dataset` the paper's name of the dataset; `minutes` and `epochs` are those of the training,
-    NaN where there is none.
+    Columns `RUN_COLUMNS`: `run` is the position in `runs`, `paper_dataset` the paper's name of the
+    dataset; `minutes` and `epochs` are those of the training, NaN where there is none.
     """
     rows = []
     for position, run in enumerate(runs):
         about, wall = run.run, run.run.get("wall_time_seconds")
         dataset, method, preset = about["dataset"]["name"], about["method"], about["preset"]
-        minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else None  # a predictor's time may be one number
+        # a predictor's time may be one number
+        minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else None
         epochs = about.get("config", {}).get("training", {}).get("epochs")
         names = (dataset, PAPERS_NAME.get(dataset, dataset), about["dataset"].get("fold"))
-        rows.append((position, *names, about.get("seed"), method, shown_method(method, preset), preset, minutes, epochs))
+        rows.append(
+            (
+                position,
+                *names,
+                about.get("seed"),
+                method,
+                shown_method(method, preset),
+                preset,
+                minutes,
+                epochs,
+            )
+        )
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"minutes": float, "epochs": float})
 
 

@@ -25,7 +25,15 @@ def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:
     for ax, (column, label) in zip(axes, panels.items(), strict=False):
         ax.plot(log["epoch"], log[column], color=NESF, label="training")
         validated = log.dropna(subset=[f"val_{column}"])
-        ax.plot(validated["epoch"], validated[f"val_{column}"], color=SECOND, linestyle="--", marker="o", markersize=3, label="validation")
+        ax.plot(
+            validated["epoch"],
+            validated[f"val_{column}"],
+            color=SECOND,
+            linestyle="--",
+            marker="o",
+            markersize=3,
+            label="validation",
+        )
         ax.set(yscale="log", xlabel="epoch", title=label)
         low, high = ax.get_ylim()
         if high >= 10 * low:  # a power of ten is labelled; labels between would overlap
@@ -37,11 +45,15 @@ def loss_curves(log: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def metrics_chart(
-    tables: Mapping[str, Mapping[str, float | None]], metrics: Mapping[str, str], *, paper: Mapping[str, float] | None = None
+    tables: Mapping[str, Mapping[str, float | None]],
+    metrics: Mapping[str, str],
+    *,
+    paper: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw every method on every metric; lower is better. The paper's value is a hollow marker.
 
-    `tables`: the values of each method, None or NaN where there is none; `metrics`: the label of each metric's panel.
+    `tables`: the values of each method, None or NaN where there is none; `metrics`: the label of
+    each metric's panel.
     """
     figure, axes = subplots(len(metrics), 2.2 * len(metrics), 0.6 + 0.35 * len(tables))
     name_rows(axes, list(tables))
@@ -51,7 +63,15 @@ def metrics_chart(
             if value is not None and np.isfinite(value):
                 ax.plot(value, row, "o", color=METHOD_COLOURS.get(method, NESF), markersize=8)
             if paper and method == "nesf" and metric in paper:
-                ax.plot(paper[metric], row, "o", markerfacecolor="none", markeredgecolor="black", markersize=11, label="paper")
+                ax.plot(
+                    paper[metric],
+                    row,
+                    "o",
+                    markerfacecolor="none",
+                    markeredgecolor="black",
+                    markersize=11,
+                    label="paper",
+                )
         ax.set(xlabel=label)
         ax.set_xlim(left=min(0.0, ax.get_xlim()[0]) - 0.02 * ax.get_xlim()[1])
     if paper:
@@ -62,24 +82,60 @@ def metrics_chart(
 def comparison(rows: pd.DataFrame, panels: Mapping[str, str], titles: Mapping[str, str]) -> Figure:
     """Draw Table 1: a row of panels a dataset, a panel a metric; hollow: the paper's.
 
-    `rows`: `nesf_studies.paper.beside_the_paper`; `panels`: the label of each metric's panel; `titles`: of each dataset. Bars are ± one standard deviation
-    over seeds or folds. `constant`, which is far off, is left out.
+    `rows`: `nesf_studies.paper.beside_the_paper`; `panels`: the label of each metric's panel;
+    `titles`: of each dataset. Bars are ± one standard deviation over seeds or folds. `constant`,
+    which is far off, is left out.
     """
     rows = rows[rows["method"].isin(DRAWN)]
-    rows = rows.assign(ours=rows["source"] == "recorded", rank=rows["method"].map(list(DRAWN).index))
+    rows = rows.assign(
+        ours=rows["source"] == "recorded", rank=rows["method"].map(list(DRAWN).index)
+    )
     rows["recipe"] = rows["preset"].where(rows["ours"] & (rows["method"] == "nesf"), "")
-    rows["line"] = rows["method"].map(DRAWN) + ", " + ("ours " + rows["recipe"]).str.strip().where(rows["ours"], "paper")
+    rows["line"] = (
+        rows["method"].map(DRAWN)
+        + ", "
+        + ("ours " + rows["recipe"]).str.strip().where(rows["ours"], "paper")
+    )
     rows = rows.sort_values(["rank", "ours", "recipe"], kind="stable")
-    lines = {d: list(dict.fromkeys(rows.loc[rows["dataset"] == d, "line"])) for d in titles if (rows["dataset"] == d).any()}
-    figure = Figure(figsize=(1.9 * len(panels) + 1.2, sum(0.26 * len(names) + 0.95 for names in lines.values())), layout="constrained")
-    grid = figure.subplots(len(lines), len(panels), squeeze=False, height_ratios=[len(names) + 2 for names in lines.values()])
+    lines = {
+        d: list(dict.fromkeys(rows.loc[rows["dataset"] == d, "line"]))
+        for d in titles
+        if (rows["dataset"] == d).any()
+    }
+    figure = Figure(
+        figsize=(
+            1.9 * len(panels) + 1.2,
+            sum(0.26 * len(names) + 0.95 for names in lines.values()),
+        ),
+        layout="constrained",
+    )
+    grid = figure.subplots(
+        len(lines),
+        len(panels),
+        squeeze=False,
+        height_ratios=[len(names) + 2 for names in lines.values()],
+    )
     for (dataset, names), axes in zip(lines.items(), grid, strict=True):
         name_rows(axes, names)
         for ax, metric in zip(axes, panels, strict=True):
-            for cell in rows[(rows["dataset"] == dataset) & (rows["metric"] == metric)].itertuples():
+            for cell in rows[
+                (rows["dataset"] == dataset) & (rows["metric"] == metric)
+            ].itertuples():
                 y, colour = names.index(cell.line), METHOD_COLOURS.get(cell.method, ICSG3D)
-                face, spread = colour if cell.ours else "white", None if cell.std != cell.std else cell.std
-                ax.errorbar(cell.mean, y, xerr=spread, fmt="o", color=colour, markerfacecolor=face, markersize=6, capsize=2.5)
+                face, spread = (
+                    colour if cell.ours else "white",
+                    None if cell.std != cell.std else cell.std,
+                )
+                ax.errorbar(
+                    cell.mean,
+                    y,
+                    xerr=spread,
+                    fmt="o",
+                    color=colour,
+                    markerfacecolor=face,
+                    markersize=6,
+                    capsize=2.5,
+                )
             ax.set(xlabel=panels[metric] if dataset == list(lines)[-1] else "")
             ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
             ax.spines[["top", "right"]].set_visible(False)
@@ -91,15 +147,28 @@ def error_distribution(materials: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw the position errors and numbers of atoms of single crystals (`Metrics.materials`)."""
     figure, (left, right) = subplots(2, 8.6, 3.4)
     errors = materials["position_error_actual_angstrom"].dropna().to_numpy(float).clip(1e-3)
-    left.hist(errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF)
+    left.hist(
+        errors, bins=np.geomspace(1e-3, max(10.0, errors.max(initial=0)), 41).tolist(), color=NESF
+    )
     if len(errors):
-        left.axvline(np.median(errors), color="black", linestyle="--", label=f"median {np.median(errors):.3f} Å")
-        left.axvline(errors.mean(), color="black", linestyle=":", label=f"mean {errors.mean():.3f} Å")
+        left.axvline(
+            np.median(errors),
+            color="black",
+            linestyle="--",
+            label=f"median {np.median(errors):.3f} Å",
+        )
+        left.axvline(
+            errors.mean(), color="black", linestyle=":", label=f"mean {errors.mean():.3f} Å"
+        )
         left.legend(frameon=False)
     left.set(xscale="log", xlabel="position error (actual) of a crystal, Å", ylabel="crystals")
     counts = materials.groupby(["n_atoms_actual", "n_atoms_detected"]).size()
-    actual, detected = (counts.index.get_level_values(k).to_numpy() for k in ("n_atoms_actual", "n_atoms_detected"))
-    right.scatter(actual, detected, s=12 * counts.to_numpy(), color=NESF, alpha=0.6, edgecolor="none")
+    actual, detected = (
+        counts.index.get_level_values(k).to_numpy() for k in ("n_atoms_actual", "n_atoms_detected")
+    )
+    right.scatter(
+        actual, detected, s=12 * counts.to_numpy(), color=NESF, alpha=0.6, edgecolor="none"
+    )
     top = max(actual.max(initial=1), detected.max(initial=1)) + 1
     right.plot([0, top], [0, top], color="black", linewidth=0.8)
     right.set(xlabel="atoms in the cell", ylabel="atoms detected", xlim=(0, top), ylim=(-0.5, top))

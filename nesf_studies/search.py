@@ -1,8 +1,10 @@
 """The hyperparameter search of Supplementary Note 7: its steps, the runs that repeat them, winners.
 
-A candidate is a labelled run of the workflow (`workflow/search/`, written by `scripts/write_search.py`), and there are two ways to go through the steps.
-*Side by side* (`trial-search-STEP-NUMBER`): each step starts from what the paper adopted in the steps before, so nothing waits. *One after the other*, as in
-the paper: each step starts from the winners recorded in the steps before (`followed`); its runs are those of side by side for as long as these winners are
+A candidate is a labelled run of the workflow (`workflow/search/`, written by
+`scripts/write_search.py`), and there are two ways to go through the steps. *Side by side*
+(`trial-search-STEP-NUMBER`): each step starts from what the paper adopted in the steps before, so
+nothing waits. *One after the other*, as in the paper: each step starts from the winners recorded in
+the steps before (`followed`); its runs are those of side by side for as long as these winners are
 what the paper adopted, and `trial-followed-STEP-NUMBER` from then on.
 """
 
@@ -23,10 +25,13 @@ from nesf.records import RecordedRun
 from nesf_studies.record import metric_rows
 from nesf_studies.style import NESF, TRIVIAL, name_rows
 
-UNCHANGED = "trial-search-unchanged"  # label of the runs that show what another seed does to the configuration at the start
-PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"  # the paper's rule; the second one where the first is equal
+# label of the runs that show what another seed does to the configuration at the start
+UNCHANGED = "trial-search-unchanged"
+# the paper's rule; the second one where the first is equal
+PRIMARY, SECONDARY = "number_of_atoms_error_percent", "position_error_actual_angstrom"
 _SEARCH = read_json(Path(__file__).with_name("search_steps.json"))
-Winners: TypeAlias = Mapping[int, Mapping[str, Any]]  # number of a step and the values of its winner
+# number of a step and the values of its winner
+Winners: TypeAlias = Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,16 @@ class Step:
 
     number: int  # 1-8
     title: str
-    candidates: tuple[Mapping[str, Any], ...]  # each the values that it sets, dotted keys of `nesf.config.Config`
+    # each the values that it sets, dotted keys of `nesf.config.Config`
+    candidates: tuple[Mapping[str, Any], ...]
     adopted: Mapping[str, Any]  # the values that the paper's network has in the end
     note: str  # what the paper, or the text of it, leaves open
 
     def label(self, place: int, winners: Winners | None = None) -> str:
         """Return the label under which a candidate is recorded; `winners`: as for `settings`."""
-        as_adopted = winners is None or all(winners[s.number] == s.adopted for s in steps()[: self.number - 1])
+        as_adopted = winners is None or all(
+            winners[s.number] == s.adopted for s in steps()[: self.number - 1]
+        )
         return f"trial-{'search' if as_adopted else 'followed'}-{self.number}-{place + 1:02d}"
 
 
@@ -55,12 +63,18 @@ def steps() -> tuple[Step, ...]:
     found = []
     for step in _SEARCH["steps"]:
         grid = step.get("grid", {})
-        candidates = step.get("candidates") or [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        found.append(Step(step["number"], step["title"], tuple(candidates), step["adopted"], step["note"]))
+        candidates = step.get("candidates") or [
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        ]
+        found.append(
+            Step(step["number"], step["title"], tuple(candidates), step["adopted"], step["note"])
+        )
     return tuple(found)
 
 
-def settings(step: Step, candidate: Mapping[str, Any], winners: Winners | None = None) -> dict[str, Any]:
+def settings(
+    step: Step, candidate: Mapping[str, Any], winners: Winners | None = None
+) -> dict[str, Any]:
     """Return all values that a candidate trains with: initial, of the steps before, and its own.
 
     `winners`: of all steps before; None for what the paper adopted in them.
@@ -72,31 +86,53 @@ def settings(step: Step, candidate: Mapping[str, Any], winners: Winners | None =
 
 
 def entries(
-    dataset: str, *, preset: str, numbers: Sequence[int] = range(1, 9), further: Mapping[str, Any] | None = None, winners: Winners | None = None
+    dataset: str,
+    *,
+    preset: str,
+    numbers: Sequence[int] = range(1, 9),
+    further: Mapping[str, Any] | None = None,
+    winners: Winners | None = None,
 ) -> list[dict[str, Any]]:
     """Return the candidates as runs of a workflow configuration, scored on the validation split.
 
-    `preset` gives all that the search does not set; `further`: more dotted keys and values, for example a smaller number of epochs; `winners`: of all steps
-    before the last of `numbers` (`followed`), None for what the paper adopted.
+    `preset` gives all that the search does not set; `further`: more dotted keys and values, for
+    example a smaller number of epochs; `winners`: of all steps before the last of `numbers`
+    (`followed`), None for what the paper adopted.
 
     Raises:
         ConfigError: there is no such step.
     """
     known = {step.number: step for step in steps()}
     if unknown := sorted(set(numbers) - set(known)):
-        raise ConfigError(f"step {unknown[0]} of the search does not exist; choose from {min(known)} to {max(known)}")
-    common = {"dataset": dataset, "preset": preset, "seeds": 1, "splits": ["val"]}  # paper: number of seeds not stated
+        raise ConfigError(
+            f"step {unknown[0]} of the search does not exist; choose from {min(known)} to {max(known)}"
+        )
+    # paper: number of seeds not stated
+    common = {"dataset": dataset, "preset": preset, "seeds": 1, "splits": ["val"]}
     return [
-        {**common, "label": known[number].label(place, winners), "set": settings(known[number], candidate, winners) | dict(further or {})}
+        {
+            **common,
+            "label": known[number].label(place, winners),
+            "set": settings(known[number], candidate, winners) | dict(further or {}),
+        }
         for number in numbers
         for place, candidate in enumerate(known[number].candidates)
     ]
 
 
-def unchanged(dataset: str, *, preset: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def unchanged(
+    dataset: str, *, preset: str, further: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the initial configuration as a run of the workflow with several seeds."""
     values = initial() | dict(further or {})
-    return {"dataset": dataset, "preset": preset, "seeds": 3, "splits": ["val"], "label": UNCHANGED, "set": values}
+    return {
+        "dataset": dataset,
+        "preset": preset,
+        "seeds": 3,
+        "splits": ["val"],
+        "label": UNCHANGED,
+        "set": values,
+    }
 
 
 def followed(runs: Sequence[RecordedRun], dataset: str) -> dict[int, Mapping[str, Any]]:
@@ -119,26 +155,43 @@ def outcome(winners: Winners) -> pd.DataFrame:
     return pd.DataFrame(columns).map(_short).rename_axis("key")
 
 
-def candidates(runs: Sequence[RecordedRun], dataset: str, *, winners: Winners | None = None) -> pd.DataFrame:
+def candidates(
+    runs: Sequence[RecordedRun], dataset: str, *, winners: Winners | None = None
+) -> pd.DataFrame:
     """Return every candidate of every step, and what is recorded of it.
 
-    `winners`: of the steps, each started from those before it (`followed`): the steps up to the one after the last of them are shown; None for steps that
-    start from what the paper adopted. One row per step and candidate: `settings` (text), n (seeds), the mean of `PRIMARY` and `SECONDARY` over them (NaN
-    where nothing is recorded), `adopted` (by the paper) and `wins` (the paper's rule, among those recorded).
+    `winners`: of the steps, each started from those before it (`followed`): the steps up to the one
+    after the last of them are shown; None for steps that start from what the paper adopted. One row
+    per step and candidate: `settings` (text), n (seeds), the mean of `PRIMARY` and `SECONDARY` over
+    them (NaN where nothing is recorded), `adopted` (by the paper) and `wins` (the paper's rule,
+    among those recorded).
     """
     shown = steps()[: None if winners is None else len(winners) + 1]
     table = pd.DataFrame(
         [
-            {"step": s.number, "label": s.label(i, winners), "settings": described(c), "adopted": dict(c) == dict(s.adopted)}
+            {
+                "step": s.number,
+                "label": s.label(i, winners),
+                "settings": described(c),
+                "adopted": dict(c) == dict(s.adopted),
+            }
             for s in shown
             for i, c in enumerate(s.candidates)
         ]
     )
-    recorded = metric_rows(runs).query("dataset == @dataset and method == 'nesf' and split == 'val'")
-    errors = recorded.pivot_table(index="preset", columns="metric", values="value", dropna=False).reindex(columns=[PRIMARY, SECONDARY])
+    recorded = metric_rows(runs).query(
+        "dataset == @dataset and method == 'nesf' and split == 'val'"
+    )
+    errors = recorded.pivot_table(
+        index="preset", columns="metric", values="value", dropna=False
+    ).reindex(columns=[PRIMARY, SECONDARY])
     seeds = recorded.groupby("preset")["run"].nunique()
-    table = table.join(errors, on="label").assign(n=table["label"].map(seeds).fillna(0).astype(int), wins=False)
-    ranked = table[table["n"] > 0].sort_values(["step", PRIMARY, SECONDARY], kind="stable", na_position="last")
+    table = table.join(errors, on="label").assign(
+        n=table["label"].map(seeds).fillna(0).astype(int), wins=False
+    )
+    ranked = table[table["n"] > 0].sort_values(
+        ["step", PRIMARY, SECONDARY], kind="stable", na_position="last"
+    )
     table.loc[ranked.drop_duplicates("step").index, "wins"] = True
     return table[["step", "label", "settings", "n", PRIMARY, SECONDARY, "adopted", "wins"]]
 
@@ -155,13 +208,16 @@ def winner_table(table: pd.DataFrame) -> pd.DataFrame:
             "adopted by the paper": described(step.adopted),
             "note": step.note,
         }
-    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["step", "what"]))
+    return pd.DataFrame(
+        list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["step", "what"])
+    )
 
 
 def decisions(table: pd.DataFrame) -> dict[str, float]:
     """Count in how many steps of `candidates` the paper's choice wins.
 
-    Steps count that are recorded as a whole; `expected by lot`: how often the paper's choice would win if the winner of each step were drawn.
+    Steps count that are recorded as a whole; `expected by lot`: how often the paper's choice would
+    win if the winner of each step were drawn.
     """
     whole = table.groupby("step").filter(lambda part: bool((part["n"] > 0).all()))
     by_step = whole.groupby("step")["adopted"]
@@ -175,7 +231,9 @@ def decisions(table: pd.DataFrame) -> dict[str, float]:
 
 def seed_spread(runs: Sequence[RecordedRun]) -> pd.DataFrame:
     """Return mean and standard deviation of `PRIMARY` of each recipe with several seeds."""
-    rows = metric_rows(runs).query("method == 'nesf' and split == 'val' and metric == @PRIMARY and fold.isna()")
+    rows = metric_rows(runs).query(
+        "method == 'nesf' and split == 'val' and metric == @PRIMARY and fold.isna()"
+    )
     spread = rows.groupby(["dataset", "preset"], sort=False)["value"].agg(["size", "mean", "std"])
     names = {"size": "seeds", "mean": "mean, %", "std": "standard deviation, %"}
     return spread[spread["size"] > 1].rename(columns=names)
@@ -203,7 +261,14 @@ def search_steps(candidates: pd.DataFrame, *, title: str = "") -> Figure:
         for y, (_, row) in enumerate(part.iterrows()):
             ax.plot(row[PRIMARY], y, "o", color=NESF if row["wins"] else TRIVIAL, markersize=6)
             if row["adopted"]:
-                ax.plot(row[PRIMARY], y, "o", markerfacecolor="none", markeredgecolor="black", markersize=11)
+                ax.plot(
+                    row[PRIMARY],
+                    y,
+                    "o",
+                    markerfacecolor="none",
+                    markeredgecolor="black",
+                    markersize=11,
+                )
         name_rows([ax], part["settings"].tolist())
         ax.tick_params(axis="y", labelsize=8)
         ax.set_title(f"step {step}", loc="left", fontsize=10)

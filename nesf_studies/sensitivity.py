@@ -1,8 +1,10 @@
 """Errors by the hyperparameters of decoding (Supplementary Note 3, Figures S5, S6).
 
-One hyperparameter is changed at a time, the others keep their defaults. What a change does not touch is computed once: a batch of crystals is encoded once;
-more iterations go on from fewer; the score threshold, the radius and the particle count of the suppression need no movement; the species grid needs no atoms
-to be detected again. Only another grid of particles starts anew. The result is that of as many separate reconstructions.
+One hyperparameter is changed at a time, the others keep their defaults. What a change does not
+touch is computed once: a batch of crystals is encoded once; more iterations go on from fewer; the
+score threshold, the radius and the particle count of the suppression need no movement; the species
+grid needs no atoms to be detected again. Only another grid of particles starts anew. The result is
+that of as many separate reconstructions.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from tqdm import tqdm
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, concatenate, pad
 from nesf.data.dataset import Box, Dataset
-from nesf.decode import DetectedAtoms, Particles, build_crystals, decode, detect_atoms, initialize_particles, move_particles, score_particles
+from nesf.decode import (
+    DetectedAtoms,
+    Particles,
+    build_crystals,
+    decode,
+    detect_atoms,
+    initialize_particles,
+    move_particles,
+    score_particles,
+)
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
 from nesf.errors import ConfigError, DataError
 from nesf.fields import box_grid
@@ -30,8 +41,9 @@ from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, subplots
 
-# Label and values of each hyperparameter, in the order of the paper's rows (top to bottom in Figures S5 and S6), the default among them. The paper's
-# own values are in its drawings only; these reach from far below to far above the default. species_range 0: the atom's own position alone.
+# Label and values of each hyperparameter, in the order of the paper's rows (top to bottom in
+# Figures S5 and S6), the default among them. The paper's own values are in its drawings only; these
+# reach from far below to far above the default. species_range 0: the atom's own position alone.
 HYPERPARAMETERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "grid_interval": ("global grid interval, Å", (0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0)),
     "iterations": ("iterations", (1, 2, 4, 8, 16, 32, 64, 128)),
@@ -55,17 +67,21 @@ NETWORK, TRUE_FIELDS = "network", "true fields"
 class Parameters:
     """What is decoded, and which hyperparameters are changed."""
 
-    split: Literal["train", "val", "test"] = "val"  # paper: not stated; val, because the defaults may be judged by it
+    # paper: not stated; val, because the defaults may be judged by it
+    split: Literal["train", "val", "test"] = "val"
     n_crystals: int = 0  # so many of the split, drawn at random; 0: all
     seed: int = 0  # of that draw
     mode: Literal["fast", "exact"] = "fast"  # of the decoding (`ReconstructionConfig.mode`)
     only: str = ""  # names of hyperparameters, separated by commas; empty: all seven
-    true_fields: bool = True  # decode the ground-truth fields as well: what the steps lose without a network
+    # decode the ground-truth fields as well: what the steps lose without a network
+    true_fields: bool = True
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in VALUES:
-                raise ConfigError(f"only = {self.only!r}: {name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}")
+                raise ConfigError(
+                    f"only = {self.only!r}: {name!r} is not a hyperparameter of the reconstruction; choose from {', '.join(VALUES)}"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,18 +89,35 @@ class Parameters:
         return tuple(n.strip() for n in self.only.split(",")) if self.only else tuple(VALUES)
 
 
-def analyse(model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+def analyse(
+    model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True
+) -> dict[str, pd.DataFrame]:
     """Return the table of `sensitivity` of a split, for the fields `network` and `true fields`."""
     crystals = sample(dataset.split(parameters.split), parameters.n_crystals, parameters.seed)
     config = replace(model.config.decoding, mode=parameters.mode)
     values = {name: sorted({*VALUES[name], getattr(config, name)}) for name in parameters.names}
     model.autoencoder.eval()
-    make_fields: dict[str, Callable[[int, int], StructureFields]] = {NETWORK: NeuralFields(model.autoencoder, model.encode(crystals)).of}
+    make_fields: dict[str, Callable[[int, int], StructureFields]] = {
+        NETWORK: NeuralFields(model.autoencoder, model.encode(crystals)).of
+    }
     if parameters.true_fields:
         padded = pad(crystals, model.vocabulary, model.device)
-        make_fields[TRUE_FIELDS] = lambda start, stop: GroundTruthFields(padded.select(torch.arange(start, stop, device=model.device)))
-    tables = {name: sensitivity(crystals, make, model, config, values, progress=progress) for name, make in make_fields.items()}
-    return {"sensitivity": pd.concat([table.assign(fields=name)[["fields", *table.columns]] for name, table in tables.items()], ignore_index=True)}
+        make_fields[TRUE_FIELDS] = lambda start, stop: GroundTruthFields(
+            padded.select(torch.arange(start, stop, device=model.device))
+        )
+    tables = {
+        name: sensitivity(crystals, make, model, config, values, progress=progress)
+        for name, make in make_fields.items()
+    }
+    return {
+        "sensitivity": pd.concat(
+            [
+                table.assign(fields=name)[["fields", *table.columns]]
+                for name, table in tables.items()
+            ],
+            ignore_index=True,
+        )
+    }
 
 
 def sample(crystals: Crystals, n: int, seed: int) -> Crystals:
@@ -94,8 +127,16 @@ def sample(crystals: Crystals, n: int, seed: int) -> Crystals:
         DataError: there are fewer.
     """
     if n > len(crystals):
-        raise DataError(f"n_crystals = {n}: the split has {len(crystals)}; ask for fewer, or 0 for all")
-    return crystals.select(np.sort(np.random.default_rng(seed).choice(len(crystals), n, replace=False))) if n else crystals
+        raise DataError(
+            f"n_crystals = {n}: the split has {len(crystals)}; ask for fewer, or 0 for all"
+        )
+    return (
+        crystals.select(
+            np.sort(np.random.default_rng(seed).choice(len(crystals), n, replace=False))
+        )
+        if n
+        else crystals
+    )
 
 
 def sensitivity(
@@ -109,17 +150,35 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Return the errors for each value of each hyperparameter, the others as in `config`.
 
-    `make_fields`: the fields of the crystals from one index to another; `values`: names of `ReconstructionConfig` to the values that are tried. One row per
-    hyperparameter and value: `is_default`, n_crystals, `ERRORS`, the position error that charges crystals in which nothing was detected, how many these are,
-    and `atoms_detected_percent`: all detected atoms of all actual ones.
+    `make_fields`: the fields of the crystals from one index to another; `values`: names of
+    `ReconstructionConfig` to the values that are tried. One row per hyperparameter and value:
+    `is_default`, n_crystals, `ERRORS`, the position error that charges crystals in which nothing
+    was detected, how many these are, and `atoms_detected_percent`: all detected atoms of all actual
+    ones.
     """
     charged = "position_error_actual_charged_angstrom"
     size = max(1, config.max_queries // max(len(box_grid(model.box, config.grid_interval)), 1))
-    parts: dict[tuple[str, float], list[Crystals]] = {(name, value): [] for name in values for value in values[name]}
-    with tqdm(total=len(crystals), unit="crystal", desc="decoding with every value", disable=not progress, mininterval=1) as bar:
+    parts: dict[tuple[str, float], list[Crystals]] = {
+        (name, value): [] for name in values for value in values[name]
+    }
+    with tqdm(
+        total=len(crystals),
+        unit="crystal",
+        desc="decoding with every value",
+        disable=not progress,
+        mininterval=1,
+    ) as bar:
         for start in range(0, len(crystals), size):
             stop = min(start + size, len(crystals))
-            made = decode_with_each(make_fields(start, stop), crystals.ids[start:stop], model.box, model.vocabulary, config, values, model.device)
+            made = decode_with_each(
+                make_fields(start, stop),
+                crystals.ids[start:stop],
+                model.box,
+                model.vocabulary,
+                config,
+                values,
+                model.device,
+            )
             for key, part in made.items():
                 parts[key].append(part)
             bar.update(stop - start)
@@ -127,10 +186,19 @@ def sensitivity(
     for (name, value), decoded in parts.items():
         found = concatenate(decoded)
         summary = evaluate(crystals, found, match=False).summary
-        row = {"hyperparameter": name, "value": value, "is_default": value == getattr(config, name), "n_crystals": len(crystals)}
+        row = {
+            "hyperparameter": name,
+            "value": value,
+            "is_default": value == getattr(config, name),
+            "n_crystals": len(crystals),
+        }
         row |= {key: summary[key] for key in (*ERRORS, charged, "n_nothing_detected")}
-        rows.append(row | {"atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum())})
-    return pd.DataFrame(rows).astype(dict.fromkeys((*ERRORS, charged), float))  # not defined where no atom at all was detected
+        rows.append(
+            row
+            | {"atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum())}
+        )
+    # not defined where no atom at all was detected
+    return pd.DataFrame(rows).astype(dict.fromkeys((*ERRORS, charged), float))
 
 
 @torch.no_grad()
@@ -145,7 +213,8 @@ def decode_with_each(
 ) -> dict[tuple[str, float], Crystals]:
     """Decode a batch with each value in place of the default; shared steps are done once.
 
-    Arguments are those of `nesf.decode.decode`; `values`: names of `ReconstructionConfig` to values, as are the keys of what is returned.
+    Arguments are those of `nesf.decode.decode`; `values`: names of `ReconstructionConfig` to
+    values, as are the keys of what is returned.
     """
 
     def finish(detected: Sequence[DetectedAtoms], changed: ReconstructionConfig) -> Crystals:
@@ -175,10 +244,14 @@ def decode_with_each(
     return made
 
 
-def _move_on(fields: StructureFields, particles: Particles, done: int, n: int, config: ReconstructionConfig) -> Particles:
+def _move_on(
+    fields: StructureFields, particles: Particles, done: int, n: int, config: ReconstructionConfig
+) -> Particles:
     """Do step 2 from iteration `done` to n; a particle that has a score has arrived before."""
     moving = particles.scores.isnan()
-    rest = replace(config, iterations=n - done, rough_iterations=max(0, config.rough_iterations - done))
+    rest = replace(
+        config, iterations=n - done, rough_iterations=max(0, config.rough_iterations - done)
+    )
     moved = move_particles(fields, particles.select(moving), rest)
     return Particles.join([particles.select(~moving), moved])
 
@@ -186,8 +259,9 @@ def _move_on(fields: StructureFields, particles: Particles, done: int, n: int, c
 def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
     """Return the values about each default for which no error is worse by more than a tolerance.
 
-    One row per hyperparameter of `table` (`sensitivity`): default, `from` and `to` (the tried values next to each other that are within it), and the lowest
-    value of each error with the value of the hyperparameter that gives it.
+    One row per hyperparameter of `table` (`sensitivity`): default, `from` and `to` (the tried
+    values next to each other that are within it), and the lowest value of each error with the value
+    of the hyperparameter that gives it.
     """
     rows = {}
     for name, group in table.groupby("hyperparameter", sort=False):
@@ -197,7 +271,11 @@ def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
         good = (group[list(ERRORS)] <= limit).all(axis=1).tolist()
         low = max((i + 1 for i in range(place) if not good[i]), default=0)
         high = min((i - 1 for i in range(place, len(good)) if not good[i]), default=len(good) - 1)
-        row: dict[str, float] = {"default": group.loc[place, "value"], "from": group.loc[low, "value"], "to": group.loc[high, "value"]}
+        row: dict[str, float] = {
+            "default": group.loc[place, "value"],
+            "from": group.loc[low, "value"],
+            "to": group.loc[high, "value"],
+        }
         for error in ERRORS:
             best = group.loc[group[error].idxmin()]
             row |= {f"lowest {error}": best[error], f"{error} at": best["value"]}
@@ -208,22 +286,43 @@ def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
 def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """Draw a row of panels a hyperparameter, a column an error (Figures S5, S6); dashed: default.
 
-    `curves`: for each label the rows of `sensitivity` that it shows; a label with «true fields» has the oracle's colour.
+    `curves`: for each label the rows of `sensitivity` that it shows; a label with «true fields» has
+    the oracle's colour.
     """
-    shown = [name for name in HYPERPARAMETERS if any((table["hyperparameter"] == name).any() for table in curves.values())]
+    shown = [
+        name
+        for name in HYPERPARAMETERS
+        if any((table["hyperparameter"] == name).any() for table in curves.values())
+    ]
     figure, axes = subplots(len(PANELS), 8.6, 1.0 + 1.6 * len(shown), n_rows=len(shown))
     others = iter((NESF, SECOND, ICSG3D, "#CC79A7"))
-    styles = [(ORACLE if TRUE_FIELDS in label else next(others, "black"), marker) for label, marker in zip(curves, cycle("os^D"), strict=False)]
+    styles = [
+        (ORACLE if TRUE_FIELDS in label else next(others, "black"), marker)
+        for label, marker in zip(curves, cycle("os^D"), strict=False)
+    ]
     for row, name in enumerate(shown):
         for column, (error, label) in enumerate(PANELS.items()):
             ax = axes[row * len(PANELS) + column]
             for (curve, table), (colour, marker) in zip(curves.items(), styles, strict=True):
                 part = table[table["hyperparameter"] == name].sort_values("value")
-                ax.plot(part["value"], part[error], color=colour, marker=marker, markersize=4, label=curve)
+                ax.plot(
+                    part["value"],
+                    part[error],
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    label=curve,
+                )
                 for default in part.loc[part["is_default"], "value"][:1]:
                     ax.axvline(default, color="black", linestyle="--", linewidth=0.8)
             if not name.startswith("species"):
-                values = sorted({float(v) for table in curves.values() for v in table.loc[table["hyperparameter"] == name, "value"]})
+                values = sorted(
+                    {
+                        float(v)
+                        for table in curves.values()
+                        for v in table.loc[table["hyperparameter"] == name, "value"]
+                    }
+                )
                 ax.set_xscale("log")
                 few = values if len(values) < 7 else values[:: 2 if len(values) < 9 else 3]
                 ax.set_xticks(few, [f"{v:g}" for v in few])
@@ -235,6 +334,11 @@ def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -
             if row == 0:
                 ax.set_title(label, fontsize=10)
     if len(curves) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(curves),
+            frameon=False,
+        )
     figure.suptitle(title)
     return figure

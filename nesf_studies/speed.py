@@ -26,7 +26,11 @@ def recorded_benchmark(name: str) -> dict[str, dict[str, Any]]:
         DataError: nothing is recorded under that name, or a record is broken.
     """
     folder = RESULTS / "benchmarks" / name
-    found = {kind: read_benchmark(folder, kind) for kind in BENCHMARKS if (folder / f"{kind}.json").exists()}
+    found = {
+        kind: read_benchmark(folder, kind)
+        for kind in BENCHMARKS
+        if (folder / f"{kind}.json").exists()
+    }
     if not found:
         names = sorted({p.parent.name for p in (RESULTS / "benchmarks").glob("*/speed.json")})
         raise DataError(
@@ -51,16 +55,38 @@ def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
 def recorded_streaming() -> pd.DataFrame:
     """Read what is recorded of training on streamed datasets, one row a measurement, if any."""
     files = sorted((RESULTS / "benchmarks").rglob("streaming.json"))
-    rows = [row for file in files for value in read_json(file).values() if isinstance(value, list) for row in value if isinstance(row, dict)]
+    rows = [
+        row
+        for file in files
+        for value in read_json(file).values()
+        if isinstance(value, list)
+        for row in value
+        if isinstance(row, dict)
+    ]
     return pd.DataFrame(rows).dropna(axis=1, how="all").fillna("–")
 
 
 def speed_table(timings: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return recorded timings (`speed.json`) and their ratios to the plain reference."""
-    rows = [(t["group"], t["case"], _time_text(t["median"]), t["unit"], t["rounds"], t["ratio"], t["ratio_of_minima"]) for t in timings]
+    rows = [
+        (
+            t["group"],
+            t["case"],
+            _time_text(t["median"]),
+            t["unit"],
+            t["rounds"],
+            t["ratio"],
+            t["ratio_of_minima"],
+        )
+        for t in timings
+    ]
     ratios = ["times faster than plain", "by the fastest rounds"]
-    table = pd.DataFrame(rows, columns=["what", "case", "median", "per", "rounds", *ratios]).set_index(["what", "case"])
-    return table.assign(**{name: ["–" if pd.isna(r) else f"{r:.1f}" for r in table[name]] for name in ratios})
+    table = pd.DataFrame(
+        rows, columns=["what", "case", "median", "per", "rounds", *ratios]
+    ).set_index(["what", "case"])
+    return table.assign(
+        **{name: ["–" if pd.isna(r) else f"{r:.1f}" for r in table[name]] for name in ratios}
+    )
 
 
 def _time_text(seconds: float) -> str:
@@ -70,16 +96,31 @@ def _time_text(seconds: float) -> str:
 
 def memory_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the recorded peak memory of decoding (`memory.json`), a process for each case."""
-    columns = {r["case"]: (f"{r['particles']:,}", f"{r['atoms']:,}", f"{r['seconds']:.1f} s", f"{r['peak_memory_bytes'] / 1e9:.2f} GB") for r in rows}
+    columns = {
+        r["case"]: (
+            f"{r['particles']:,}",
+            f"{r['atoms']:,}",
+            f"{r['seconds']:.1f} s",
+            f"{r['peak_memory_bytes'] / 1e9:.2f} GB",
+        )
+        for r in rows
+    }
     return pd.DataFrame(columns, index=["particles", "atoms found", "time", "peak memory"]).T
 
 
 def agreement_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return how often modes of decoding disagree with the plain algorithm (`agreement.json`)."""
     shown = [r for r in rows if "disagree" in r]
-    table = pd.DataFrame(shown, columns=["split", "case", "crystals", "disagree", "largest_distance", "tolerance"]).set_index(["split", "case"])
+    table = pd.DataFrame(
+        shown, columns=["split", "case", "crystals", "disagree", "largest_distance", "tolerance"]
+    ).set_index(["split", "case"])
     table["disagree, %"] = 100 * table["disagree"] / table["crystals"]
-    return table.rename(columns={"largest_distance": "largest distance of the others, Å", "tolerance": "tolerance, Å"})
+    return table.rename(
+        columns={
+            "largest_distance": "largest distance of the others, Å",
+            "tolerance": "tolerance, Å",
+        }
+    )
 
 
 def scaling(series: Sequence[Mapping[str, Any]]) -> Figure:
@@ -88,13 +129,26 @@ def scaling(series: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = subplots(len(quantities), 3.0 * len(quantities), 3.8)
     for ax, quantity in zip(axes, quantities, strict=True):
         largest = (0.0, 0.0)  # seconds and size of the slowest point
-        for one, (colour, marker) in zip((s for s in series if s["quantity"] == quantity), ((NESF, "o"), (SECOND, "s"), (ORACLE, "^")), strict=False):
-            size, seconds = (np.array([p[k] for p in one["points"]], float) for k in ("size", "seconds"))
+        for one, (colour, marker) in zip(
+            (s for s in series if s["quantity"] == quantity),
+            ((NESF, "o"), (SECOND, "s"), (ORACLE, "^")),
+            strict=False,
+        ):
+            size, seconds = (
+                np.array([p[k] for p in one["points"]], float) for k in ("size", "seconds")
+            )
             label = f"{one['case']}\n$n^{{{one['exponent']:.2f}}}$, larger half $n^{{{one['exponent_upper_half']:.2f}}}$"
             ax.plot(size, seconds, color=colour, marker=marker, markersize=5, label=label)
             largest = max(largest, (seconds[-1], size[-1]))
         ends = np.array([0.01, 1])
-        ax.plot(largest[1] * ends, largest[0] * ends, color="black", linestyle=":", linewidth=1, label="linear")
+        ax.plot(
+            largest[1] * ends,
+            largest[0] * ends,
+            color="black",
+            linestyle=":",
+            linewidth=1,
+            label="linear",
+        )
         ax.set(xscale="log", yscale="log", xlabel=quantity, title=f"time against {quantity}")
         ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[0].set_ylabel("seconds")
@@ -105,19 +159,37 @@ def step_profile(profiles: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the `profiles` of a `profile.json`: parts of a training step, in seconds and percent."""
     kinds = list(dict.fromkeys(p["what"] for p in profiles))
     figure, axes = subplots(len(kinds), 4.4 * len(kinds), 5.0, n_rows=2)
-    colours = ["#56B4E9", ORACLE, "#CC79A7", NESF, SECOND, ICSG3D, "#F0E442", TRIVIAL]  # Okabe and Ito
+    # Okabe and Ito
+    colours = ["#56B4E9", ORACLE, "#CC79A7", NESF, SECOND, ICSG3D, "#F0E442", TRIVIAL]
     for k, ax in enumerate(axes):
         kind, relative = kinds[k % len(kinds)], k >= len(kinds)
         shown = [p for p in profiles if p["what"] == kind]
         totals, start = np.array([sum(p["sections"].values()) for p in shown]), np.zeros(len(shown))
         for section, colour in zip(shown[0]["sections"], colours, strict=False):
-            widths = np.array([p["sections"].get(section, 0.0) for p in shown]) / (totals / 100 if relative else 1)
+            widths = np.array([p["sections"].get(section, 0.0) for p in shown]) / (
+                totals / 100 if relative else 1
+            )
             ax.barh(range(len(shown)), widths, left=start, color=colour, label=section)
             start += widths
         for row, end in enumerate(totals if not relative else ()):
-            ax.text(end, row, f" {end:.3g} s" if end >= 1 else f" {1000 * end:.3g} ms", va="center", fontsize=9)
+            ax.text(
+                end,
+                row,
+                f" {end:.3g} s" if end >= 1 else f" {1000 * end:.3g} ms",
+                va="center",
+                fontsize=9,
+            )
         ax.set_yticks(range(len(shown)), [p["case"] for p in shown])
         ax.set(ylim=(len(shown) - 0.4, -0.6), xlim=(0, 100 if relative else 1.2 * totals.max()))
-        ax.set(xlabel="percent of the step" if relative else "seconds a step", title="" if relative else kind)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        ax.set(
+            xlabel="percent of the step" if relative else "seconds a step",
+            title="" if relative else kind,
+        )
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
     return figure

@@ -17,13 +17,22 @@ from nesf_studies.record import metric_rows
 ERRORS = tuple(metric for metric in TABLE1 if metric != "species_error_detected_percent")
 
 
-def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others: Sequence[str] = (), split: str = "val") -> pd.DataFrame:
+def effects(
+    runs: Sequence[RecordedRun],
+    dataset: str,
+    reference: str,
+    *,
+    others: Sequence[str] = (),
+    split: str = "val",
+) -> pd.DataFrame:
     """Compare recorded runs with the reference from which each differs in a few settings.
 
-    `reference`: label (or preset) of the runs that change nothing; with several seeds their spread is known. `others`: labels that are compared with it;
-    none: those that are `reference`, a hyphen and something more. One row per label, the reference first: `changed`, n (seeds), minutes of one training, the
-    mean of each of `ERRORS` (%, Å, degrees); `<error> shift`: its difference from the reference's mean in standard deviations of the reference's seeds (NaN
-    where fewer than two seeds, or no spread).
+    `reference`: label (or preset) of the runs that change nothing; with several seeds their spread
+    is known. `others`: labels that are compared with it;
+    none: those that are `reference`, a hyphen and something more. One row per label, the reference
+    first: `changed`, n (seeds), minutes of one training, the mean of each of `ERRORS` (%, Å,
+    degrees); `<error> shift`: its difference from the reference's mean in standard deviations of
+    the reference's seeds (NaN where fewer than two seeds, or no spread).
 
     Raises:
         DataError: the reference is not recorded.
@@ -31,8 +40,14 @@ def effects(runs: Sequence[RecordedRun], dataset: str, reference: str, *, others
     rows = _nesf_rows(runs, dataset, split)
     base, means = rows[rows["preset"] == reference], _means(rows)
     if base.empty:
-        raise DataError(f"{dataset}: no run with the label {reference!r} is recorded with its {split} split")
-    labels = [name for name in means.index if (name in others if others else name.startswith(f"{reference}-")) and name != reference]
+        raise DataError(
+            f"{dataset}: no run with the label {reference!r} is recorded with its {split} split"
+        )
+    labels = [
+        name
+        for name in means.index
+        if (name in others if others else name.startswith(f"{reference}-")) and name != reference
+    ]
     made = means.loc[[reference, *labels], ["n", "minutes", *ERRORS]].rename_axis("label")
     first = {label: runs[position] for label, position in means["run"].items()}
     made.insert(0, "changed", [changed(first[reference], first[label]) for label in made.index])
@@ -50,7 +65,12 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per preset: its first run, n, and the means of minutes and errors."""
     trained = rows.drop_duplicates("run").groupby("preset", sort=False)
     means = trained.agg(run=("run", "first"), n=("run", "size"), minutes=("minutes", "mean"))
-    errors = rows[rows["metric"].isin(TABLE1)].groupby(["preset", "metric"])["value"].mean().unstack("metric")
+    errors = (
+        rows[rows["metric"].isin(TABLE1)]
+        .groupby(["preset", "metric"])["value"]
+        .mean()
+        .unstack("metric")
+    )
     return means.join(errors.reindex(columns=list(TABLE1)))
 
 
@@ -63,7 +83,11 @@ def changed(reference: RecordedRun, run: RecordedRun) -> str:
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return the settings (text) in which configs differ: a row per dotted key, a column each."""
     settings = {
-        name: {f"{section}.{key}": _text(value) for section in ("model", "sampling", "training") for key, value in config[section].items()}
+        name: {
+            f"{section}.{key}": _text(value)
+            for section in ("model", "sampling", "training")
+            for key, value in config[section].items()
+        }
         for name, config in configs.items()
     }
     table = pd.DataFrame(settings).fillna("–")
@@ -71,17 +95,35 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        "–"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     """Write `effects` as text: means, in brackets their shift in σ of the reference's seeds."""
     changed = effects["changed"].replace("", "nothing")
-    shown = pd.DataFrame({"changed": changed, "n": effects["n"], "minutes": effects["minutes"].map("{:.1f}".format)})
+    shown = pd.DataFrame(
+        {"changed": changed, "n": effects["n"], "minutes": effects["minutes"].map("{:.1f}".format)}
+    )
     for error in ERRORS:
-        shifts = [f" ({shift:+.1f}\N{NO-BREAK SPACE}σ)" if shift == shift else "" for shift in effects[f"{error} shift"]]
-        shown[LABELS[error]] = [number_text(error, value) + shift for value, shift in zip(effects[error], shifts, strict=True)]
-    return shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-")).rename_axis(None)
+        shifts = [
+            f" ({shift:+.1f}\N{NO-BREAK SPACE}σ)" if shift == shift else ""
+            for shift in effects[f"{error} shift"]
+        ]
+        shown[LABELS[error]] = [
+            number_text(error, value) + shift
+            for value, shift in zip(effects[error], shifts, strict=True)
+        ]
+    return shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-")).rename_axis(
+        None
+    )
 
 
 def config_table(configs: Mapping[str, Config]) -> pd.DataFrame:
@@ -92,11 +134,15 @@ def config_table(configs: Mapping[str, Config]) -> pd.DataFrame:
 def changes_table(runs: Sequence[RecordedRun], dataset: str) -> pd.DataFrame:
     """Set recorded recipes of a dataset beside each other, trials and all; validation split.
 
-    One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes of one training, and the mean errors.
+    One row per preset: n (seeds or folds), the settings that are not the same in all rows, minutes
+    of one training, and the mean errors.
     """
     rows = _nesf_rows(runs, dataset, "val")
-    means = _means(rows[~rows["preset"].str.startswith(("trial-search-", "trial-followed-"))])  # the search has a page of its own
-    shown = means[["n"]].join(_differences({name: runs[i].run["config"] for name, i in means["run"].items()}).T)
+    # the search has a page of its own
+    means = _means(rows[~rows["preset"].str.startswith(("trial-search-", "trial-followed-"))])
+    shown = means[["n"]].join(
+        _differences({name: runs[i].run["config"] for name, i in means["run"].items()}).T
+    )
     shown["minutes"] = means["minutes"].map("{:.1f}".format)
     for metric in (m for m in TABLE1 if "detected" not in m):
         shown[LABELS[metric]] = [number_text(metric, value) for value in means[metric]]
@@ -109,9 +155,15 @@ def presets_table(dataset: str, presets: Sequence[str]) -> pd.DataFrame:
     trained, errors = _nesf_rows(runs, dataset, "val").drop_duplicates("run"), table(runs, "val")
     columns = {}
     for name in presets:
-        same, texts = trained[trained["preset"] == name], errors[errors["preset"] == name].set_index("metric")["text"]
+        same, texts = (
+            trained[trained["preset"] == name],
+            errors[errors["preset"] == name].set_index("metric")["text"],
+        )
         if len(same):
-            about = {"n": str(len(same)), "epochs": ", ".join(f"{n:.0f}" for n in sorted(set(same["epochs"])))}
+            about = {
+                "n": str(len(same)),
+                "epochs": ", ".join(f"{n:.0f}" for n in sorted(set(same["epochs"]))),
+            }
             about["training, minutes"] = " ".join(f"{m:.1f}" for m in same["minutes"])
             columns[name] = about | {LABELS[k]: texts.get(k, "–") for k in LABELS if k in texts}
     return pd.DataFrame(columns)

@@ -1,7 +1,9 @@
 """Crystals in pages and notebooks: pictures, and over them 3-D views where the browser can.
 
-3Dmol.js, which draws, stands in the book, so a page asks the network for nothing; `script` says where the page finds it. Where it cannot be loaded
-(a notebook opened outside the book, a browser without WebGL) pictures stay. `crystals.js` is written into each cell, so that a cell works anywhere.
+3Dmol.js, which draws, stands in the book, so a page asks the network for nothing; `script` says
+where the page finds it. Where it cannot be loaded (a notebook opened outside the book, a browser
+without WebGL) pictures stay. `crystals.js` is written into each cell, so that a cell works
+anywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ LIBRARY = "../vendor/3Dmol-min.js"  # relative to a page of the book made from n
 def show_nglview(structure: Structure) -> NGLWidget:
     """Return an nglview widget of a unit cell, with the atoms on its faces repeated.
 
-    It needs a running notebook. Pages of the book use `crystal_view`: a page with a widget holds 9 MB.
+    It needs a running notebook. Pages of the book use `crystal_view`: a page with a widget holds 9
+    MB.
     """
     import nglview  # only here: it registers widgets when it is imported
 
@@ -43,7 +46,8 @@ def show_nglview(structure: Structure) -> NGLWidget:
 
 def picture(structure: Structure, *, dpi: int = 80) -> bytes:
     """Return a picture of the unit cell as a PNG file."""
-    figure = Figure(figsize=(4, 3.6), dpi=dpi)  # not pyplot's: a notebook would show it a second time
+    # not pyplot's: a notebook would show it a second time
+    figure = Figure(figsize=(4, 3.6), dpi=dpi)
     draw_crystal(figure.add_axes((0, 0, 1, 1)), structure)
     buffer = io.BytesIO()
     figure.savefig(buffer)
@@ -53,26 +57,39 @@ def picture(structure: Structure, *, dpi: int = 80) -> bytes:
 def crystal_view(*structures: Structure, titles: Sequence[str] = (), script: str = LIBRARY) -> HTML:
     """Show crystals beside each other: title (by default the formula), view and elements."""
     identifier = _identifier("crystal")
-    crystals = [_crystal(title, s) for title, s in zip(titles or map(_formula, structures), structures, strict=True)]
-    panels = "".join(_panel(f"{identifier}-{i}", crystal, width=160) for i, crystal in enumerate(crystals))
+    crystals = [
+        _crystal(title, s)
+        for title, s in zip(titles or map(_formula, structures), structures, strict=True)
+    ]
+    panels = "".join(
+        _panel(f"{identifier}-{i}", crystal, width=160) for i, crystal in enumerate(crystals)
+    )
     markup = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{panels}</div>'
     return _view(markup, "crystals", identifier, script, [crystal["scene"] for crystal in crystals])
 
 
 def reconstruction_view(actual: Structure, detected: Structure, *, script: str = LIBRARY) -> HTML:
     """Show a crystal before and after reconstruction; without sites where nothing was detected."""
-    titles = [f"{when}: {_formula(s)}, {len(s)} atom{'s' * (len(s) != 1)}" for when, s in (("before", actual), ("after", detected))]
+    titles = [
+        f"{when}: {_formula(s)}, {len(s)} atom{'s' * (len(s) != 1)}"
+        for when, s in (("before", actual), ("after", detected))
+    ]
     return crystal_view(actual, detected, titles=titles, script=script)
 
 
-def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, script: str = LIBRARY) -> HTML:
+def crystal_slider(
+    structures: Sequence[Structure], titles: Sequence[str], *, script: str = LIBRARY
+) -> HTML:
     """Show crystals one after the other in one 3-D view, at the same scale, with a slider.
 
-    Without 3-D there is a row of up to five pictures, evenly spaced, and the slider changes the title alone.
+    Without 3-D there is a row of up to five pictures, evenly spaced, and the slider changes the
+    title alone.
     """
     identifier, scenes = _identifier("path"), [_scene(s) for s in structures]
     colours = {name: colour for scene in scenes for name, colour in scene["colours"].items()}
-    still = dict.fromkeys(round(i) for i in np.linspace(0, len(structures) - 1, min(5, len(structures))).tolist())
+    still = dict.fromkeys(
+        round(i) for i in np.linspace(0, len(structures) - 1, min(5, len(structures))).tolist()
+    )
     row = "".join(
         f'<img style="width:{95 // len(still)}%" alt="frame {i}: {html.escape(titles[i])}" src="{_data_url(picture(structures[i], dpi=40))}">'
         for i in still
@@ -87,17 +104,31 @@ def crystal_slider(structures: Sequence[Structure], titles: Sequence[str], *, sc
     return _view(markup, "slider", identifier, script, scenes, list(titles), largest)
 
 
-def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mapping[str, Sequence[str]], *, script: str = LIBRARY) -> HTML:
+def crystal_choice(
+    rows: Mapping[str, Sequence[Structure | None]],
+    titles: Mapping[str, Sequence[str]],
+    *,
+    script: str = LIBRARY,
+) -> HTML:
     """Show the crystals of one example at a time, chosen from a list.
 
-    Browsers draw only some 16 views on a page. `rows` and `titles` have the name of an example and its crystals (None where there is none to draw) or
-    the texts above them, the same number in each.
+    Browsers draw only some 16 views on a page. `rows` and `titles` have the name of an example and
+    its crystals (None where there is none to draw) or the texts above them, the same number in
+    each.
     """
     identifier = _identifier("choice")
-    content = [[_crystal(title, s, dpi=50) for title, s in zip(titles[name], structures, strict=True)] for name, structures in rows.items()]
-    options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows))
+    content = [
+        [_crystal(title, s, dpi=50) for title, s in zip(titles[name], structures, strict=True)]
+        for name, structures in rows.items()
+    ]
+    options = "".join(
+        f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows)
+    )
     caption = "min-height:10em;font-size:.85em"
-    panels = "".join(_panel(f"{identifier}-{j}", crystal, width=130, caption=caption) for j, crystal in enumerate(content[0]))
+    panels = "".join(
+        _panel(f"{identifier}-{j}", crystal, width=130, caption=caption)
+        for j, crystal in enumerate(content[0])
+    )
     markup = (
         f'<label>example: <select id="{identifier}" autocomplete="off">{options}</select></label>'
         f'<div style="display:flex;flex-wrap:wrap;gap:1em">{panels}</div>'
@@ -107,7 +138,10 @@ def crystal_choice(rows: Mapping[str, Sequence[Structure | None]], titles: Mappi
 
 def picture_slider(images: Sequence[bytes], titles: Sequence[str], *, start: int = 0) -> HTML:
     """Show PNG files of one size one after the other, by a slider or played; else the first one."""
-    identifier, encoded = _identifier("pictures"), [base64.b64encode(image).decode() for image in images]
+    identifier, encoded = (
+        _identifier("pictures"),
+        [base64.b64encode(image).decode() for image in images],
+    )
     markup = (
         f'<figure style="margin:0;text-align:center"><figcaption id="{identifier}-text">{html.escape(titles[start])}</figcaption>'
         f'<img id="{identifier}" alt="{html.escape(titles[start])}" style="width:380px;max-width:100%" src="{_data_url(images[start])}">'
@@ -118,11 +152,16 @@ def picture_slider(images: Sequence[bytes], titles: Sequence[str], *, start: int
 
 
 def points_view(
-    coordinates: np.ndarray, texts: Sequence[str], colours: Mapping[str, Sequence[str]], *, legends: Mapping[str, str] | None = None
+    coordinates: np.ndarray,
+    texts: Sequence[str],
+    colours: Mapping[str, Sequence[str]],
+    *,
+    legends: Mapping[str, str] | None = None,
 ) -> HTML:
     """Show points of a plane that say what they are under the pointer, coloured as one chooses.
 
-    The `coordinates` [n, 2] have any unit. `colours` has the n colours `#rrggbb` of each colouring, the first is shown; `legends` what they mean, in HTML.
+    The `coordinates` [n, 2] have any unit. `colours` has the n colours `#rrggbb` of each colouring,
+    the first is shown; `legends` what they mean, in HTML.
     """
     identifier, size, margin = _identifier("points"), np.array([640, 480]), 10  # pixels
     low, high = coordinates.min(0), coordinates.max(0)
@@ -130,14 +169,20 @@ def points_view(
     unit[:, 1] = 1 - unit[:, 1]
     places = (margin + unit * (size - 2 * margin)).round(1).tolist()
     points = [[*place, text] for place, text in zip(places, texts, strict=True)]
-    choices = "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in colours)
-    meanings = "".join(f"<div>{html.escape(name)}: {legend}</div>" for name, legend in (legends or {}).items())
+    choices = "".join(
+        f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in colours
+    )
+    meanings = "".join(
+        f"<div>{html.escape(name)}: {legend}</div>" for name, legend in (legends or {}).items()
+    )
     markup = (
         f'<figure style="margin:0"><label>colour: <select id="{identifier}-colour" autocomplete="off">{choices}</select></label>'
         f'<svg id="{identifier}" viewBox="0 0 640 480" style="width:100%;max-width:640px;display:block;border:1px solid #ccc;background:white"></svg>'
         f'<div id="{identifier}-text" style="min-height:1.5em">put the pointer on a point</div><small>{meanings}</small></figure>'
     )
-    return _view(markup, "points", identifier, points, {name: list(of) for name, of in colours.items()})
+    return _view(
+        markup, "points", identifier, points, {name: list(of) for name, of in colours.items()}
+    )
 
 
 def colour_legend(colours: Mapping[str, str]) -> str:
@@ -151,9 +196,18 @@ def colour_legend(colours: Mapping[str, str]) -> str:
 
 def _view(markup: str, function: str, *arguments: Any) -> HTML:
     """Return HTML with the script and a call of one of its functions, in a scope of their own."""
-    lines = (line.strip() for line in resources.files("nesf_studies").joinpath("crystals.js").read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.strip()
+        for line in resources.files("nesf_studies")
+        .joinpath("crystals.js")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     script = "\n".join(line for line in lines if not line.startswith("//"))
-    values = ",".join(json.dumps(a, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/") for a in arguments)
+    values = ",".join(
+        json.dumps(a, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+        for a in arguments
+    )
     return HTML(f"{markup}<script>{{\n{script}\nnesfViews.{function}({values});\n}}</script>")
 
 
@@ -174,7 +228,12 @@ def _crystal(title: str, structure: Structure | None, dpi: int = 80) -> dict[str
     if structure is None:
         return {"title": title, "legend": "–", "scene": None, "picture": ""}
     scene = _scene(structure)
-    return {"title": title, "legend": colour_legend(scene["colours"]), "scene": scene, "picture": _data_url(picture(structure, dpi=dpi))}
+    return {
+        "title": title,
+        "legend": colour_legend(scene["colours"]),
+        "scene": scene,
+        "picture": _data_url(picture(structure, dpi=dpi)),
+    }
 
 
 def _panel(identifier: str, crystal: Mapping[str, Any], *, width: int, caption: str = "") -> str:
@@ -192,7 +251,14 @@ def _panel(identifier: str, crystal: Mapping[str, Any], *, width: int, caption: 
 def _scene(structure: Structure) -> dict[str, Any]:
     """Return a unit cell for 3Dmol.js: atoms as XYZ, its vectors, and the elements' colours."""
     atoms = with_border_images(structure)
-    xyz = [f"{symbol} {x:.3f} {y:.3f} {z:.3f}" for symbol, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)]
+    xyz = [
+        f"{symbol} {x:.3f} {y:.3f} {z:.3f}"
+        for symbol, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)
+    ]
     species = sorted({site.specie for site in structure}, key=lambda e: e.X)
     cell = structure.lattice.matrix.round(3).tolist()
-    return {"xyz": "\n".join([str(len(xyz)), "", *xyz]), "cell": cell, "colours": {e.symbol: element_colour(e.Z) for e in species}}
+    return {
+        "xyz": "\n".join([str(len(xyz)), "", *xyz]),
+        "cell": cell,
+        "colours": {e.symbol: element_colour(e.Z) for e in species},
+    }

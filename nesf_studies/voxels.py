@@ -34,25 +34,47 @@ ORACLE_METRICS = {  # metric to its column in `label_radius_table`
 }
 
 
-def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: DecodingConfig, *, axis: int = 2) -> Figure:
+def map_slices(
+    crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: DecodingConfig, *, axis: int = 2
+) -> Figure:
     """Draw true maps of one crystal across `axis` where most of its atoms lie, and the atoms found.
 
-    First the density; then for each grid (title to grid, which differ in `label_frac`) the species map above and the parts of the segmentation below.
+    First the density; then for each grid (title to grid, which differ in `label_frac`) the species
+    map above and the parts of the segmentation below.
     """
     columns = len(grids) + 1
     figure, axes = subplots(columns, 3.2 * columns, 6.4, n_rows=2)
     first = next(iter(grids.values()))
     atoms, k = _in_voxels(crystals, first, axis)
-    image = axes[0].imshow(voxelise(crystals, first).density[0].float().numpy().take(k, axis).T, origin="lower", cmap="Greys")
+    image = axes[0].imshow(
+        voxelise(crystals, first).density[0].float().numpy().take(k, axis).T,
+        origin="lower",
+        cmap="Greys",
+    )
     figure.colorbar(image, ax=axes[0], label="e/Å³", orientation="horizontal", shrink=0.7)
     axes[0].set_title("density")
     _draw_points(axes[0], atoms, k, axis, "o", 9)
     axes[columns].set_axis_off()
-    handles: list[Artist] = [Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z]) for z in np.unique(crystals.species)]
-    handles += [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", markeredgecolor="black", label="atom of the crystal")]
+    handles: list[Artist] = [
+        Patch(facecolor=element_colour(z), edgecolor="black", label=chemical_symbols[z])
+        for z in np.unique(crystals.species)
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            markerfacecolor="none",
+            markeredgecolor="black",
+            label="atom of the crystal",
+        )
+    ]
     handles += [Line2D([], [], marker="x", linestyle="", color="black", label="atom found")]
     axes[columns].legend(handles=handles, loc="center", frameon=False)
-    for upper, lower, (title, grid) in zip(axes[1:columns], axes[columns + 1 :], grids.items(), strict=True):
+    for upper, lower, (title, grid) in zip(
+        axes[1:columns], axes[columns + 1 :], grids.items(), strict=True
+    ):
         species = voxelise(crystals, grid).species[0].numpy()
         parts = segment(species != 0, decoding)
         found, _ = find_atoms(species, species != 0, decoding)
@@ -60,7 +82,14 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
         upper.set_title(title)
         inside = parts.take(k, axis).T
         shown = np.ma.masked_where(inside == 0, inside % 20)
-        lower.imshow(shown, origin="lower", cmap=matplotlib.colormaps["tab20"], vmin=0, vmax=19, interpolation="nearest")
+        lower.imshow(
+            shown,
+            origin="lower",
+            cmap=matplotlib.colormaps["tab20"],
+            vmin=0,
+            vmax=19,
+            interpolation="nearest",
+        )
         lower.set_title(f"{len(found)} atoms found of {len(atoms)}", fontsize=10)
         for ax in (upper, lower):
             _draw_points(ax, atoms, k, axis, "o", 9)
@@ -69,19 +98,32 @@ def map_slices(crystals: Crystals, grids: Mapping[str, VoxelConfig], decoding: D
     return figure
 
 
-def decoded_slices(crystals: Crystals, decoded: DecodedMaps, config: VoxelBaselineConfig, *, axis: int = 2) -> Figure:
+def decoded_slices(
+    crystals: Crystals, decoded: DecodedMaps, config: VoxelBaselineConfig, *, axis: int = 2
+) -> Figure:
     """Draw maps of one crystal as in `map_slices`: true, and decoded by `VoxelBaseline.maps`."""
     figure, axes = subplots(4, 12.8, 3.4)
     true = voxelise(crystals, config.voxels)
     atoms, k = _in_voxels(crystals, config.voxels, axis)
     inside = decoded.binary[0].numpy() >= config.decoding.binary_threshold
-    densities = [density.float().numpy().take(k, axis) for density in (true.density[0], decoded.channels[0, 0])]
+    densities = [
+        density.float().numpy().take(k, axis)
+        for density in (true.density[0], decoded.channels[0, 0])
+    ]
     for ax, density in zip(axes, densities, strict=False):
-        image = ax.imshow(density.T, origin="lower", cmap="Greys", vmin=0, vmax=float(densities[0].max()))
+        image = ax.imshow(
+            density.T, origin="lower", cmap="Greys", vmin=0, vmax=float(densities[0].max())
+        )
     figure.colorbar(image, ax=axes[1], label="e/Å³", shrink=0.7)
-    for ax, species in zip(axes[2:], (true.species[0].numpy(), np.where(inside, decoded.species[0].numpy(), 0)), strict=True):
+    for ax, species in zip(
+        axes[2:],
+        (true.species[0].numpy(), np.where(inside, decoded.species[0].numpy(), 0)),
+        strict=True,
+    ):
         draw_species(ax, species.take(k, axis).T, np.unique(species), interpolation="nearest")
-    for ax, title in zip(axes, ("density", "decoded density", "species map", "decoded species map"), strict=True):
+    for ax, title in zip(
+        axes, ("density", "decoded density", "species map", "decoded species map"), strict=True
+    ):
         ax.set_title(title)
         _draw_points(ax, atoms, k, axis, "o", 9)
     found, _ = find_atoms(decoded.species[0].numpy(), inside, config.decoding)
@@ -126,16 +168,23 @@ def voxel_losses(log: pd.DataFrame) -> Figure:
 
 def _texts(runs: Sequence[RecordedRun], split: str) -> dict[Hashable, dict[str, str]]:
     """Return (the paper's dataset, method, preset, or "paper") to metric to text, with n."""
-    cells = pd.concat([paper_table().query("split == @split").assign(preset="paper"), table(runs, split)])
+    cells = pd.concat(
+        [paper_table().query("split == @split").assign(preset="paper"), table(runs, split)]
+    )
     return {
-        key: dict(zip(group["metric"], map(unbroken, group["text"]), strict=True)) | {"n": str(group["n"].max())}
-        for key, group in cells.replace({"dataset": PAPERS_NAME}).groupby(["dataset", "method", "preset"])
+        key: dict(zip(group["metric"], map(unbroken, group["text"]), strict=True))
+        | {"n": str(group["n"].max())}
+        for key, group in cells.replace({"dataset": PAPERS_NAME}).groupby(
+            ["dataset", "method", "preset"]
+        )
     }
 
 
 def _column(texts: Mapping[str, str]) -> dict[str, str]:
     """Return the metrics of Table 1, and n; «not recorded» without a run."""
-    return {LABELS[metric]: texts.get(metric, "–") if texts else NOT_RECORDED for metric in TABLE1} | {"n": texts.get("n", "–")}
+    return {
+        LABELS[metric]: texts.get(metric, "–") if texts else NOT_RECORDED for metric in TABLE1
+    } | {"n": texts.get("n", "–")}
 
 
 def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test") -> pd.DataFrame:
@@ -150,7 +199,9 @@ def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test
         "NeSF, ours, cpu": ("nesf", "cpu"),
         "NeSF, paper": ("nesf", "paper"),
     }
-    return pd.DataFrame({title: _column(texts.get((dataset, *key), {})) for title, key in columns.items()})
+    return pd.DataFrame(
+        {title: _column(texts.get((dataset, *key), {})) for title, key in columns.items()}
+    )
 
 
 def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
@@ -160,11 +211,19 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
     rows = {}
     for dataset, title in TITLES.items():
         own = [runs[i].run for i in oracles["run"][oracles["paper_dataset"] == dataset]]
-        radii = {float(run["config"]["voxels"]["label_frac"]): run["preset"] for run in own}  # two presets may have the same one
-        keys = {f"{r:.2f}{' *' if r == LABEL_FRAC_ON[dataset] else ''}": ("icsg3d-oracle", radii[r]) for r in sorted(radii, reverse=True)}
+        # two presets may have the same one
+        radii = {float(run["config"]["voxels"]["label_frac"]): run["preset"] for run in own}
+        keys = {
+            f"{r:.2f}{' *' if r == LABEL_FRAC_ON[dataset] else ''}": ("icsg3d-oracle", radii[r])
+            for r in sorted(radii, reverse=True)
+        }
         for name, key in (keys | {"paper, trained": ("icsg3d", "paper")}).items():
             found = {split: texts.get((dataset, *key), {}) for split, texts in by_split.items()}
-            rows[title, name] = {(split, column): found[split].get(metric, "–") for split in found for metric, column in ORACLE_METRICS.items()}
+            rows[title, name] = {
+                (split, column): found[split].get(metric, "–")
+                for split in found
+                for metric, column in ORACLE_METRICS.items()
+            }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["dataset", "label_frac"])
 
 
@@ -181,5 +240,9 @@ def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFra
             ("icsg3d-oracle", "repaired"): "oracle, repaired",
             ("copy", "default"): "copy",
         }
-        columns |= {f"{dataset}: {name}": _column(texts[papers_name, *key]) for key, name in names.items() if (papers_name, *key) in texts}
+        columns |= {
+            f"{dataset}: {name}": _column(texts[papers_name, *key])
+            for key, name in names.items()
+            if (papers_name, *key) in texts
+        }
     return pd.DataFrame(columns)

@@ -2,8 +2,8 @@
 
     python scripts/build_ionic_radii.py
 
-The mean over oxidation states, Å, by atomic number; the voxel baseline takes it for the width of an atom. Elements without ionic
-radii are left out: the baseline gives them one default radius.
+The mean over oxidation states, Å, by atomic number; the voxel baseline takes it for the width of an
+atom. Elements without ionic radii are left out: the baseline gives them one default radius.
 """
 
 from __future__ import annotations

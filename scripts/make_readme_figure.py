@@ -1,6 +1,7 @@
 """Draw book/images/overview.png.
 
-One test crystal of `starter`, a slice of the position field that the recorded model gives for it, its reconstruction.
+One test crystal of `starter`, a slice of the position field that the recorded model gives for it,
+its reconstruction.
 
 python scripts/make_readme_figure.py [RUN]      RUN: a run folder; by default the recorded one
 """
@@ -26,25 +27,38 @@ TARGET = Path(__file__).resolve().parent.parent / "book" / "images" / "overview.
 def main() -> None:
     """Draw the figure and write it."""
     parser = argparse.ArgumentParser(description="Draw book/images/overview.png.")
-    parser.add_argument("run", type=Path, nargs="?", help="run folder trained on starter (default: the recorded one)")
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        help="run folder trained on starter (default: the recorded one)",
+    )
     folder = parser.parse_args().run or recorded_run("starter")
     model = TrainedModel.load(folder, "cpu")
     test = data.load("starter").split("test")
     reconstruction = reconstruct(model, test).crystals
     i = choose(test, reconstruction)
     example = test.select([i])
-    overview(example, reconstruction.select([i]), field=learned_field(model, example)).savefig(TARGET, dpi=130)
+    overview(example, reconstruction.select([i]), field=learned_field(model, example)).savefig(
+        TARGET, dpi=130
+    )
     print(f"{TARGET}: {test.ids[i]} from {folder}")
 
 
 def choose(actual: Crystals, detected: Crystals) -> int:
     """Return the crystal that shows most: three elements, five atoms, the median position error."""
-    elements = np.array([len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))])
+    elements = np.array(
+        [len(np.unique(actual.species[actual.atoms(i)])) for i in range(len(actual))]
+    )
     errors = evaluate(actual, detected, match=False).materials
-    good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (errors["species_error_actual_percent"] == 0)
+    good = (errors["n_atoms_actual"] == errors["n_atoms_detected"]) & (
+        errors["species_error_actual_percent"] == 0
+    )
     fits = (elements >= 3) & good.to_numpy(bool) & (actual.n_atoms == 5)
     candidates = np.flatnonzero(fits) if fits.any() else np.arange(len(actual))
-    order = errors["position_error_actual_angstrom"].to_numpy(float)[candidates].argsort(kind="stable")
+    order = (
+        errors["position_error_actual_angstrom"].to_numpy(float)[candidates].argsort(kind="stable")
+    )
     return int(candidates[order[len(order) // 2]])
 
 

@@ -13,7 +13,12 @@ from nesf_studies.record import PAPERS_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = tuple(LABELS)[:8]  # Table 1 and the match rate
-TITLES = {"lcs6": "LCS6Å", "ybco": "YBCO-like", "icsg3d": "ICSG3D", "icsg3d-recovered": "ICSG3D, recovered 70 %"}
+TITLES = {
+    "lcs6": "LCS6Å",
+    "ybco": "YBCO-like",
+    "icsg3d": "ICSG3D",
+    "icsg3d-recovered": "ICSG3D, recovered 70 %",
+}
 RECORDED = ("lcs6", "ybco", "icsg3d-recovered")
 N_FOLDS = 20
 
@@ -24,13 +29,27 @@ def results_table(runs: list[RecordedRun]) -> str:
     for dataset in RECORDED:
         published = PAPERS_NAME.get(dataset, dataset)
         lines.append((TITLES[published], "paper", paper[paper["dataset"] == published]))
-        same = [run for run in runs if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf"]
+        same = [
+            run
+            for run in runs
+            if run.run["dataset"]["name"] == dataset and run.run["method"] == "nesf"
+        ]
         folds = sorted({run.run["dataset"]["fold"] for run in same} - {None})
-        which = f", fold {', '.join(map(str, folds))} only" if folds and len(folds) < N_FOLDS else ""
+        which = (
+            f", fold {', '.join(map(str, folds))} only" if folds and len(folds) < N_FOLDS else ""
+        )
         for preset, cells in table(same, "test").groupby("preset", sort=False):
-            lines.append((TITLES[dataset], f"ours, preset {preset} (n = {cells['n'].max()}{which})", cells))
-    rows = [["dataset, test split", "", *(LABELS[metric] for metric in SHOWN)], ["---"] * (len(SHOWN) + 2)]
-    rows += [[title, label, *cells.set_index("metric")["text"].reindex(SHOWN, fill_value="–")] for title, label, cells in lines]
+            lines.append(
+                (TITLES[dataset], f"ours, preset {preset} (n = {cells['n'].max()}{which})", cells)
+            )
+    rows = [
+        ["dataset, test split", "", *(LABELS[metric] for metric in SHOWN)],
+        ["---"] * (len(SHOWN) + 2),
+    ]
+    rows += [
+        [title, label, *cells.set_index("metric")["text"].reindex(SHOWN, fill_value="–")]
+        for title, label, cells in lines
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

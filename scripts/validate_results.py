@@ -29,16 +29,30 @@ def validate(folder: Path, *, layout: bool = True) -> list[str]:
         content = {name: read_json(folder / f"{name}.json") for name in ("run", "metrics")}
     except DataError as error:
         return [str(error)]
-    if problems := [problem for name in content for problem in schema_problems(name, content[name])]:
+    if problems := [
+        problem for name in content for problem in schema_problems(name, content[name])
+    ]:
         return problems
     run, metrics = content["run"], content["metrics"]
-    expected = run_folder(Path(), run["dataset"]["name"], run["method"], run["preset"], seed=run["seed"], fold=run["dataset"]["fold"])
+    expected = run_folder(
+        Path(),
+        run["dataset"]["name"],
+        run["method"],
+        run["preset"],
+        seed=run["seed"],
+        fold=run["dataset"]["fold"],
+    )
     if layout and folder.resolve().parts[-4:] != expected.parts:
         problems.append(f"{folder}: run.json belongs into {expected}")
     weights = folder / WEIGHTS
-    if weights.exists() and (run["checkpoint"] is None or run["checkpoint"]["sha256"] != sha256_of(weights)):
+    if weights.exists() and (
+        run["checkpoint"] is None or run["checkpoint"]["sha256"] != sha256_of(weights)
+    ):
         problems.append(f"{weights}: does not have the SHA-256 that run.json records")
-    problems += [f"{folder / 'materials.csv'}: {problem}" for problem in _problems_of_materials(folder / "materials.csv", metrics)]
+    problems += [
+        f"{folder / 'materials.csv'}: {problem}"
+        for problem in _problems_of_materials(folder / "materials.csv", metrics)
+    ]
     if run["method"] in TRAINED:
         header, _ = _csv_rows(folder / "log.csv")
         if header != (columns := list(TRAINED[run["method"]].log_columns)):
@@ -60,10 +74,17 @@ def _problems_of_materials(path: Path, metrics: Mapping[str, Any]) -> list[str]:
     for split, summary in metrics.items():
         of_split = [row for row in rows if row["split"] == split]
         if len(of_split) != summary["n_materials"]:
-            problems.append(f"{len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}")
+            problems.append(
+                f"{len(of_split)} rows of split {split}, metrics.json says {summary['n_materials']}"
+            )
         nothing = sorted(row["id"] for row in of_split if row["n_atoms_detected"] == "0")
-        if nothing != sorted(summary["nothing_detected_ids"]) or len(nothing) != summary["n_nothing_detected"]:
-            problems.append(f"{len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise")
+        if (
+            nothing != sorted(summary["nothing_detected_ids"])
+            or len(nothing) != summary["n_nothing_detected"]
+        ):
+            problems.append(
+                f"{len(nothing)} materials of split {split} have no detected atom, metrics.json says otherwise"
+            )
     return problems
 
 
@@ -78,6 +99,11 @@ def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 if __name__ == "__main__":
     roots = sys.argv[1:] or [str(Path(__file__).resolve().parents[1] / "results")]
-    found = [problem for root in roots for folder in run_folders(Path(root)) for problem in validate(folder)]
+    found = [
+        problem
+        for root in roots
+        for folder in run_folders(Path(root))
+        for problem in validate(folder)
+    ]
     print("\n".join(found) or "every recorded run is valid")
     sys.exit(bool(found))

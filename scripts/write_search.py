@@ -4,7 +4,8 @@ python scripts/write_search.py
 snakemake --cores 2 table1 --configfile workflow/search/starter.yaml
 snakemake table1 --profile workflow/profiles/slurm --configfile workflow/search/lcs6.yaml
 
-One step after the other, each from the winners that are recorded of the steps before, as in the paper: the next step with `--next`, then the workflow, and again.
+One step after the other, each from the winners that are recorded of the steps before, as in the
+paper: the next step with `--next`, then the workflow, and again.
 
 python scripts/write_search.py --next starter
 snakemake --cores 2 table1 --configfile build/search-starter.yaml
@@ -23,7 +24,12 @@ from nesf_studies.search import Winners, entries, followed, steps, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflow" / "search"
-SMALL = {"training.epochs": 20, "training.compile": False, "sampling.n_position": 48, "sampling.n_species": 24}
+SMALL = {
+    "training.epochs": 20,
+    "training.compile": False,
+    "sampling.n_position": 48,
+    "sampling.n_species": 24,
+}
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "starter": (
         "Steps 1 to 7 at small size: the embedded dataset, 20 epochs a candidate on half of the usual queries. For two processor cores. It shows how a search is run; with so few\n"
@@ -45,7 +51,11 @@ def text_of(name: str, winners: Winners | None = None) -> str:
         arguments = arguments | {"numbers": [len(winners) + 1], "winners": winners}
     listed = entries(**arguments)
     if winners is None:
-        listed.append(unchanged(arguments["dataset"], preset=arguments["preset"], further=arguments.get("further")))
+        listed.append(
+            unchanged(
+                arguments["dataset"], preset=arguments["preset"], further=arguments.get("further")
+            )
+        )
     lines = [f"  - {json.dumps(entry)}" for entry in listed]
     head = f"# Written by scripts/write_search.py from nesf_studies/search_steps.json (Supplementary Note 7).\n# {comment}\n"
     return head + "runs: []\npredictors: []\nmore:\n" + "\n".join(lines) + "\n"
@@ -64,11 +74,19 @@ def write_next(name: str, results: Path = ROOT / "results", out: Path | None = N
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--next", choices=SEARCHES, help="write the next step of this search alone, from the winners recorded of those before")
+    parser.add_argument(
+        "--next",
+        choices=SEARCHES,
+        help="write the next step of this search alone, from the winners recorded of those before",
+    )
     next_of = parser.parse_args().next
     if next_of:
         written = write_next(next_of)
-        print(f"written: {written.relative_to(ROOT)}" if written else f"{next_of}: all steps are recorded")
+        print(
+            f"written: {written.relative_to(ROOT)}"
+            if written
+            else f"{next_of}: all steps are recorded"
+        )
     else:
         for name in SEARCHES:
             write_atomically(FOLDER / f"{name}.yaml", text_of(name))

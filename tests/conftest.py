@@ -11,7 +11,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder with a copy of the official release (data/dataset_paper/... inside); tests that need it are skipped without",
     )
-    parser.addoption("--built-book", action="store_true", help="check the pages of the built book, and fail where there is none (make check-book)")
+    parser.addoption(
+        "--built-book",
+        action="store_true",
+        help="check the pages of the built book, and fail where there is none (make check-book)",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ from pymatgen.core import Lattice, Structure
 
 import nesf
 
-ROCK_SALT = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]], properties={"id": "salt"})
+ROCK_SALT = Structure(
+    Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]], properties={"id": "salt"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +29,29 @@ def test_training_structures_come_back(model: nesf.TrainedModel, known: list[Str
     decoded = model.reconstruct(known)
     scores = nesf.evaluate(known, decoded)
     assert [s.properties["id"] for s in decoded] == [s.properties["id"] for s in known]
-    assert scores.summary["number_of_atoms_error_percent"] == 0 and scores.summary["position_error_actual_angstrom"] < 0.2
+    assert (
+        scores.summary["number_of_atoms_error_percent"] == 0
+        and scores.summary["position_error_actual_angstrom"] < 0.2
+    )
     again = model.decode(model.encode(known).numpy())
-    assert all(np.allclose(a.cart_coords, b.cart_coords) and a.species == b.species for a, b in zip(decoded, again, strict=True))
+    assert all(
+        np.allclose(a.cart_coords, b.cart_coords) and a.species == b.species
+        for a, b in zip(decoded, again, strict=True)
+    )
 
 
-def test_orientation_form_and_images_of_the_input_do_not_matter(model: nesf.TrainedModel, known: list[Structure]) -> None:
+def test_orientation_form_and_images_of_the_input_do_not_matter(
+    model: nesf.TrainedModel, known: list[Structure]
+) -> None:
     structure = known[0]
-    turned = Structure(structure.lattice.matrix[:, [2, 0, 1]], structure.atomic_numbers, np.add(structure.frac_coords, [1, -2, 0]))
-    atoms = Atoms(structure.atomic_numbers, structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
+    turned = Structure(
+        structure.lattice.matrix[:, [2, 0, 1]],
+        structure.atomic_numbers,
+        np.add(structure.frac_coords, [1, -2, 0]),
+    )
+    atoms = Atoms(
+        structure.atomic_numbers, structure.cart_coords, cell=structure.lattice.matrix, pbc=True
+    )
     expected = model.encode(structure)
     for other in (turned, atoms, [atoms], [structure]):
         assert torch.allclose(model.encode(other), expected, atol=1e-5)
@@ -53,7 +69,9 @@ def test_models_by_name_or_folder(tmp_path: Path, model: nesf.TrainedModel) -> N
     with pytest.raises(nesf.NesfError, match=r"nowhere.*lcs6.*starter"):
         nesf.load_model("nowhere")
     model.save(tmp_path / "m")
-    assert torch.equal(nesf.load_model(tmp_path / "m", device="cpu").encode(ROCK_SALT), model.encode(ROCK_SALT))
+    assert torch.equal(
+        nesf.load_model(tmp_path / "m", device="cpu").encode(ROCK_SALT), model.encode(ROCK_SALT)
+    )
 
 
 def test_files_in(tmp_path: Path) -> None:
@@ -72,15 +90,22 @@ def test_the_oracle_is_exact_and_losing_an_atom_is_charged() -> None:
     lost = ROCK_SALT.copy()
     lost.remove_sites([1])
     summary = nesf.evaluate([ROCK_SALT], [lost]).summary
-    assert (summary["number_of_atoms_error_percent"], summary["species_error_actual_percent"]) == (100, 50)
+    assert (summary["number_of_atoms_error_percent"], summary["species_error_actual_percent"]) == (
+        100,
+        50,
+    )
 
 
 def test_any_models_structures_are_scored() -> None:
     moved = ROCK_SALT.copy()
     moved.translate_sites([1], [0.1, 0, 0], frac_coords=False)
-    turned = Structure(ROCK_SALT.lattice.matrix[:, [2, 0, 1]], moved.atomic_numbers, moved.frac_coords)  # no id, another orientation
+    turned = Structure(
+        ROCK_SALT.lattice.matrix[:, [2, 0, 1]], moved.atomic_numbers, moved.frac_coords
+    )  # no id, another orientation
     summary = nesf.evaluate([ROCK_SALT] * 3, [ROCK_SALT, turned, None]).summary
-    assert summary["n_nothing_detected"] == 1 and summary["match_rate_percent"] == pytest.approx(200 / 3)
+    assert summary["n_nothing_detected"] == 1 and summary["match_rate_percent"] == pytest.approx(
+        200 / 3
+    )
     assert summary["position_error_actual_angstrom"] == pytest.approx(0.1 / 4)
     with pytest.raises(nesf.NesfError, match=r"3 .* 1 "):
         nesf.evaluate([ROCK_SALT] * 3, [ROCK_SALT])
@@ -91,8 +116,23 @@ def test_any_models_structures_are_scored() -> None:
 
 def test_training_records_its_run(tmp_path: Path) -> None:
     starter = nesf.load_dataset("starter")
-    few = nesf.Dataset("few", {name: starter.splits[name].select(range(n)) for name, n in (("train", 6), ("val", 2), ("test", 2))})
-    changes = {"training.epochs": 1, "training.compile": False, "training.batch_size": 3, "model.latent_size": 8, "sampling.n_position": 8}
+    few = nesf.Dataset(
+        "few",
+        {
+            name: starter.splits[name].select(range(n))
+            for name, n in (("train", 6), ("val", 2), ("test", 2))
+        },
+    )
+    changes = {
+        "training.epochs": 1,
+        "training.compile": False,
+        "training.batch_size": 3,
+        "model.latent_size": 8,
+        "sampling.n_position": 8,
+    }
     result = nesf.train(few, tmp_path / "run", changes=changes, device="cpu", progress=False)
     assert result.finished and (tmp_path / "run" / "run.json").exists()
-    assert nesf.load_model(tmp_path / "run").encode(starter.splits["test"].select([0])).shape == (1, 8)
+    assert nesf.load_model(tmp_path / "run").encode(starter.splits["test"].select([0])).shape == (
+        1,
+        8,
+    )

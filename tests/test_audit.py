@@ -21,26 +21,46 @@ LATTICES = {
     "monoclinic": Lattice.monoclinic(4, 5, 6, 100),
     "triclinic": Lattice.from_parameters(4, 5, 6, 80, 85, 95),
 }
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-CESIUM_LIKE = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])  # the formula of SALT, not its structure
+SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
+# the formula of SALT, not its structure
+CESIUM_LIKE = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-ZINC = Structure(Lattice.hexagonal(2.66, 4.95), ["Zn", "Zn"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]])
+ZINC = Structure(
+    Lattice.hexagonal(2.66, 4.95), ["Zn", "Zn"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]
+)
 
 
 @pytest.fixture(scope="module")
 def leaky() -> Dataset:
     salt_again = SALT.get_primitive_structure()
     salt_again.scale_lattice(salt_again.volume * 1.02)
-    parts = {"train": {"a": SALT, "b": IRON}, "val": {"c": ZINC, "d": CESIUM_LIKE}, "test": {"e": salt_again, "b": IRON}}
-    return Dataset("leaky", {s: Crystals.from_structures(list(p.values()), list(p)) for s, p in parts.items()})
+    parts = {
+        "train": {"a": SALT, "b": IRON},
+        "val": {"c": ZINC, "d": CESIUM_LIKE},
+        "test": {"e": salt_again, "b": IRON},
+    }
+    return Dataset(
+        "leaky", {s: Crystals.from_structures(list(p.values()), list(p)) for s, p in parts.items()}
+    )
 
 
 def test_cell_shapes() -> None:
     assert tuple(LATTICES) == SHAPES
-    crystals = Crystals.from_structures([Structure(lattice, ["Fe"], [[0, 0, 0]]) for lattice in LATTICES.values()], list(LATTICES))
+    crystals = Crystals.from_structures(
+        [Structure(lattice, ["Fe"], [[0, 0, 0]]) for lattice in LATTICES.values()], list(LATTICES)
+    )
     assert cell_shapes(crystals) == list(SHAPES)
-    # any axis may be the odd one, and an orthogonal cell with equal edges is cubic whatever its atoms are
-    permuted = Crystals(crystals.ids, crystals.positions, crystals.species, crystals.lattice[:, [1, 2, 0]], crystals.offsets)
+    # any axis may be the odd one, and an orthogonal cell with equal edges is cubic whatever its
+    # atoms are
+    permuted = Crystals(
+        crystals.ids,
+        crystals.positions,
+        crystals.species,
+        crystals.lattice[:, [1, 2, 0]],
+        crystals.offsets,
+    )
     assert cell_shapes(permuted) == list(SHAPES)
 
 
@@ -79,11 +99,18 @@ def test_near_duplicates_can_be_left_out(leaky: Dataset) -> None:
 
 
 def test_the_paper_s_tables(mirror: Path, tmp_path: Path) -> None:
-    lcs6 = audit(load_packed(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
-    # Table 3; its rows "validation" and "test" are the released test and validation splits: 301 and 286, as the text has them.
+    lcs6 = audit(
+        load_packed(fetch("lcs6", data_dir=tmp_path, mirror=mirror, progress=False)),
+        near_duplicates=False,
+    )
+    # Table 3; its rows "validation" and "test" are the released test and validation splits: 301 and
+    # 286, as the text has them.
     first = {s: [lcs6.atoms[s].get(n, 0) for n in range(1, 9)] for s in lcs6.atoms}
     assert first["train"] == [21, 599, 44, 1411, 1325, 244, 69, 686]
     assert first["test"] == [0, 35, 2, 80, 81, 14, 3, 41]
     assert first["val"] == [0, 30, 3, 83, 68, 17, 2, 35]
-    ybco = audit(load_packed(fetch("ybco", fold=0, data_dir=tmp_path, mirror=mirror, progress=False)), near_duplicates=False)
+    ybco = audit(
+        load_packed(fetch("ybco", fold=0, data_dir=tmp_path, mirror=mirror, progress=False)),
+        near_duplicates=False,
+    )
     assert ybco.atoms == {"train": {13: 90}, "val": {13: 5}, "test": {13: 5}}

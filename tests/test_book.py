@@ -1,4 +1,5 @@
-"""The book: what its sources name exists, its scripts are the vendored ones, and neither sources nor built pages ask the network."""
+"""The book: what its sources name exists, its scripts are the vendored ones, and neither sources
+nor built pages ask the network."""
 
 from __future__ import annotations
 
@@ -17,20 +18,32 @@ def test_every_page_of_the_contents_exists() -> None:
     contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     pages = [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]
     for page in pages:
-        assert any((ROOT / "book" / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")), page
+        assert any((ROOT / "book" / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")), (
+            page
+        )
 
 
 def test_book_links_to_the_files_at_the_top() -> None:
     for name in ("_config.yml", "_toc.yml", "notebooks"):
         link = ROOT / "book" / name
-        assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == ROOT / name
+        assert (
+            link.is_symlink()
+            and not os.path.isabs(os.readlink(link))
+            and link.resolve() == ROOT / name
+        )
 
 
 def test_every_claim_names_pages_and_recorded_runs_that_exist() -> None:
-    rows = [line.split("|") for line in (ROOT / "book" / "claims.md").read_text().splitlines() if line.startswith("| ")][1:]
+    rows = [
+        line.split("|")
+        for line in (ROOT / "book" / "claims.md").read_text().splitlines()
+        if line.startswith("| ")
+    ][1:]
     assert len(rows) > 10
     for _, _claim, verdict, _here, shown, _ in rows:
-        assert re.fullmatch(r" \*\*(agrees|differs|differs in part|not yet run|not comparable)\*\* ", verdict), verdict
+        assert re.fullmatch(
+            r" \*\*(agrees|differs|differs in part|not yet run|not comparable)\*\* ", verdict
+        ), verdict
         assert (pages := re.findall(r"\]\((notebooks/\w+)\)", shown))
         assert all((ROOT / f"{page}.ipynb").exists() for page in pages), shown
         for path in re.findall(r"`(results/[^`]+)`", shown):
@@ -45,7 +58,11 @@ def test_a_failing_cell_fails_the_build() -> None:
 
 def test_vendored_scripts_are_the_recorded_ones() -> None:
     folder = ROOT / "book" / "_extra" / "vendor"
-    recorded = dict(re.findall(r"^(\S+\.js) .* ([0-9a-f]{64})$", (folder / "README.txt").read_text(), re.MULTILINE))
+    recorded = dict(
+        re.findall(
+            r"^(\S+\.js) .* ([0-9a-f]{64})$", (folder / "README.txt").read_text(), re.MULTILINE
+        )
+    )
     assert set(recorded) == {p.name for p in folder.glob("*.js")}
     for name, digest in recorded.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
@@ -53,8 +70,17 @@ def test_vendored_scripts_are_the_recorded_ones() -> None:
 
 def test_sources_load_nothing_from_the_network() -> None:
     loaded = re.compile(r"<(?:script|link|img|iframe)[^>]+https?://", re.IGNORECASE)
-    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "book" / "_static").iterdir(), *(ROOT / "notebooks").glob("*.py")]
-    sources += [path for package in ("nesf", "nesf_studies") for kind in ("*.py", "*.js") for path in (ROOT / package).rglob(kind)]
+    sources = [
+        *(ROOT / "book").glob("*.md"),
+        *(ROOT / "book" / "_static").iterdir(),
+        *(ROOT / "notebooks").glob("*.py"),
+    ]
+    sources += [
+        path
+        for package in ("nesf", "nesf_studies")
+        for kind in ("*.py", "*.js")
+        for path in (ROOT / package).rglob(kind)
+    ]
     assert ROOT / "nesf_studies" / "crystals.js" in sources
     for path in sources:
         assert not loaded.search(path.read_text()), path
@@ -70,4 +96,7 @@ def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureReques
     for chapter in [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]:
         assert (html / f"{chapter}.html").exists(), chapter
     for page in html.rglob("*.html"):
-        assert not re.search(r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+href=\"https?://", page.read_text()), page
+        assert not re.search(
+            r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+href=\"https?://",
+            page.read_text(),
+        ), page

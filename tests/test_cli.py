@@ -1,4 +1,5 @@
-"""The command line as a user meets it: the main job on small data, structures in and out, and every mistake in one sentence."""
+"""The command line as a user meets it: the main job on small data, structures in and out, and every
+mistake in one sentence."""
 
 import csv
 import json
@@ -25,7 +26,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a dataset `few`: the first crystals of starter."""
     folder = tmp_path_factory.mktemp("data")
     starter = load("starter")
-    splits = {name: starter.splits[name].select(range(n)) for name, n in (("train", 20), ("val", 4), ("test", 4))}
+    splits = {
+        name: starter.splits[name].select(range(n))
+        for name, n in (("train", 20), ("val", 4), ("test", 4))
+    }
     save_dataset(Dataset("few", splits), folder / "few")
     return folder
 
@@ -34,7 +38,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path) -> Path:
     """A run of the main job on `few`."""
     folder = data / "results" / "few" / "nesf" / "cpu" / "seed-1"
-    assert main(["run", "few", "--data", str(data), "--seed", "1", "--out", str(folder), "--decode", "iterations=8", *TINY]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "few",
+                "--data",
+                str(data),
+                "--seed",
+                "1",
+                "--out",
+                str(folder),
+                "--decode",
+                "iterations=8",
+                *TINY,
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -42,21 +63,48 @@ def test_main_job_leaves_a_valid_recorded_run(run: Path) -> None:
     assert validate(run) == []
     recorded = json.loads((run / "run.json").read_text())
     assert set(recorded["wall_time_seconds"]) == {"train", "reconstruct", "evaluate"}
-    assert recorded["config"]["training"]["epochs"] == 2 and recorded["reconstruction"]["iterations"] == 8
+    assert (
+        recorded["config"]["training"]["epochs"] == 2
+        and recorded["reconstruction"]["iterations"] == 8
+    )
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["n_materials"] == metrics["val"]["n_materials"] == 4
     with open(run / "reconstruction" / "test" / "structures.csv", newline="") as file:
-        assert [row["id"] for row in csv.DictReader(file)] == list(load("starter").splits["test"].ids[:4])
+        assert [row["id"] for row in csv.DictReader(file)] == list(
+            load("starter").splits["test"].ids[:4]
+        )
 
 
 def test_stages_one_by_one_give_the_same_metrics(run: Path, data: Path, tmp_path: Path) -> None:
-    assert main(["train", "few", "--data", str(data), "--seed", "1", "--out", str(tmp_path / "r"), *TINY]) == 0
-    assert main(["reconstruct", str(tmp_path / "r"), "--data", str(data), "--decode", "iterations=8"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "few",
+                "--data",
+                str(data),
+                "--seed",
+                "1",
+                "--out",
+                str(tmp_path / "r"),
+                *TINY,
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(["reconstruct", str(tmp_path / "r"), "--data", str(data), "--decode", "iterations=8"])
+        == 0
+    )
     assert main(["evaluate", str(tmp_path / "r"), "--data", str(data)]) == 0
-    assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == json.loads(
+        (run / "metrics.json").read_text()
+    )
 
 
-def test_own_structures_in_and_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_structures_in_and_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = load("starter").splits["train"].select([0]).to_structures()[0]
     (tmp_path / "in").mkdir()
     known.to(filename=str(tmp_path / "in" / "known.cif"))
@@ -80,7 +128,20 @@ def test_score_any_structures_and_charge_missing_ones(tmp_path: Path) -> None:
         structure.to(filename=str(tmp_path / "a" / f"{name}.cif"))
         if name == "one":
             structure.to(filename=str(tmp_path / "b" / f"{name}.cif"))
-    assert main(["evaluate", "--actual", str(tmp_path / "a"), "--detected", str(tmp_path / "b"), "--out", str(tmp_path / "s")]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--actual",
+                str(tmp_path / "a"),
+                "--detected",
+                str(tmp_path / "b"),
+                "--out",
+                str(tmp_path / "s"),
+            ]
+        )
+        == 0
+    )
     summary = json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]  # the form of a run
     assert (
         summary["number_of_atoms_error_percent"] == 50
@@ -92,29 +153,94 @@ def test_score_any_structures_and_charge_missing_ones(tmp_path: Path) -> None:
 def test_import_audit_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cifs").mkdir()
     for i in range(25):
-        Structure(Lattice.cubic(3.5 + 0.02 * i), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(filename=str(tmp_path / "cifs" / f"c{i}.cif"))
-    assert main(["data", "import", str(tmp_path / "cifs"), "--name", "mine", "--data", str(tmp_path)]) == 0
+        Structure(Lattice.cubic(3.5 + 0.02 * i), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(
+            filename=str(tmp_path / "cifs" / f"c{i}.cif")
+        )
+    assert (
+        main(["data", "import", str(tmp_path / "cifs"), "--name", "mine", "--data", str(tmp_path)])
+        == 0
+    )
     assert "train 21, val 2, test 2" in capsys.readouterr().out
     assert main(["data", "list", "--data", str(tmp_path)]) == 0
     assert "mine" in capsys.readouterr().out
-    assert main(["data", "audit", "mine", "--data", str(tmp_path), "--json", str(tmp_path / "audit.json")]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "audit",
+                "mine",
+                "--data",
+                str(tmp_path),
+                "--json",
+                str(tmp_path / "audit.json"),
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "audit.json").read_text())
 
 
 def test_oracle_run_is_exact(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "few" / "oracle" / "default" / "seed-0"
-    assert main(["run", "few", "--data", str(data), "--method", "oracle", "--split", "test", "--out", str(folder)]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "few",
+                "--data",
+                str(data),
+                "--method",
+                "oracle",
+                "--split",
+                "test",
+                "--out",
+                str(folder),
+            ]
+        )
+        == 0
+    )
     assert validate(folder) == []
     summary = json.loads((folder / "metrics.json").read_text())["test"]
-    assert summary["number_of_atoms_error_percent"] == 0 and summary["position_error_actual_angstrom"] < 1e-4 and summary["match_rate_percent"] == 100
+    assert (
+        summary["number_of_atoms_error_percent"] == 0
+        and summary["position_error_actual_angstrom"] < 1e-4
+        and summary["match_rate_percent"] == 100
+    )
 
 
-def test_a_changed_preset_is_recorded_under_its_label(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_preset_is_recorded_under_its_label(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "few", "--data", str(data), "--label", "trial-small", "--split", "val", "--decode", "mode=fast", *TINY]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "few",
+                "--data",
+                str(data),
+                "--label",
+                "trial-small",
+                "--split",
+                "val",
+                "--decode",
+                "mode=fast",
+                *TINY,
+            ]
+        )
+        == 0
+    )
     folder = tmp_path / "results" / "few" / "nesf" / "trial-small" / "seed-0"
-    assert validate(folder) == [] and json.loads((folder / "run.json").read_text())["preset"] == "trial-small"
-    assert json.loads((folder / "reconstruction" / "val" / "summary.json").read_text())["reconstruction"]["mode"] == "fast"
+    assert (
+        validate(folder) == []
+        and json.loads((folder / "run.json").read_text())["preset"] == "trial-small"
+    )
+    assert (
+        json.loads((folder / "reconstruction" / "val" / "summary.json").read_text())[
+            "reconstruction"
+        ]["mode"]
+        == "fast"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +266,12 @@ def test_a_changed_preset_is_recorded_under_its_label(data: Path, tmp_path: Path
     ],
 )
 def test_mistakes_are_one_sentence(
-    words: list[str], named: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    named: list[str],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--data", str(data)]) == 2
@@ -149,43 +280,71 @@ def test_mistakes_are_one_sentence(
     assert all(part in error for part in named), error
 
 
-def test_second_training_into_a_folder_is_refused_and_nothing_is_lost(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_training_into_a_folder_is_refused_and_nothing_is_lost(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (run / "model.safetensors").read_bytes()
     assert main(["train", "few", "--data", str(data), "--out", str(run), *TINY]) == 2
     assert "--resume" in capsys.readouterr().err
     assert (run / "model.safetensors").read_bytes() == before
 
 
-def test_model_of_another_dataset_is_not_scored_in_silence(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_of_another_dataset_is_not_scored_in_silence(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["reconstruct", str(run), "--data", str(data), "--dataset", "starter"]) == 2
     assert "was trained on few" in capsys.readouterr().err
 
 
 def test_standard_setting_is_needed_once(data: Path) -> None:
-    rotated = Structure(Lattice([[0, 4, 0], [0, 0, 5], [6, 0, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    rotated = Structure(
+        Lattice([[0, 4, 0], [0, 0, 5], [6, 0, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
     crystals = Crystals.from_structures([rotated], ["r"]).in_standard_setting()
-    assert np.allclose(crystals.lattice[0], np.diag([4, 5, 6])) and np.allclose(crystals.positions[1], [2, 2.5, 3])
+    assert np.allclose(crystals.lattice[0], np.diag([4, 5, 6])) and np.allclose(
+        crystals.positions[1], [2, 2.5, 3]
+    )
 
 
 def test_resuming_keeps_what_earlier_sessions_recorded(run: Path, data: Path) -> None:
     before = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(before | {"commit": "0" * 40, "peak_memory_bytes": 1 << 50}))
-    assert main(["train", "few", "--data", str(data), "--seed", "1", "--out", str(run), "--resume"]) == 0
+    (run / "run.json").write_text(
+        json.dumps(before | {"commit": "0" * 40, "peak_memory_bytes": 1 << 50})
+    )
+    assert (
+        main(["train", "few", "--data", str(data), "--seed", "1", "--out", str(run), "--resume"])
+        == 0
+    )
     after = json.loads((run / "run.json").read_text())
     assert after["earlier_commits"] == ["0" * 40] and after["peak_memory_bytes"] == 1 << 50
-    assert after["commit"] == before["commit"] and after["command"] == before["command"] and after["started"] == before["started"]
+    assert (
+        after["commit"] == before["commit"]
+        and after["command"] == before["command"]
+        and after["started"] == before["started"]
+    )
 
 
 def test_resume_if_possible_goes_on_or_starts_anew(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
-    command = ["train", "few", "--data", str(data), "--out", str(folder), "--resume-if-possible", *TINY]
+    command = [
+        "train",
+        "few",
+        "--data",
+        str(data),
+        "--out",
+        str(folder),
+        "--resume-if-possible",
+        *TINY,
+    ]
 
     def started() -> str:
         return json.loads((folder / "run.json").read_text())["command"]
 
     assert main([*command, "--max-minutes", "0"]) == 0  # nothing there yet
     assert main(command) == 0  # the same training: it goes on, so the first command stays
-    assert "--max-minutes" in started() and json.loads((folder / "run.json").read_text())["finished"]
+    assert (
+        "--max-minutes" in started() and json.loads((folder / "run.json").read_text())["finished"]
+    )
     weights = (folder / "model.safetensors").read_bytes()
     assert main([*command, "--seed", "5"]) == 0  # another one: in place of it
     assert "--seed 5" in started() and (folder / "model.safetensors").read_bytes() != weights
@@ -195,10 +354,19 @@ def test_resume_if_possible_goes_on_or_starts_anew(data: Path, tmp_path: Path) -
     assert len((folder / "log.csv").read_text().splitlines()) == 3  # two epochs, once
 
 
-def test_aggregate_says_what_is_missing_and_draws(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_aggregate_says_what_is_missing_and_draws(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["aggregate", str(tmp_path)]) == 2
     assert "no evaluated run" in capsys.readouterr().err
     assert main(["aggregate", str(data / "results")]) == 0
-    assert "few,nesf,cpu" in (data / "results" / "table1.csv").read_text() and (data / "results" / "SHA256SUMS").exists()
+    assert (
+        "few,nesf,cpu" in (data / "results" / "table1.csv").read_text()
+        and (data / "results" / "SHA256SUMS").exists()
+    )
     assert main(["aggregate", str(data / "results"), "--figures", str(tmp_path / "figures")]) == 0
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"table1.svg", "table1.png", "table1.csv"}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "table1.svg",
+        "table1.png",
+        "table1.csv",
+    }

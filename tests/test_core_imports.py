@@ -1,4 +1,5 @@
-"""The training core runs where only torch, numpy, safetensors and tqdm are installed: a bare GPU machine."""
+"""The training core runs where only torch, numpy, safetensors and tqdm are installed: a bare GPU
+machine."""
 
 import json
 import subprocess
@@ -80,14 +81,43 @@ print(json.dumps({"epochs": len(result.log), "decoded": len(decoded.crystals), "
 
 def test_training_needs_only_torch_numpy_safetensors_and_tqdm(tmp_path: Path) -> None:
     starter = load("starter")
-    save_dataset(Dataset("few", {name: starter.splits[name].select(range(4)) for name in ("train", "val", "test")}), tmp_path / "few")
+    save_dataset(
+        Dataset(
+            "few",
+            {name: starter.splits[name].select(range(4)) for name in ("train", "val", "test")},
+        ),
+        tmp_path / "few",
+    )
     config = preset("cpu").with_values(
-        {"training.epochs": 1, "training.compile": False, "sampling.n_position": 8, "sampling.n_species": 8, "model.latent_size": 8}
-        | {"model.decoder_position": [8], "model.decoder_species": [8], "model.encoder_mix": [16], "model.encoder_latent": [16]}
+        {
+            "training.epochs": 1,
+            "training.compile": False,
+            "sampling.n_position": 8,
+            "sampling.n_species": 8,
+            "model.latent_size": 8,
+        }
+        | {
+            "model.decoder_position": [8],
+            "model.decoder_species": [8],
+            "model.encoder_mix": [16],
+            "model.encoder_latent": [16],
+        }
     )
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", CHILD, str(root), str(tmp_path / "few"), json.dumps(config.to_dict()), str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(root),
+        str(tmp_path / "few"),
+        json.dumps(config.to_dict()),
+        str(tmp_path / "run"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == {"epochs": 1, "decoded": 4, "unexpected": []}
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "epochs": 1,
+        "decoded": 4,
+        "unexpected": [],
+    }
     assert (tmp_path / "run" / "model.safetensors").exists()

@@ -8,7 +8,15 @@ import torch
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from nesf.crystals import Crystals, concatenate, lattice_parameters, pad, reason_against, standard_lattice, vocabulary_of
+from nesf.crystals import (
+    Crystals,
+    concatenate,
+    lattice_parameters,
+    pad,
+    reason_against,
+    standard_lattice,
+    vocabulary_of,
+)
 from nesf.data import load
 from nesf.errors import DataError
 
@@ -23,13 +31,23 @@ CELLS = {  # a, b, c, α, β, γ in pymatgen's conventional setting
 
 
 def random_crystals(seed: int, cells: np.ndarray | None = None) -> Crystals:
-    """Five crystals of 1 to 9 atoms at random, in general cells of any orientation unless lattices are given."""
+    """Five crystals of 1 to 9 atoms at random, in general cells of any orientation unless lattices
+    are given."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 10, 5)
-    lattice = rng.normal(size=(5, 3, 3)) + 4 * np.linalg.qr(rng.normal(size=(5, 3, 3)))[0] if cells is None else cells
+    lattice = (
+        rng.normal(size=(5, 3, 3)) + 4 * np.linalg.qr(rng.normal(size=(5, 3, 3)))[0]
+        if cells is None
+        else cells
+    )
     lattice = lattice * np.sign(np.linalg.det(lattice))[:, None, None]
     positions = [rng.random((n, 3)) @ m for n, m in zip(counts, lattice, strict=True)]
-    return Crystals.from_arrays([f"c{seed}-{i}" for i in range(5)], positions, [rng.integers(1, 90, n) for n in counts], lattice)
+    return Crystals.from_arrays(
+        [f"c{seed}-{i}" for i in range(5)],
+        positions,
+        [rng.integers(1, 90, n) for n in counts],
+        lattice,
+    )
 
 
 @pytest.mark.parametrize("shape", CELLS)
@@ -49,11 +67,17 @@ def test_lattice_from_lengths_and_angles(shape: str) -> None:
 @pytest.mark.parametrize("shape", ["cubic", "tetragonal", "orthorhombic", "hexagonal"])
 def test_standard_setting_is_that_of_pymatgen_s_conventional_structure(shape: str) -> None:
     # Two different atoms on the c axis keep the symmetry of the cell.
-    structure = Structure(Lattice.from_parameters(*CELLS[shape]), ["Ba", "O"], [[0, 0, 0], [0, 0, 0.5]])
+    structure = Structure(
+        Lattice.from_parameters(*CELLS[shape]), ["Ba", "O"], [[0, 0, 0], [0, 0, 0.5]]
+    )
     conventional = SpacegroupAnalyzer(structure).get_conventional_standard_structure()
     crystals = Crystals.from_structures([conventional], ["one"])
-    np.testing.assert_allclose(standard_lattice(crystals.lengths, crystals.angles), crystals.lattice, atol=1e-6)
-    np.testing.assert_allclose(crystals.in_standard_setting().positions, crystals.positions, atol=1e-6)
+    np.testing.assert_allclose(
+        standard_lattice(crystals.lengths, crystals.angles), crystals.lattice, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        crystals.in_standard_setting().positions, crystals.positions, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,7 +88,10 @@ def test_standard_setting_turns_a_crystal_and_changes_nothing_else(seed: int) ->
     for i, (a, b) in enumerate(zip(crystals.to_structures(), turned.to_structures(), strict=True)):
         np.testing.assert_allclose(a.distance_matrix, b.distance_matrix, atol=1e-9)
         np.testing.assert_allclose(a.lattice.parameters, b.lattice.parameters)
-        inside = [np.linalg.norm(p[:, None] - p[None], axis=-1) for p in (crystals.positions[crystals.atoms(i)], turned.positions[turned.atoms(i)])]
+        inside = [
+            np.linalg.norm(p[:, None] - p[None], axis=-1)
+            for p in (crystals.positions[crystals.atoms(i)], turned.positions[turned.atoms(i)])
+        ]
         np.testing.assert_allclose(*inside, atol=1e-9)
     again = turned.in_standard_setting()
     np.testing.assert_allclose(again.positions, turned.positions, atol=1e-9)
@@ -82,7 +109,9 @@ def test_pymatgen_both_ways(seed: int) -> None:
         crystals.ids, *zip(*[(s.cart_coords, np.array(s.atomic_numbers)) for s in crystals.to_structures()], strict=True), crystals.lattice
     )  # fmt: skip
     np.testing.assert_allclose(back.positions, crystals.positions, atol=1e-6)
-    assert np.array_equal(back.species, crystals.species) and np.array_equal(back.offsets, crystals.offsets)
+    assert np.array_equal(back.species, crystals.species) and np.array_equal(
+        back.offsets, crystals.offsets
+    )
     starter = load("starter").splits["test"]
     again = Crystals.from_structures(starter.to_structures(), starter.ids)
     np.testing.assert_allclose(again.positions, starter.positions, atol=1e-6)
@@ -96,7 +125,8 @@ def test_pymatgen_both_ways(seed: int) -> None:
         (Structure(Lattice.cubic(4), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]]), "disordered"),
         (Structure(Lattice.cubic(0.8), ["Fe"], [[0, 0, 0]]), "absurd"),
         (Structure(Lattice.orthorhombic(4, 4, 400), ["Fe"], [[0, 0, 0]]), "absurd"),
-        (Structure(Lattice.cubic(4), ["Fe", "O"], [[0, 0, 0.98], [0, 0, 0.01]]), "apart"),  # through the cell's face
+        # through the cell's face
+        (Structure(Lattice.cubic(4), ["Fe", "O"], [[0, 0, 0.98], [0, 0, 0.01]]), "apart"),
         (Structure(Lattice.cubic(4), ["Fe"], [[0, 0, float("nan")]]), "not finite"),
         (Structure(Lattice.cubic(4), ["X"], [[0, 0, 0]]), "dummy"),
     ],
@@ -112,22 +142,35 @@ def test_select_and_concatenate() -> None:
     crystals = random_crystals(0)
     picked = crystals.select([3, 0, 3])
     assert picked.ids == ("c0-3", "c0-0", "c0-3")
-    np.testing.assert_array_equal(picked.positions[picked.atoms(1)], crystals.positions[crystals.atoms(0)])
-    np.testing.assert_array_equal(picked.species[picked.atoms(2)], crystals.species[crystals.atoms(3)])
+    np.testing.assert_array_equal(
+        picked.positions[picked.atoms(1)], crystals.positions[crystals.atoms(0)]
+    )
+    np.testing.assert_array_equal(
+        picked.species[picked.atoms(2)], crystals.species[crystals.atoms(3)]
+    )
     assert len(crystals.select([])) == 0
     joined = concatenate([crystals.select([0, 1]), crystals.select([]), crystals.select([2, 3, 4])])
     assert joined.ids == crystals.ids
     for name in ("positions", "species", "lattice", "offsets"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(crystals, name))
     with pytest.raises(DataError, match="inconsistent"):
-        Crystals(crystals.ids, crystals.positions, crystals.species[:-1], crystals.lattice, crystals.offsets)
+        Crystals(
+            crystals.ids,
+            crystals.positions,
+            crystals.species[:-1],
+            crystals.lattice,
+            crystals.offsets,
+        )
 
 
 def test_padding() -> None:
     crystals = random_crystals(1)
     vocabulary = vocabulary_of(crystals)
     batch = pad(crystals, vocabulary)
-    assert batch.positions.shape == (5, crystals.n_atoms.max(), 3) and batch.positions.dtype == torch.float32
+    assert (
+        batch.positions.shape == (5, crystals.n_atoms.max(), 3)
+        and batch.positions.dtype == torch.float32
+    )
     assert np.array_equal(batch.mask.sum(1).numpy(), crystals.n_atoms)
     np.testing.assert_allclose(batch.positions[batch.mask], crystals.positions, atol=1e-6)
     assert (np.array(vocabulary)[batch.species[batch.mask]] == crystals.species).all()
@@ -139,7 +182,10 @@ def test_padding() -> None:
 
 def test_element_outside_the_vocabulary_is_named() -> None:
     crystals = Crystals.from_arrays(
-        ["a", "b"], [np.zeros((2, 3)), np.zeros((1, 3))], [np.array([8, 26]), np.array([79])], np.tile(np.eye(3) * 4, (2, 1, 1))
+        ["a", "b"],
+        [np.zeros((2, 3)), np.zeros((1, 3))],
+        [np.array([8, 26]), np.array([79])],
+        np.tile(np.eye(3) * 4, (2, 1, 1)),
     )
     with pytest.raises(DataError, match="^b: .*79"):
         pad(crystals, (8, 26))
@@ -147,8 +193,18 @@ def test_element_outside_the_vocabulary_is_named() -> None:
 
 def test_packed_file(tmp_path: Path) -> None:
     crystals = random_crystals(2)
-    properties = {"gap": np.array([0.0, 1.5, np.nan, 2.0, 3.0]), "formula": np.array(["Fe", "βx", "", "1", "A,B"], dtype=object)}
-    crystals = Crystals(crystals.ids, crystals.positions, crystals.species, crystals.lattice, crystals.offsets, properties)
+    properties = {
+        "gap": np.array([0.0, 1.5, np.nan, 2.0, 3.0]),
+        "formula": np.array(["Fe", "βx", "", "1", "A,B"], dtype=object),
+    }
+    crystals = Crystals(
+        crystals.ids,
+        crystals.positions,
+        crystals.species,
+        crystals.lattice,
+        crystals.offsets,
+        properties,
+    )
     crystals.save(tmp_path / "a.safetensors")
     back = Crystals.load(tmp_path / "a.safetensors")
     assert back.ids == crystals.ids

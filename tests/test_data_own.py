@@ -20,7 +20,9 @@ from nesf.data.files import read, read_structures
 from nesf.data.rules import load_rules, split, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCK_SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
 DISORDERED = Structure(Lattice.cubic(4.0), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
 COLLAPSED = Structure(Lattice.cubic(4.0), ["Fe", "Fe"], [[0, 0, 0], [0.01, 0, 0]])
 
@@ -49,7 +51,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("shape", ["triclinic", "monoclinic", "hexagonal", "rhombohedral", "orthorhombic", "left-handed"])
+@pytest.mark.parametrize(
+    "shape", ["triclinic", "monoclinic", "hexagonal", "rhombohedral", "orthorhombic", "left-handed"]
+)
 def test_structures_round_trip(shape: str, seed: int) -> None:
     rng = np.random.default_rng([seed, len(shape)])
     a, b, c = rng.uniform(2, 12, 3)
@@ -63,22 +67,35 @@ def test_structures_round_trip(shape: str, seed: int) -> None:
     }[shape]
     n = int(rng.integers(1, 20))
     grid = rng.permutation(27)[:n]  # never two atoms on one place
-    fractional = (np.stack([grid // 9, grid // 3 % 3, grid % 3], 1) + rng.uniform(0, 0.4, (n, 3))) / 3
+    fractional = (
+        np.stack([grid // 9, grid // 3 % 3, grid % 3], 1) + rng.uniform(0, 0.4, (n, 3))
+    ) / 3
     before = Structure(lattice, rng.integers(1, 100, n), fractional)
     (after,) = Crystals.from_structures([before], ["x"]).to_structures()
     np.testing.assert_allclose(after.lattice.matrix, before.lattice.matrix, atol=1e-6)
     np.testing.assert_allclose(after.cart_coords, before.cart_coords, atol=1e-6)
     assert after.species == before.species
-    # In the standard setting it is the same crystal (or its mirror image): all distances stay, and the cell is that of its parameters.
+    # In the standard setting it is the same crystal (or its mirror image): all distances stay, and
+    # the cell is that of its parameters.
     standard = Crystals.from_structures([before], ["x"]).in_standard_setting()
     (turned,) = standard.to_structures()
     np.testing.assert_allclose(turned.distance_matrix, before.distance_matrix, atol=1e-6)
-    np.testing.assert_allclose(standard.lattice, standard_lattice(standard.lengths, standard.angles), atol=1e-6)
+    np.testing.assert_allclose(
+        standard.lattice, standard_lattice(standard.lengths, standard.angles), atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("n", "counts"), [(6005, (5418, 286, 301)), (100, (90, 5, 5)), (7194, (6492, 342, 360)), (3, (1, 1, 1))])
+@pytest.mark.parametrize(
+    ("n", "counts"),
+    [(6005, (5418, 286, 301)), (100, (90, 5, 5)), (7194, (6492, 342, 360)), (3, (1, 1, 1))],
+)
 def test_the_split_rule_gives_the_paper_s_counts(n: int, counts: tuple[int, int, int]) -> None:
-    crystals = Crystals.from_arrays([f"m{i}" for i in range(n)], [np.zeros((1, 3))] * n, [np.ones(1, int)] * n, np.tile(np.eye(3), (n, 1, 1)))
+    crystals = Crystals.from_arrays(
+        [f"m{i}" for i in range(n)],
+        [np.zeros((1, 3))] * n,
+        [np.ones(1, int)] * n,
+        np.tile(np.eye(3), (n, 1, 1)),
+    )
     parts = split(crystals, seed=0)
     assert tuple(len(parts[s]) for s in ("train", "val", "test")) == counts
     assert sorted(i for p in parts.values() for i in p.ids) == sorted(crystals.ids)
@@ -87,10 +104,22 @@ def test_the_split_rule_gives_the_paper_s_counts(n: int, counts: tuple[int, int,
 
 
 def test_a_seed_always_gives_the_same_split() -> None:
-    crystals = Crystals.from_arrays([f"m{i}" for i in range(100)], [np.zeros((1, 3))] * 100, [np.ones(1, int)] * 100, np.tile(np.eye(3), (100, 1, 1)))
+    crystals = Crystals.from_arrays(
+        [f"m{i}" for i in range(100)],
+        [np.zeros((1, 3))] * 100,
+        [np.ones(1, int)] * 100,
+        np.tile(np.eye(3), (100, 1, 1)),
+    )
     parts = split(crystals, seed=7)
-    assert parts["test"].ids == ("m88", "m42", "m26", "m50", "m54") and parts["val"].ids == ("m70", "m4", "m53", "m24", "m32")
-    ours = split_by_rules(crystals, load_rules("lcs6"), seed=7)[0]  # the rule sets of the paper have the paper's fractions
+    assert parts["test"].ids == ("m88", "m42", "m26", "m50", "m54") and parts["val"].ids == (
+        "m70",
+        "m4",
+        "m53",
+        "m24",
+        "m32",
+    )
+    # the rule sets of the paper have the paper's fractions
+    ours = split_by_rules(crystals, load_rules("lcs6"), seed=7)[0]
     assert {s: c.ids for s, c in ours.items()} == {s: c.ids for s, c in parts.items()}
 
 
@@ -117,7 +146,13 @@ def test_a_folder_of_cif_and_poscar_files(folder: Path) -> None:
 
 
 def test_tables_keep_their_split_and_columns(tmp_path: Path) -> None:
-    table(tmp_path / "set/train.csv", {"1": cubic(4.0), "2": cubic(4.1)}, formula=["NaN", "FeO"], energy=["0.5", ""], note=["", "x"])
+    table(
+        tmp_path / "set/train.csv",
+        {"1": cubic(4.0), "2": cubic(4.1)},
+        formula=["NaN", "FeO"],
+        energy=["0.5", ""],
+        note=["", "x"],
+    )
     table(tmp_path / "set/val.csv", {"3": cubic(4.2)}, formula=["FeO"], energy=["1e-3"], note=[""])
     table(tmp_path / "set/test.csv", {"4": cubic(4.3)}, formula=["FeO"], energy=[""], note=[""])
     csv = tmp_path / "set/test.csv"
@@ -126,7 +161,8 @@ def test_tables_keep_their_split_and_columns(tmp_path: Path) -> None:
     dataset, skipped = read(tmp_path / "set")
     assert not skipped
     assert [dataset.splits[s].ids for s in ("train", "val", "test")] == [("1", "2"), ("3",), ("4",)]
-    assert dataset.splits["train"].properties["formula"].tolist() == ["NaN", "FeO"]  # sodium nitride, not "no value"
+    # sodium nitride, not "no value"
+    assert dataset.splits["train"].properties["formula"].tolist() == ["NaN", "FeO"]
     np.testing.assert_array_equal(dataset.splits["train"].properties["energy"], [0.5, np.nan])
     assert dataset.splits["test"].properties["energy"].dtype == float
     assert dataset.splits["val"].properties["note"].tolist() == [""]
@@ -150,14 +186,21 @@ def test_tables_that_are_not_complete(tmp_path: Path) -> None:
 
 
 def test_extxyz(tmp_path: Path) -> None:
-    atoms = [Atoms("FeO", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[4 + i, 5, 6], pbc=True) for i in range(4)]
+    atoms = [
+        Atoms("FeO", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[4 + i, 5, 6], pbc=True)
+        for i in range(4)
+    ]
     atoms[2].info["material_id"] = "mine"
     ase.io.write(tmp_path / "many.extxyz", atoms, format="extxyz")
     crystals, _ = read_structures(tmp_path / "many.extxyz")
     assert crystals.ids == ("many-0", "many-1", "mine", "many-3")
     np.testing.assert_allclose(crystals.lengths[:, 0], [4, 5, 6, 7])
     np.testing.assert_array_equal(crystals.species[:2], [26, 8])
-    ase.io.write(tmp_path / "molecule.extxyz", Atoms("O2", positions=[[0, 0, 0], [0, 0, 1.2]]), format="extxyz")
+    ase.io.write(
+        tmp_path / "molecule.extxyz",
+        Atoms("O2", positions=[[0, 0, 0], [0, 0, 1.2]]),
+        format="extxyz",
+    )
     with pytest.raises(DataError, match=r"molecule\.extxyz, frame 0: .*periodic"):
         read_structures(tmp_path / "molecule.extxyz")
     (tmp_path / "broken.extxyz").write_text("3\nLattice=\nFe 0 0\n")
@@ -165,7 +208,9 @@ def test_extxyz(tmp_path: Path) -> None:
         read_structures(tmp_path / "broken.extxyz")
 
 
-def test_extxyz_without_ase_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extxyz_without_ase_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ase", None)
     (tmp_path / "x.extxyz").write_text("")
     with pytest.raises(NesfError, match=re.escape('pip install "nesf[ase]"')):
@@ -177,7 +222,9 @@ def test_bad_entries_are_named_or_skipped_and_listed(folder: Path) -> None:
     write_cif(COLLAPSED, folder / "collapsed.cif")
     (folder / "empty.cif").write_text("")
     (folder / "prose.cif").write_text("dear diary")
-    (folder / "vasp4.vasp").write_text("no symbols\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n")
+    (folder / "vasp4.vasp").write_text(
+        "no symbols\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    )
     (folder / "cut.vasp").write_text(Poscar(cubic(4.0)).get_str()[:-30])
     Poscar(cubic(5.0)).write_file(str(folder / "c0.vasp"))  # the id of c0.cif
     reasons = {
@@ -211,7 +258,9 @@ def test_damaged_files_are_skipped_and_never_end_the_program(folder: Path) -> No
     for suffix, text in texts.items():
         for i in range(40):
             start, length = rng.integers(len(text)), rng.integers(1, 60)
-            (folder / f"{suffix}{i}.{suffix}").write_text(text[:start] + rng.choice(["", "?", "\n", " nan ", "0"]) + text[start + length :])
+            (folder / f"{suffix}{i}.{suffix}").write_text(
+                text[:start] + rng.choice(["", "?", "\n", " nan ", "0"]) + text[start + length :]
+            )
     crystals, skipped = read_structures(folder, skip_bad=True)
     assert len(crystals) + len(skipped) == 85
     assert len(skipped) > 20
@@ -241,21 +290,33 @@ def test_an_id_in_two_splits_is_an_error(tmp_path: Path) -> None:
 
 def test_cells(tmp_path: Path) -> None:
     write_cif(ROCK_SALT.get_primitive_structure(), tmp_path / "NaCl.cif")
-    atoms = {cell: len(read_structures(tmp_path / "NaCl.cif", cell=cell)[0].species) for cell in ("as-given", "conventional", "primitive")}
+    atoms = {
+        cell: len(read_structures(tmp_path / "NaCl.cif", cell=cell)[0].species)
+        for cell in ("as-given", "conventional", "primitive")
+    }
     assert atoms == {"as-given": 2, "conventional": 8, "primitive": 2}
     with pytest.raises(ConfigError, match="as-given, conventional, primitive"):
         read_structures(tmp_path / "NaCl.cif", cell="reduced")
 
 
 def test_crystals_come_in_the_standard_setting_with_atoms_in_the_cell(tmp_path: Path) -> None:
-    lattice = Lattice(np.roll(Lattice.from_parameters(4, 5, 6, 80, 95, 105).matrix, 1, axis=1))  # turned in space
-    structure = Structure(lattice, ["Fe", "O", "O"], [[-0.2, 1.3, 0.1], [0.5, 0.5, -1e-9], [0.1, 2.0, 0.7]])
+    # turned in space
+    lattice = Lattice(np.roll(Lattice.from_parameters(4, 5, 6, 80, 95, 105).matrix, 1, axis=1))
+    structure = Structure(
+        lattice, ["Fe", "O", "O"], [[-0.2, 1.3, 0.1], [0.5, 0.5, -1e-9], [0.1, 2.0, 0.7]]
+    )
     Poscar(structure).write_file(str(tmp_path / "x.vasp"), significant_figures=12)
     crystals, _ = read_structures(tmp_path / "x.vasp")
-    np.testing.assert_allclose(crystals.lattice, standard_lattice(crystals.lengths, crystals.angles), atol=1e-9)
+    np.testing.assert_allclose(
+        crystals.lattice, standard_lattice(crystals.lengths, crystals.angles), atol=1e-9
+    )
     fractional = crystals.positions @ np.linalg.inv(crystals.lattice[0])
-    np.testing.assert_allclose(fractional, [[0.8, 0.3, 0.1], [0.5, 0.5, 0.0], [0.1, 0.0, 0.7]], atol=1e-8)
-    np.testing.assert_allclose(crystals.to_structures()[0].distance_matrix, structure.distance_matrix, atol=1e-6)
+    np.testing.assert_allclose(
+        fractional, [[0.8, 0.3, 0.1], [0.5, 0.5, 0.0], [0.1, 0.0, 0.7]], atol=1e-8
+    )
+    np.testing.assert_allclose(
+        crystals.to_structures()[0].distance_matrix, structure.distance_matrix, atol=1e-6
+    )
 
 
 def test_paths_that_hold_nothing(tmp_path: Path) -> None:

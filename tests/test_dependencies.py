@@ -1,4 +1,5 @@
-"""What is imported is declared in pyproject.toml, in the right extra; the base install is light; requirements.lock holds it all, exactly."""
+"""What is imported is declared in pyproject.toml, in the right extra; the base install is light;
+requirements.lock holds it all, exactly."""
 
 from __future__ import annotations
 
@@ -19,20 +20,45 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCK = {canonicalize_name(r.name): r for r in map(Requirement, re.findall(r"^[^#\s].*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))}
-FIRST_PARTY = {"nesf", "nesf_studies", "benchmarks", "scripts", "workflow", "conftest", *(p.stem for p in (ROOT / "scripts").glob("*.py"))}
+LOCK = {
+    canonicalize_name(r.name): r
+    for r in map(
+        Requirement,
+        re.findall(r"^[^#\s].*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE),
+    )
+}
+FIRST_PARTY = {
+    "nesf",
+    "nesf_studies",
+    "benchmarks",
+    "scripts",
+    "workflow",
+    "conftest",
+    *(p.stem for p in (ROOT / "scripts").glob("*.py")),
+}
 WITH_TORCH = {"triton"}  # a CUDA build of torch brings it; without it nothing is compiled
-# Folder, extras that it may import from anywhere, and extras that the named modules may import beyond these.
+# Folder, extras that it may import from anywhere, and extras that the named modules may import
+# beyond these.
 AREAS: list[tuple[str, set[str], dict[str, str]]] = [
-    ("nesf", set(), {"icsg3d/segmentation.py": "icsg3d", "data/materials_project.py": "materials-project", "data/files.py": "ase"}),
+    (
+        "nesf",
+        set(),
+        {
+            "icsg3d/segmentation.py": "icsg3d",
+            "data/materials_project.py": "materials-project",
+            "data/files.py": "ase",
+        },
+    ),
     ("nesf_studies", {"book"}, {}),
     ("notebooks", {"book"}, {}),
     ("benchmarks", {"dev"}, {}),
     ("scripts", {"dev"}, {}),
     ("tests", {"dev"}, {}),
 ]
-NEED_EXTRAS = {"nesf.__main__", "nesf.icsg3d.segmentation"}  # imported when a command or method asks for them
-OF_BASE_TOO = {"requests", "monty", "packaging", "setuptools"}  # declared in an extra, but dependencies of base packages as well
+# imported when a command or method asks for them
+NEED_EXTRAS = {"nesf.__main__", "nesf.icsg3d.segmentation"}
+# declared in an extra, but dependencies of base packages as well
+OF_BASE_TOO = {"requests", "monty", "packaging", "setuptools"}
 CHILD = """
 import importlib, sys
 for name in sys.argv[1].split(","):
@@ -62,18 +88,28 @@ def imported(path: Path) -> Iterator[str]:
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules = [node.module]
-        yield from ({module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names) - FIRST_PARTY)
+        yield from (
+            {module.partition(".")[0] for module in modules}
+            - set(sys.stdlib_module_names)
+            - FIRST_PARTY
+        )
 
 
-@pytest.mark.parametrize(("folder", "extras", "beyond"), AREAS, ids=[folder for folder, *_ in AREAS])
+@pytest.mark.parametrize(
+    ("folder", "extras", "beyond"), AREAS, ids=[folder for folder, *_ in AREAS]
+)
 def test_every_import_is_declared(folder: str, extras: set[str], beyond: dict[str, str]) -> None:
     distributions = packages_distributions()
     for path in sorted((ROOT / folder).rglob("*.py")):
         extra = beyond.get(path.relative_to(ROOT / folder).as_posix())
-        allowed = BASE | {name for e in {*extras, *filter(None, [extra])} for name in declared(EXTRAS[e])}
+        allowed = BASE | {
+            name for e in {*extras, *filter(None, [extra])} for name in declared(EXTRAS[e])
+        }
         for module in imported(path):
             names = {canonicalize_name(name) for name in distributions.get(module, [])}
-            assert module in WITH_TORCH or names & allowed, f"{path.relative_to(ROOT)} imports {module}, which none of its dependencies declares"
+            assert module in WITH_TORCH or names & allowed, (
+                f"{path.relative_to(ROOT)} imports {module}, which none of its dependencies declares"
+            )
 
 
 def test_base_holds_what_the_library_imports_and_no_more() -> None:
@@ -85,7 +121,11 @@ def test_base_holds_what_the_library_imports_and_no_more() -> None:
 
 def test_the_library_is_imported_without_the_extras() -> None:
     extras = set().union(*map(declared, EXTRAS.values())) - BASE - OF_BASE_TOO
-    hidden = {module for module, names in packages_distributions().items() if {canonicalize_name(n) for n in names} & extras}
+    hidden = {
+        module
+        for module, names in packages_distributions().items()
+        if {canonicalize_name(n) for n in names} & extras
+    }
     assert {"ase", "skimage", "sklearn", "umap", "mp_api"} <= hidden
     files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "nesf").rglob("*.py")]
     modules = {".".join(file.parts).removesuffix(".__init__") for file in files} - NEED_EXTRAS
@@ -98,12 +138,18 @@ def test_lock_is_exact_and_portable() -> None:
     assert str(LOCK["torch"].specifier) == "==2.13.0"
     for requirement in LOCK.values():
         (version,) = requirement.specifier
-        assert version.operator == "==" and "+" not in version.version and requirement.url is None, requirement
-    assert "-r requirements.lock" in str(yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"])
+        assert (
+            version.operator == "==" and "+" not in version.version and requirement.url is None
+        ), requirement
+    assert "-r requirements.lock" in str(
+        yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    )
 
 
 def test_lock_holds_what_the_package_asks_for() -> None:
-    requirements = [Requirement(text) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for text in lines]
+    requirements = [
+        Requirement(text) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for text in lines
+    ]
     for requirement in requirements:
         if requirement.name != "nesf":
             (pinned,) = LOCK[canonicalize_name(requirement.name)].specifier

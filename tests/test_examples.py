@@ -13,7 +13,15 @@ from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
-from nesf_studies.examples import Parameters, choose, compare, example_caption, example_grid, ranking, read_baseline
+from nesf_studies.examples import (
+    Parameters,
+    choose,
+    compare,
+    example_caption,
+    example_grid,
+    ranking,
+    read_baseline,
+)
 from nesf_studies.record import recorded_analysis, run_analysis
 from nesf_studies.viewer import crystal_choice
 
@@ -22,7 +30,10 @@ STARTER = Path(__file__).parents[1] / "results" / "starter" / "nesf" / "cpu" / "
 
 def materials(**columns: list) -> pd.DataFrame:
     n = len(columns["id"])
-    filled = {"position_error_actual_angstrom": [0.1] * n, "species_error_actual_percent": [0.0] * n} | columns
+    filled = {
+        "position_error_actual_angstrom": [0.1] * n,
+        "species_error_actual_percent": [0.0] * n,
+    } | columns
     return pd.DataFrame({"n_atoms_actual": [4] * n, "n_atoms_detected": [4] * n} | filled)
 
 
@@ -34,14 +45,31 @@ def test_ranking_follows_the_rule() -> None:
         n_atoms_detected=[4, 5, 4, 4, 4, 0],
         species_error_actual_percent=[0, 0, 25, 0, 0, 100],
     )
-    assert table["id"].iloc[ranking(table)].tolist() == ["a", "b", "species", "more", "far", "nothing"]
+    assert table["id"].iloc[ranking(table)].tolist() == [
+        "a",
+        "b",
+        "species",
+        "more",
+        "far",
+        "nothing",
+    ]
     shuffled = table.sample(frac=1, random_state=1)
-    assert shuffled["id"].iloc[ranking(shuffled)].tolist() == table["id"].iloc[ranking(table)].tolist()
+    assert (
+        shuffled["id"].iloc[ranking(shuffled)].tolist() == table["id"].iloc[ranking(table)].tolist()
+    )
 
 
 def test_best_median_and_worst_do_not_overlap() -> None:
-    assert {k: v.tolist() for k, v in choose(np.arange(7), 1).items()} == {"best": [0], "median": [3], "worst": [6]}
-    assert {k: v.tolist() for k, v in choose(np.arange(8), 2).items()} == {"best": [0, 1], "median": [3, 4], "worst": [6, 7]}
+    assert {k: v.tolist() for k, v in choose(np.arange(7), 1).items()} == {
+        "best": [0],
+        "median": [3],
+        "worst": [6],
+    }
+    assert {k: v.tolist() for k, v in choose(np.arange(8), 2).items()} == {
+        "best": [0, 1],
+        "median": [3, 4],
+        "worst": [6, 7],
+    }
     for n in (1, 2, 3):
         taken = np.concatenate(list(choose(np.arange(3 * n), n).values()))
         assert len(np.unique(taken)) == 3 * n
@@ -75,16 +103,31 @@ def test_methods_stand_beside_each_other_on_the_chosen_crystals(tmp_path: Path) 
     assert table[table["method"] == "nesf"]["place"].tolist() == ["best", "median", "worst"]
     errors = table[table["method"] == "nesf"]["position_error_actual_angstrom"].tolist()
     assert errors[:2] == [pytest.approx(0.05), pytest.approx(0.2)] and np.isnan(errors[2])
-    assert (table[table["method"].isin(["oracle", "icsg3d"])]["position_error_actual_angstrom"] < 1e-3).all()
-    assert made["actual"].ids == made["nesf"].ids == made["icsg3d"].ids == made["copy"].ids and made["nesf"].n_atoms[2] == 0
+    assert (
+        table[table["method"].isin(["oracle", "icsg3d"])]["position_error_actual_angstrom"] < 1e-3
+    ).all()
+    assert (
+        made["actual"].ids == made["nesf"].ids == made["icsg3d"].ids == made["copy"].ids
+        and made["nesf"].n_atoms[2] == 0
+    )
     assert example_caption(table, few.ids[1], "nesf").startswith("nothing detected")
     names = {"actual": "true", "nesf": "NeSF", "icsg3d": "ICSG3D"}
     figure = example_grid(table, {method: made[method] for method in names}, names)
-    assert len(figure.axes) == 9 and [t.get_text() for ax in figure.axes[:3] for t in ax.texts] == list(names.values())
-    assert figure.axes[7].get_title() == "nothing detected" and figure.axes[3].get_title().startswith("median (2 of 3)\n")
+    assert len(figure.axes) == 9 and [
+        t.get_text() for ax in figure.axes[:3] for t in ax.texts
+    ] == list(names.values())
+    assert figure.axes[7].get_title() == "nothing detected" and figure.axes[
+        3
+    ].get_title().startswith("median (2 of 3)\n")
     baseline.select([0]).save(tmp_path / "part.safetensors")
     with pytest.raises(DataError, match=r"part.safetensors: holds 1 of the 3 examples"):
-        compare(few, detected, dataset.split("train"), model, Parameters(split="val", mode="fast", icsg3d=str(tmp_path / "part.safetensors")))
+        compare(
+            few,
+            detected,
+            dataset.split("train"),
+            model,
+            Parameters(split="val", mode="fast", icsg3d=str(tmp_path / "part.safetensors")),
+        )
 
 
 def test_the_baseline_is_decoded_where_its_reconstruction_is_not_kept(tmp_path: Path) -> None:
@@ -100,16 +143,38 @@ def test_the_baseline_is_decoded_where_its_reconstruction_is_not_kept(tmp_path: 
 
 
 def test_recorded_and_read_again(tmp_path: Path) -> None:
-    run_analysis("examples", STARTER, data.load("starter"), {"n_crystals": 6, "mode": "fast"}, out=tmp_path / "analysis" / "examples", progress=False)
+    run_analysis(
+        "examples",
+        STARTER,
+        data.load("starter"),
+        {"n_crystals": 6, "mode": "fast"},
+        out=tmp_path / "analysis" / "examples",
+        progress=False,
+    )
     record = recorded_analysis("examples", tmp_path)
     table = record.table("examples")
-    assert table["rank"].unique().tolist() == [1, 3, 6] and (table["of"] == 6).all() and record.about["parameters"]["n_crystals"] == 6
+    assert (
+        table["rank"].unique().tolist() == [1, 3, 6]
+        and (table["of"] == 6).all()
+        and record.about["parameters"]["n_crystals"] == 6
+    )
     assert record.crystals("actual").ids == tuple(table["id"].unique())
-    assert not record.crystals("actual").properties and not record.crystals("copy").properties  # a record holds what is shown
+    # a record holds what is shown
+    assert not record.crystals("actual").properties and not record.crystals("copy").properties
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["analyse", "examples", str(STARTER), "--set", "n_crystals=3", "--set", "mode=fast", "--out", str(tmp_path / "out")]
+    command = [
+        "analyse",
+        "examples",
+        str(STARTER),
+        "--set",
+        "n_crystals=3",
+        "--set",
+        "mode=fast",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "analysis.json",
@@ -123,7 +188,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_views_do_not_share_names_and_show_what_there_is() -> None:
     first, second = data.load("starter").split("val").select([0, 1]).to_structures()
-    rows, titles = {"a": [first, None], "b <i>": [second, first]}, {"a": ["x", "none"], "b <i>": ["y", "z"]}
+    rows, titles = (
+        {"a": [first, None], "b <i>": [second, first]},
+        {"a": ["x", "none"], "b <i>": ["y", "z"]},
+    )
     one, other = (crystal_choice(rows, titles).data for _ in range(2))
     names = {html.split('<select id="')[1].split('"')[0] for html in (one, other)}
     assert len(names) == 2 and "b &lt;i&gt;" in one and "<i>" not in one

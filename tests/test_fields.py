@@ -31,7 +31,8 @@ def crystals() -> Crystals:
     return Crystals.from_arrays(
         [f"crystal-{i}" for i in range(16)],
         [real.positions[real.atoms(i)] for i in range(12)] + oblique,
-        [real.species[real.atoms(i)] for i in range(12)] + [rng.integers(1, 80, len(p)) for p in oblique],
+        [real.species[real.atoms(i)] for i in range(12)]
+        + [rng.integers(1, 80, len(p)) for p in oblique],
         np.concatenate([real.lattice, lattice]),
     )
 
@@ -52,46 +53,76 @@ def queries_around(crystals: Crystals, n: int = 60) -> Tensor:
     return torch.as_tensor(rng.uniform(-0.5, 1.5, (len(crystals), n, 3)) @ crystals.lattice)
 
 
-def test_field_points_to_the_nearest_atom_and_names_it(crystals: Crystals, batch: PaddedCrystals) -> None:
+def test_field_points_to_the_nearest_atom_and_names_it(
+    crystals: Crystals, batch: PaddedCrystals
+) -> None:
     p = queries_around(crystals)
     vectors, species = nearest_atom(Queries(p, None), batch)
     for i in range(len(crystals)):
         distances, nearest = KDTree(crystals.positions[crystals.atoms(i)]).query(p[i].numpy())
         np.testing.assert_allclose(vectors[i].norm(dim=-1).numpy(), distances, atol=1e-10)
-        np.testing.assert_allclose((p[i] + vectors[i]).numpy(), crystals.positions[crystals.atoms(i)][nearest], atol=1e-9)
-        assert (np.array(vocabulary_of(crystals))[species[i]] == crystals.species[crystals.atoms(i)][nearest]).all()
+        np.testing.assert_allclose(
+            (p[i] + vectors[i]).numpy(), crystals.positions[crystals.atoms(i)][nearest], atol=1e-9
+        )
+        assert (
+            np.array(vocabulary_of(crystals))[species[i]]
+            == crystals.species[crystals.atoms(i)][nearest]
+        ).all()
 
 
 def test_periodic_field_is_the_minimum_image(crystals: Crystals, batch: PaddedCrystals) -> None:
-    far = torch.as_tensor(np.random.default_rng(2).integers(-2, 3, (len(crystals), 60, 3)) @ crystals.lattice)
-    p = queries_around(crystals) + far  # queries cells away, as a box common to the dataset holds, see the same field
+    far = torch.as_tensor(
+        np.random.default_rng(2).integers(-2, 3, (len(crystals), 60, 3)) @ crystals.lattice
+    )
+    # queries cells away, as a box common to the dataset holds, see the same field
+    p = queries_around(crystals) + far
     vectors, species = nearest_atom(Queries(p, None), batch, periodic=True)
     for i in range(len(crystals)):
         lattice, atoms = Lattice(crystals.lattice[i]), crystals.positions[crystals.atoms(i)]
-        all_distances = lattice.get_all_distances(lattice.get_fractional_coords(p[i].numpy()), lattice.get_fractional_coords(atoms))
+        all_distances = lattice.get_all_distances(
+            lattice.get_fractional_coords(p[i].numpy()), lattice.get_fractional_coords(atoms)
+        )
         np.testing.assert_allclose(vectors[i].norm(dim=-1).numpy(), all_distances.min(1), atol=1e-7)
         end = lattice.get_fractional_coords((p[i] + vectors[i]).numpy())
         offset = end[:, None] - lattice.get_fractional_coords(atoms)[None]
-        at = np.abs(offset - np.round(offset)).max(-1)  # [Q, N]; 0 where the vector ends on an image of the atom
+        # [Q, N]; 0 where the vector ends on an image of the atom
+        at = np.abs(offset - np.round(offset)).max(-1)
         assert (at.min(1) < 1e-7).all()
-        assert (np.array(vocabulary_of(crystals))[species[i]] == crystals.species[crystals.atoms(i)][at.argmin(1)]).all()
+        assert (
+            np.array(vocabulary_of(crystals))[species[i]]
+            == crystals.species[crystals.atoms(i)][at.argmin(1)]
+        ).all()
     without, _ = nearest_atom(Queries(p, None), batch)
-    assert (without.norm(dim=-1) > vectors.norm(dim=-1) + 0.1).any()  # the published field knows no images
+    # the published field knows no images
+    assert (without.norm(dim=-1) > vectors.norm(dim=-1) + 0.1).any()
 
 
-def test_atoms_outside_their_cell_have_the_same_periodic_field(crystals: Crystals, batch: PaddedCrystals) -> None:
+def test_atoms_outside_their_cell_have_the_same_periodic_field(
+    crystals: Crystals, batch: PaddedCrystals
+) -> None:
     p = Queries(queries_around(crystals), None)
-    shift = torch.as_tensor(np.random.default_rng(3).integers(-2, 3, (len(crystals), batch.positions.shape[1], 3)) @ crystals.lattice)
-    moved = dataclasses.replace(batch, positions=torch.where(batch.mask[..., None], batch.positions + shift, batch.FAR))
-    torch.testing.assert_close(nearest_atom(p, moved, periodic=True)[0].norm(dim=-1), nearest_atom(p, batch, periodic=True)[0].norm(dim=-1))
+    shift = torch.as_tensor(
+        np.random.default_rng(3).integers(-2, 3, (len(crystals), batch.positions.shape[1], 3))
+        @ crystals.lattice
+    )
+    moved = dataclasses.replace(
+        batch, positions=torch.where(batch.mask[..., None], batch.positions + shift, batch.FAR)
+    )
+    torch.testing.assert_close(
+        nearest_atom(p, moved, periodic=True)[0].norm(dim=-1),
+        nearest_atom(p, batch, periodic=True)[0].norm(dim=-1),
+    )
     wrapped = torch.linalg.solve(batch.lattice.mT, into_cell(p.positions, batch.lattice).mT).mT
     assert (wrapped > -1e-9).all() and (wrapped < 1 + 1e-9).all()
 
 
-def test_field_vanishes_at_atoms_and_is_minus_the_gradient_of_its_potential(batch: PaddedCrystals, crystals: Crystals) -> None:
+def test_field_vanishes_at_atoms_and_is_minus_the_gradient_of_its_potential(
+    batch: PaddedCrystals, crystals: Crystals
+) -> None:
     at_atoms, species = nearest_atom(Queries(batch.positions, None), batch)
     assert (at_atoms[batch.mask] == 0).all() and (species == batch.species)[batch.mask].all()
-    p = queries_around(crystals).requires_grad_()  # f_p = -∇φ with φ(p) = ½ min ‖a - p‖² (Section 1)
+    # f_p = -∇φ with φ(p) = ½ min ‖a - p‖² (Section 1)
+    p = queries_around(crystals).requires_grad_()
     vectors, _ = nearest_atom(Queries(p, None), batch)
     potential = 0.5 * (p[:, :, None] - batch.positions[:, None]).square().sum(-1).amin(-1)
     (gradient,) = torch.autograd.grad(potential.sum(), p)
@@ -99,13 +130,17 @@ def test_field_vanishes_at_atoms_and_is_minus_the_gradient_of_its_potential(batc
 
 
 @pytest.mark.parametrize("periodic", [False, True])
-def test_parts_and_shapes_do_not_matter(batch: PaddedCrystals, crystals: Crystals, periodic: bool) -> None:
+def test_parts_and_shapes_do_not_matter(
+    batch: PaddedCrystals, crystals: Crystals, periodic: bool
+) -> None:
     p = queries_around(crystals)
     vectors, species = nearest_atom(Queries(p, None), batch, periodic=periodic)
     for queries in (Queries(p, None), flat(p)):
         for max_distances in (1 << 24, 1000, 1):
             v, s = nearest_atom(queries, batch, periodic=periodic, max_distances=max_distances)
-            assert torch.equal(v.reshape(-1, 3), vectors.reshape(-1, 3)) and torch.equal(s.flatten(), species.flatten())
+            assert torch.equal(v.reshape(-1, 3), vectors.reshape(-1, 3)) and torch.equal(
+                s.flatten(), species.flatten()
+            )
 
 
 def test_single_precision_is_enough(batch: PaddedCrystals, crystals: Crystals) -> None:
@@ -116,21 +151,39 @@ def test_single_precision_is_enough(batch: PaddedCrystals, crystals: Crystals) -
 
 
 def test_local_grids_of_supplementary_note_6() -> None:
-    assert local_grid(0.3, 1.2).shape == (125, 3) and local_grid(0.1, 0.5).shape == (216, 3)  # paper
-    assert local_grid(0.3, 1.2, half_open=True).shape == (64, 3) and local_grid(0.1, 0.6, half_open=True).shape == (216, 3)  # official
-    assert sorted({round(float(v), 4) for v in local_grid(0.1, 0.5)[:, 0]}) == [-0.25, -0.15, -0.05, 0.05, 0.15, 0.25]
+    # paper
+    assert local_grid(0.3, 1.2).shape == (125, 3) and local_grid(0.1, 0.5).shape == (216, 3)
+    assert local_grid(0.3, 1.2, half_open=True).shape == (64, 3) and local_grid(
+        0.1, 0.6, half_open=True
+    ).shape == (216, 3)  # official
+    assert sorted({round(float(v), 4) for v in local_grid(0.1, 0.5)[:, 0]}) == [
+        -0.25,
+        -0.15,
+        -0.05,
+        0.05,
+        0.15,
+        0.25,
+    ]
     official = np.arange(-0.6, 0.6, 0.3)
-    np.testing.assert_allclose(np.unique(local_grid(0.3, 1.2, half_open=True).double()), official, atol=1e-6)
+    np.testing.assert_allclose(
+        np.unique(local_grid(0.3, 1.2, half_open=True).double()), official, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("interval", "extent"), [(0.3, 1.2), (0.1, 0.5), (0.15, 0.5), (0.3, 0.5), (0.4, 0.5), (0.7, 0.5)])
+@pytest.mark.parametrize(
+    ("interval", "extent"),
+    [(0.3, 1.2), (0.1, 0.5), (0.15, 0.5), (0.3, 0.5), (0.4, 0.5), (0.7, 0.5)],
+)
 def test_local_grids_are_centred_and_within_their_range(interval: float, extent: float) -> None:
     grid = local_grid(interval, extent, dtype=torch.float64)
     assert grid.mean(0).abs().max() < 1e-12 and grid.abs().max() <= extent / 2 + 1e-9
     assert len(grid) == round(len(grid) ** (1 / 3)) ** 3
     axis = grid[:, 0].unique()
-    assert len(axis) == 1 or torch.allclose(axis.diff(), torch.tensor(interval, dtype=torch.float64))
-    assert grid.abs().max() + interval > extent / 2 - 1e-9  # no room for one more point on each side
+    assert len(axis) == 1 or torch.allclose(
+        axis.diff(), torch.tensor(interval, dtype=torch.float64)
+    )
+    # no room for one more point on each side
+    assert grid.abs().max() + interval > extent / 2 - 1e-9
 
 
 def test_box_grid_covers_the_box_grown_by_one_interval() -> None:
@@ -139,7 +192,8 @@ def test_box_grid_covers_the_box_grown_by_one_interval() -> None:
     counts = [math.ceil((b - a + 2 * h) / h) for a, b in zip(low, high, strict=True)]
     assert len(grid) == math.prod(counts)
     np.testing.assert_allclose(grid.amin(0), np.array(low) - h)
-    assert ((grid.amax(0) >= torch.tensor(high)) & (grid.amax(0) < torch.tensor(high) + h)).all()  # upper end excluded
+    # upper end excluded
+    assert ((grid.amax(0) >= torch.tensor(high)) & (grid.amax(0) < torch.tensor(high) + h)).all()
     assert len(box_grid(((0.0,) * 3, (5.0,) * 3), 1.0)) == 7**3
 
 
@@ -158,19 +212,30 @@ def cell_points(crystals: Crystals, interval: float = 1.0) -> np.ndarray:
     return np.ceil(crystals.lengths / interval - 1e-4).prod(1)
 
 
-def test_full_sampling_has_every_grid_point_of_every_atom(batch: PaddedCrystals, crystals: Crystals) -> None:
+def test_full_sampling_has_every_grid_point_of_every_atom(
+    batch: PaddedCrystals, crystals: Crystals
+) -> None:
     position, species = full(preset("paper").sampling, batch)
     assert position.crystal is not None and species.crystal is not None
-    assert np.array_equal(torch.bincount(position.crystal).numpy(), cell_points(crystals) + 125 * crystals.n_atoms)
+    assert np.array_equal(
+        torch.bincount(position.crystal).numpy(), cell_points(crystals) + 125 * crystals.n_atoms
+    )
     assert np.array_equal(torch.bincount(species.crystal).numpy(), 216 * crystals.n_atoms)
     position, species = full(preset("official").sampling, batch)
     assert position.crystal is not None and species.crystal is not None
-    assert np.array_equal(torch.bincount(position.crystal).numpy(), len(box_grid(LCS6_LIKE_BOX, 1.0)) + 64 * crystals.n_atoms)
+    assert np.array_equal(
+        torch.bincount(position.crystal).numpy(),
+        len(box_grid(LCS6_LIKE_BOX, 1.0)) + 64 * crystals.n_atoms,
+    )
     assert np.array_equal(torch.bincount(species.crystal).numpy(), 216 * crystals.n_atoms)
 
 
-def test_full_sampling_without_perturbation_is_the_grids(batch: PaddedCrystals, crystals: Crystals) -> None:
-    still = dataclasses.replace(preset("paper").sampling, global_sigma=0.0, local_sigma=0.0, species_sigma=0.0)
+def test_full_sampling_without_perturbation_is_the_grids(
+    batch: PaddedCrystals, crystals: Crystals
+) -> None:
+    still = dataclasses.replace(
+        preset("paper").sampling, global_sigma=0.0, local_sigma=0.0, species_sigma=0.0
+    )
     position, species = full(still, batch)
     assert position.crystal is not None and species.crystal is not None
     for i in range(len(crystals)):
@@ -179,12 +244,18 @@ def test_full_sampling_without_perturbation_is_the_grids(batch: PaddedCrystals, 
         queries = position.positions[position.crystal == i]
         n_global = len(queries) - len(around)
         torch.testing.assert_close(queries[n_global:], around)
-        fractional = np.linalg.solve(crystals.lattice[i].T, queries[:n_global].numpy().T).T  # the rest: uniform over the cell
+        # the rest: uniform over the cell
+        fractional = np.linalg.solve(crystals.lattice[i].T, queries[:n_global].numpy().T).T
         assert (fractional > 0).all() and (fractional < 1).all()
         np.testing.assert_allclose(fractional.mean(0), 0.5, atol=1e-6)
-        spacing = [crystals.lengths[i, k] * np.diff(np.unique(fractional[:, k].round(6))) for k in range(3)]
+        spacing = [
+            crystals.lengths[i, k] * np.diff(np.unique(fractional[:, k].round(6))) for k in range(3)
+        ]
         assert all((s <= 1 + 1e-3).all() for s in spacing)  # no coarser than 1 Å
-        torch.testing.assert_close(species.positions[species.crystal == i], (atoms[:, None] + local_grid(0.1, 0.5)).flatten(0, 1))
+        torch.testing.assert_close(
+            species.positions[species.crystal == i],
+            (atoms[:, None] + local_grid(0.1, 0.5)).flatten(0, 1),
+        )
 
 
 @pytest.mark.parametrize("name", ["paper", "official"])
@@ -196,22 +267,39 @@ def test_perturbations_are_gaussian_of_the_given_scale(batch: PaddedCrystals, na
     assert index is not None and index0 is not None and torch.equal(index, index0)
     n_local = int(batch.mask.sum()) * (125 if name == "paper" else 64)
     noise = {"global": (p - p0)[:-n_local], "local": (p - p0)[-n_local:], "species": s - s0}
-    for kind, sigma in (("global", config.global_sigma), ("local", config.local_sigma), ("species", config.species_sigma)):
+    for kind, sigma in (
+        ("global", config.global_sigma),
+        ("local", config.local_sigma),
+        ("species", config.species_sigma),
+    ):
         x = noise[kind] / sigma
         error = 4 / math.sqrt(2 * x.numel())
         assert x.std() == pytest.approx(1, abs=error) and abs(float(x.mean())) < 2 * error, kind
         assert (x**4).mean() == pytest.approx(3, rel=0.1), kind  # kurtosis of a Gaussian
 
 
-def drawn(batch: PaddedCrystals, n: int = 4000, **changes: object) -> tuple[Sampler, Queries, Queries]:
+def drawn(
+    batch: PaddedCrystals, n: int = 4000, **changes: object
+) -> tuple[Sampler, Queries, Queries]:
     config = dataclasses.replace(preset("paper").sampling, n_position=n, n_species=n, **changes)  # type: ignore[arg-type]
     sampler, generator = Sampler(config, LCS6_LIKE_BOX), torch.Generator().manual_seed(0)
-    return sampler, sampler.position_queries(batch, generator), sampler.species_queries(batch, generator)
+    return (
+        sampler,
+        sampler.position_queries(batch, generator),
+        sampler.species_queries(batch, generator),
+    )
 
 
 @pytest.mark.parametrize("region", ["cell", "box"])
-def test_drawn_queries_have_fixed_shapes_and_the_share_of_the_full_sampling(batch: PaddedCrystals, crystals: Crystals, region: str) -> None:
-    still = {"local_sigma": 0.0, "global_sigma": 1e-3, "species_sigma": 0.0, "global_region": region}
+def test_drawn_queries_have_fixed_shapes_and_the_share_of_the_full_sampling(
+    batch: PaddedCrystals, crystals: Crystals, region: str
+) -> None:
+    still = {
+        "local_sigma": 0.0,
+        "global_sigma": 1e-3,
+        "species_sigma": 0.0,
+        "global_region": region,
+    }
     _, position, species = drawn(batch, **still)
     assert position.crystal is None and position.positions.shape == (16, 4000, 3)
     assert species.crystal is None and species.positions.shape == (16, 4000, 3)
@@ -222,7 +310,8 @@ def test_drawn_queries_have_fixed_shapes_and_the_share_of_the_full_sampling(batc
         distance, nearest = KDTree(local.numpy()).query(position.positions[i].numpy())
         on_grid = distance < 1e-5
         assert 1 - on_grid.mean() == pytest.approx(expected[i], abs=0.035)  # 4 standard deviations
-        counts = np.bincount(nearest[on_grid] // 125, minlength=crystals.n_atoms[i])  # atoms equally often, up to grids that overlap
+        # atoms equally often, up to grids that overlap
+        counts = np.bincount(nearest[on_grid] // 125, minlength=crystals.n_atoms[i])
         assert (counts > 0).all()
         points = (batch.positions[i][batch.mask[i]][:, None] + local_grid(0.1, 0.5)).flatten(0, 1)
         distance, nearest = KDTree(points.numpy()).query(species.positions[i].numpy())
@@ -238,8 +327,13 @@ def test_a_chosen_share_is_kept(batch: PaddedCrystals) -> None:
     _, none_global, _ = drawn(batch, global_share=0.0, local_sigma=0.0)
     vectors, _ = nearest_atom(none_global, batch)
     assert vectors.norm(dim=-1).max() <= math.sqrt(3) * 0.6 + 1e-5
-    _, half, _ = drawn(batch, global_share=0.5, global_sigma=0.0, global_region="box", local_sigma=0.0)
-    on_box_grid = KDTree(box_grid(LCS6_LIKE_BOX, 1.0).numpy()).query(half.positions.reshape(-1, 3).numpy())[0] < 1e-6
+    _, half, _ = drawn(
+        batch, global_share=0.5, global_sigma=0.0, global_region="box", local_sigma=0.0
+    )
+    on_box_grid = (
+        KDTree(box_grid(LCS6_LIKE_BOX, 1.0).numpy()).query(half.positions.reshape(-1, 3).numpy())[0]
+        < 1e-6
+    )
     assert on_box_grid.mean() == pytest.approx(0.5, abs=0.02)
 
 
@@ -250,7 +344,9 @@ def test_drawn_queries_have_the_perturbations_of_the_full_sampling(batch: Padded
     _, position, species = drawn(alone, global_share=0.0, **points, **sigmas)
     error = 4 / math.sqrt(2 * 3 * 4000)
     for queries, sigma in ((position, 0.15), (species, 0.05)):
-        assert ((queries.positions - alone.positions[:, :1]) / sigma).std() == pytest.approx(1, abs=error)
+        assert ((queries.positions - alone.positions[:, :1]) / sigma).std() == pytest.approx(
+            1, abs=error
+        )
 
 
 def test_queries_of_the_cell_stay_near_it(batch: PaddedCrystals) -> None:
@@ -258,7 +354,8 @@ def test_queries_of_the_cell_stay_near_it(batch: PaddedCrystals) -> None:
     wrapped = torch.linalg.solve(batch.lattice.mT, position.positions.mT).mT
     outside = (wrapped - wrapped.clamp(0, 1)) @ batch.lattice
     assert outside.norm(dim=-1).max() < 6 * 0.5
-    # The perturbed grid is about uniform: a quarter of the queries in each quarter of the cell, but for those that leave it.
+    # The perturbed grid is about uniform: a quarter of the queries in each quarter of the cell, but
+    # for those that leave it.
     inside = ((wrapped > 0) & (wrapped < 1)).all(-1)
     assert 0.4 < inside.double().mean() < 0.95
     quarters = torch.histc(wrapped[inside][:, 0].float(), 4, 0, 1) / inside.sum()
@@ -274,4 +371,6 @@ def test_queries_follow_from_the_seed_alone(batch: PaddedCrystals, n: int) -> No
 
     first, again, other = run(1), (torch.rand(3), run(1))[1], run(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert all(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert all(
+        a.shape == b.shape and not torch.equal(a, b) for a, b in zip(first, other, strict=True)
+    )

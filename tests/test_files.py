@@ -17,7 +17,9 @@ def test_json_and_hash(tmp_path: Path) -> None:
     value = {"b": [1, 2.5, None], "a": "Å"}
     write_json(path, value)
     assert read_json(path) == value and list(read_json(path)) == ["b", "a"]
-    assert path.read_text(encoding="utf-8").endswith("}\n") and "Å" in path.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").endswith("}\n") and "Å" in path.read_text(
+        encoding="utf-8"
+    )
     assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="nan"):
         write_json(path, float("nan"))
@@ -33,8 +35,13 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
             read_json(tmp_path / "bad.json")
 
 
-@pytest.mark.parametrize(("error", "seen"), [(OSError(28, "No space left on device"), NesfError), (KeyboardInterrupt(), KeyboardInterrupt)])
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, seen: type) -> None:
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(OSError(28, "No space left on device"), NesfError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, seen: type
+) -> None:
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
 

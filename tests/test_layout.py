@@ -1,4 +1,5 @@
-"""The layout that CONTRIBUTING draws is that of the tree: every module stands in it, and imports only from lines above its own."""
+"""The layout that CONTRIBUTING draws is that of the tree: every module stands in it, and imports
+only from lines above its own."""
 
 import ast
 import re
@@ -10,19 +11,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("nesf", "nesf_studies")
-MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 540, 90, 8  # at 100 columns; 400 and 60 at 150
+# at 100 columns; 400 and 60 at 150
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 540, 90, 8
 
 
 def modules() -> dict[str, Path]:
     """Every module by its dotted name."""
-    files = {path: path.relative_to(ROOT).with_suffix("").parts for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    files = {
+        path: path.relative_to(ROOT).with_suffix("").parts
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
     return {".".join(parts).removesuffix(".__init__"): path for path, parts in files.items()}
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of our packages that a module imports anywhere in it, but for the sake of types alone."""
+    """Modules of our packages that a module imports anywhere in it, but for the sake of types
+    alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    only_types = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    only_types = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
+    ]
     skipped = {id(inner) for node in only_types for inner in ast.walk(node)}
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -31,12 +42,19 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in modules() else node.module for alias in node.names}
-    return {name for name in found if name.partition(".")[0] in PACKAGES} - {"nesf"}  # of the root only the version
+            found |= {
+                f"{node.module}.{alias.name}"
+                if f"{node.module}.{alias.name}" in modules()
+                else node.module
+                for alias in node.names
+            }
+    # of the root only the version
+    return {name for name in found if name.partition(".")[0] in PACKAGES} - {"nesf"}
 
 
 def layout() -> list[str]:
-    """Parts in the order of CONTRIBUTING: a module (`nesf.config`) or a package of several (`nesf.data`)."""
+    """Parts in the order of CONTRIBUTING: a module (`nesf.config`) or a package of several
+    (`nesf.data`)."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = text.split("<!-- layout -->")[1].split("<!-- end of layout -->")[0]
     found, package = [], ""
@@ -61,7 +79,8 @@ def test_every_module_stands_in_the_layout_and_imports_only_from_above() -> None
         for name, path in modules().items()
         if name not in PACKAGES
         for target in imported(path)
-        if target not in PACKAGES and parts.index(part_of(target, parts)) > parts.index(part_of(name, parts))
+        if target not in PACKAGES
+        and parts.index(part_of(target, parts)) > parts.index(part_of(name, parts))
     ]
     assert not upwards
 
@@ -75,7 +94,11 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_the_library_never_imports_the_studies() -> None:
-    found = [name for name, path in modules().items() if name.startswith("nesf.") and any(t.startswith("nesf_studies") for t in imported(path))]
+    found = [
+        name
+        for name, path in modules().items()
+        if name.startswith("nesf.") and any(t.startswith("nesf_studies") for t in imported(path))
+    ]
     assert not found
 
 
@@ -86,8 +109,14 @@ def test_modules_and_functions_stay_small(name: str) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             a = node.args
-            parameters = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x and x.arg not in ("self", "cls", "ctx")]
-            assert node.end_lineno and node.end_lineno - node.lineno < MOST_LINES_OF_A_FUNCTION, node.name
+            parameters = [
+                x
+                for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg)
+                if x and x.arg not in ("self", "cls", "ctx")
+            ]
+            assert node.end_lineno and node.end_lineno - node.lineno < MOST_LINES_OF_A_FUNCTION, (
+                node.name
+            )
             assert len(parameters) <= MOST_PARAMETERS, node.name
 
 

@@ -1,4 +1,5 @@
-"""The builder with mp-api's real client against a server on loopback that answers in the interface's format."""
+"""The builder with mp-api's real client against a server on loopback that answers in the
+interface's format."""
 
 from __future__ import annotations
 
@@ -27,18 +28,27 @@ KEY = "k" * 32
 
 
 def primitive_rock_salt(cation: str, anion: str, a: float) -> Structure:
-    return Structure(Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return Structure(
+        Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]),
+        [cation, anion],
+        [[0, 0, 0], [0.5, 0.5, 0.5]],
+    )
 
 
 def perovskite(a: float, elements: tuple[str, str, str] = ("Ca", "Ti", "O")) -> Structure:
-    return Structure.from_spacegroup("Pm-3m", Lattice.cubic(a), elements, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]])
+    return Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(a), elements, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+    )
 
 
 class Server:
-    """Holds documents; applies the criteria and pages that the client sends; can be told to misbehave."""
+    """Holds documents; applies the criteria and pages that the client sends; can be told to
+    misbehave."""
 
     def __init__(self, structures: dict[str, Structure]) -> None:
-        self.documents = [{"material_id": i, "structure": s.as_dict()} for i, s in structures.items()]
+        self.documents = [
+            {"material_id": i, "structure": s.as_dict()} for i, s in structures.items()
+        ]
         self.structures = structures
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.key = KEY
@@ -50,7 +60,9 @@ class Server:
                 url = urlparse(self.path)
                 query = {k: v[0] for k, v in parse_qs(url.query).items()}
                 outer.requests.append((url.path, query))
-                code, body = outer.spoil(url.path, query) or outer.answer(url.path, query, self.headers.get("x-api-key"))
+                code, body = outer.spoil(url.path, query) or outer.answer(
+                    url.path, query, self.headers.get("x-api-key")
+                )
                 self.send_response(code)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -64,7 +76,14 @@ class Server:
 
     def answer(self, path: str, query: dict[str, str], key: str | None) -> tuple[int, bytes]:
         if path.startswith("/heartbeat"):
-            return 200, json.dumps({"status": "OK", "version": "0.86.5", "db_version": "2025.09.25", "access_controlled_batch_ids": []}).encode()
+            return 200, json.dumps(
+                {
+                    "status": "OK",
+                    "version": "0.86.5",
+                    "db_version": "2025.09.25",
+                    "access_controlled_batch_ids": [],
+                }
+            ).encode()
         if key != self.key:
             return 401, b'{"message": "Unauthorized"}'
         assert path.rstrip("/") == "/materials/summary"
@@ -75,7 +94,9 @@ class Server:
         page = found[start : start + int(query.get("_limit", 100))]
         keys = query.get("_fields", "material_id").split(",")
         data = [{k: d[k] for k in keys if k in d} for d in page]
-        return 200, json.dumps({"data": data, "meta": {"api_version": "0.86.5", "total_doc": len(found)}}).encode()
+        return 200, json.dumps(
+            {"data": data, "meta": {"api_version": "0.86.5", "total_doc": len(found)}}
+        ).encode()
 
     def fits(self, document: dict, query: dict[str, str]) -> bool:
         if "material_ids" in query:
@@ -86,7 +107,10 @@ class Server:
         return (
             len(structure) <= int(query.get("nsites_max", 10**6))
             and structure.volume <= float(query.get("volume_max", 1e9))
-            and ("formula" not in query or structure.composition.anonymized_formula in query["formula"].split(","))
+            and (
+                "formula" not in query
+                or structure.composition.anonymized_formula in query["formula"].split(",")
+            )
         )
 
 
@@ -115,13 +139,22 @@ def no_key_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small_cells() -> dict[str, Structure]:
-    """24 rock salts that LCS6Å takes, one too long, one hexagonal, and one with an element of its own."""
-    structures = {f"mp-{100 + i}": primitive_rock_salt("Na", "Cl", 5.0 + 0.02 * i) for i in range(12)}
-    structures |= {f"mp-{200 + i}": primitive_rock_salt("Mg", "O", 4.0 + 0.02 * i) for i in range(12)}
-    structures["mp-1"] = primitive_rock_salt("Na", "Cl", 6.4)  # its primitive volume passes the query, its conventional cell fails the rule
-    structures["mp-2"] = Structure(Lattice.hexagonal(3.2, 5.2), ["Mg", "Mg"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]])
+    """24 rock salts that LCS6Å takes, one too long, one hexagonal, and one with an element of its
+    own."""
+    structures = {
+        f"mp-{100 + i}": primitive_rock_salt("Na", "Cl", 5.0 + 0.02 * i) for i in range(12)
+    }
+    structures |= {
+        f"mp-{200 + i}": primitive_rock_salt("Mg", "O", 4.0 + 0.02 * i) for i in range(12)
+    }
+    # its primitive volume passes the query, its conventional cell fails the rule
+    structures["mp-1"] = primitive_rock_salt("Na", "Cl", 6.4)
+    structures["mp-2"] = Structure(
+        Lattice.hexagonal(3.2, 5.2), ["Mg", "Mg"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]
+    )
     structures["mp-3"] = Structure(Lattice.cubic(3.0), ["Au"], [[0, 0, 0]])
-    structures["mp-4"] = Structure(Lattice.cubic(9.0), ["Po"], [[0, 0, 0]])  # the query leaves it out
+    # the query leaves it out
+    structures["mp-4"] = Structure(Lattice.cubic(9.0), ["Po"], [[0, 0, 0]])
     return structures
 
 
@@ -136,7 +169,8 @@ def test_lcs6_rules_end_to_end(serve, tmp_path: Path) -> None:
     ids = {i for c in dataset.splits.values() for i in c.ids}
     assert ids == {f"mp-{100 + i}" for i in range(12)} | {f"mp-{200 + i}" for i in range(12)}
     assert {s: len(c) for s, c in dataset.splits.items()} == {"train": 20, "val": 2, "test": 2}
-    # conventional: 8 atoms although the interface stores 2, and the edge of the cube although it stores the rhombohedron
+    # conventional: 8 atoms although the interface stores 2, and the edge of the cube although it
+    # stores the rhombohedron
     everything = dataset.splits["train"]
     assert (everything.n_atoms == 8).all()
     first = everything.ids.index("mp-100") if "mp-100" in everything.ids else None
@@ -145,14 +179,22 @@ def test_lcs6_rules_end_to_end(serve, tmp_path: Path) -> None:
     said = dataset.provenance
     assert said["database_version"] == "2025.09.25" and said["documents"] == 27
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", said["queried_on"])
-    assert said["query"]["volume_max"] == 216 and said["query"]["batch_id_not_eq"] == "gnome_r2scan_statics"
+    assert (
+        said["query"]["volume_max"] == 216
+        and said["query"]["batch_id_not_eq"] == "gnome_r2scan_statics"
+    )
     counts = [(c["before"], c["after"]) for c in said["selection"]]
-    assert counts == [(27, 26), (26, 25), (25, 24)]  # length, lattice entry, elements: int(0.9 * 5) = 4 without gold
+    # length, lattice entry, elements: int(0.9 * 5) = 4 without gold
+    assert counts == [(27, 26), (26, 25), (25, 24)]
     summary = [q for p, q in server.requests if "summary" in p]
-    assert all("deprecated" in q for q in summary), "a query without criteria would go to the open-data buckets"
+    assert all("deprecated" in q for q in summary), (
+        "a query without criteria would go to the open-data buckets"
+    )
 
 
-def test_pages_are_put_together_without_loss(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_put_together_without_loss(
+    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nesf.data.materials_project.CHUNK", 10)
     assert CHUNK > 10
     server = serve(small_cells())
@@ -161,7 +203,9 @@ def test_pages_are_put_together_without_loss(serve, tmp_path: Path, monkeypatch:
     assert {q.get("_skip") for p, q in server.requests if "_fields" in q} == {None, "10", "20"}
 
 
-def test_an_interface_that_stops_short_is_noticed(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interface_that_stops_short_is_noticed(
+    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nesf.data.materials_project.CHUNK", 10)
     server = serve(small_cells())
     empty = json.dumps({"data": [], "meta": {"total_doc": 27}}).encode()
@@ -173,7 +217,9 @@ def test_an_interface_that_stops_short_is_noticed(serve, tmp_path: Path, monkeyp
 
 def test_icsg3d_rules(serve, tmp_path: Path) -> None:
     tetragonal = Structure(
-        Lattice.tetragonal(3.9, 4.1), ["Pb", "Ti", "O", "O", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+        Lattice.tetragonal(3.9, 4.1),
+        ["Pb", "Ti", "O", "O", "O"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
     )
     structures = {f"mp-{i}": perovskite(3.8 + i / 100) for i in range(1, 6)} | {
         "mp-8": tetragonal,
@@ -181,16 +227,26 @@ def test_icsg3d_rules(serve, tmp_path: Path) -> None:
     }
     server = serve(structures)
     dataset = load_packed(build_from(server, tmp_path, load_rules("icsg3d")))
-    assert sorted(i for c in dataset.splits.values() for i in c.ids) == [f"mp-{i}" for i in range(1, 6)]
+    assert sorted(i for c in dataset.splits.values() for i in c.ids) == [
+        f"mp-{i}" for i in range(1, 6)
+    ]
     asked = next(q for p, q in server.requests if "_fields" in q)
-    assert asked["formula"] == "AB,ABC2,ABC3" and asked["crystal_system"] == "Cubic" and asked["nsites_max"] == "40"
+    assert (
+        asked["formula"] == "AB,ABC2,ABC3"
+        and asked["crystal_system"] == "Cubic"
+        and asked["nsites_max"] == "40"
+    )
 
 
 def ybco_like(stretch: float, rare_earth: str = "Y") -> Structure:
     elements = [rare_earth, "Ba", "Ba", "Cu", "Cu", "Cu"] + ["O"] * 7
     z = [0.5, 0.18, 0.82, 0, 0.35, 0.65, 0.16, 0.84, 0.38, 0.62, 0.38, 0.62, 0]
     xy = [(0.5, 0.5)] * 3 + [(0, 0)] * 5 + [(0.5, 0), (0.5, 0), (0, 0.5), (0, 0.5), (0, 0.5)]
-    return Structure(Lattice.orthorhombic(3.84 * stretch, 3.92, 11.8), elements, [(x, y, h) for (x, y), h in zip(xy, z, strict=True)])
+    return Structure(
+        Lattice.orthorhombic(3.84 * stretch, 3.92, 11.8),
+        elements,
+        [(x, y, h) for (x, y), h in zip(xy, z, strict=True)],
+    )
 
 
 def test_ybco_rules_fetch_the_reference_and_make_folds(serve, tmp_path: Path) -> None:
@@ -203,7 +259,9 @@ def test_ybco_rules_fetch_the_reference_and_make_folds(serve, tmp_path: Path) ->
     folds = [load_packed(folder / f"fold-{k}") for k in range(20)]
     assert all(d.fold == k for k, d in enumerate(folds))
     tested = [i for d in folds for i in d.splits["test"].ids]
-    assert sorted(tested) == sorted(set(structures) - {"mp-98", "mp-99"}), "each material is in one test set"
+    assert sorted(tested) == sorted(set(structures) - {"mp-98", "mp-99"}), (
+        "each material is in one test set"
+    )
     for d in folds:
         parts = [set(c.ids) for c in d.splits.values()]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 22
@@ -216,11 +274,22 @@ def test_ybco_rules_fetch_the_reference_and_make_folds(serve, tmp_path: Path) ->
 
 
 def test_hundred_materials_give_the_papers_folds() -> None:
-    crystals = Crystals.from_arrays([str(i) for i in range(100)], [np.zeros((1, 3))] * 100, [np.array([1])] * 100, np.tile(np.eye(3), (100, 1, 1)))
-    assert all([len(d[s]) for s in ("train", "val", "test")] == [90, 5, 5] for d in split_by_rules(crystals, load_rules("ybco"), seed=0))
+    crystals = Crystals.from_arrays(
+        [str(i) for i in range(100)],
+        [np.zeros((1, 3))] * 100,
+        [np.array([1])] * 100,
+        np.tile(np.eye(3), (100, 1, 1)),
+    )
+    assert all(
+        [len(d[s]) for s in ("train", "val", "test")] == [90, 5, 5]
+        for d in split_by_rules(crystals, load_rules("ybco"), seed=0)
+    )
 
 
-@pytest.mark.parametrize("document", [{"structure": {"lattice": {}}}, {"structure": None}, {}, {"structure": {"sites": []}}])
+@pytest.mark.parametrize(
+    "document",
+    [{"structure": {"lattice": {}}}, {"structure": None}, {}, {"structure": {"sites": []}}],
+)
 def test_malformed_documents_are_named_or_skipped(serve, tmp_path: Path, document: dict) -> None:
     server = serve(small_cells())
     server.documents.append({"material_id": "mp-666"} | document)
@@ -254,7 +323,9 @@ def test_keys(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lambda path, query: (200, b"<html>") if "summary" in path else None,
         lambda path, query: (200, b"[]") if "summary" in path else None,
         lambda path, query: (200, b'{"data": []}') if "summary" in path else None,
-        lambda path, query: (200, b'{"data": null, "meta": {"total_doc": 3}}') if "summary" in path else None,
+        lambda path, query: (
+            (200, b'{"data": null, "meta": {"total_doc": 3}}') if "summary" in path else None
+        ),
         lambda path, query: (500, b'{"detail": "oops"}') if "summary" in path else None,
         lambda path, query: (403, b'{"message": "Forbidden"}') if "summary" in path else None,
     ],
@@ -279,13 +350,27 @@ def test_nobody_there(tmp_path: Path, serve) -> None:
 @pytest.mark.parametrize("name", ["lcs6", "ybco", "starter", "a/b", "", ".."])
 def test_names_that_would_shadow_or_leave_the_data_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(repr(name))):
-        build(load_rules("lcs6"), name=name, api_key=KEY, endpoint="http://127.0.0.1:9/", data_dir=tmp_path)
+        build(
+            load_rules("lcs6"),
+            name=name,
+            api_key=KEY,
+            endpoint="http://127.0.0.1:9/",
+            data_dir=tmp_path,
+        )
 
 
-def test_without_mp_api_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mp_api_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "mp_api.client", None)
     with pytest.raises(NesfError, match=re.escape('pip install "nesf[materials-project]"')):
-        build(load_rules("lcs6"), name="mine", api_key=KEY, endpoint="http://127.0.0.1:9/", data_dir=tmp_path)
+        build(
+            load_rules("lcs6"),
+            name="mine",
+            api_key=KEY,
+            endpoint="http://127.0.0.1:9/",
+            data_dir=tmp_path,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -321,12 +406,17 @@ def test_rules_from_json(tmp_path: Path) -> None:
         load_rules("lcs7")
 
 
-@pytest.mark.parametrize(("name", "fold", "sizes"), [("lcs6", None, (5418, 286, 301)), ("ybco", 0, (90, 5, 5))])
-def test_the_release_satisfies_its_rules(mirror: Path, tmp_path: Path, name: str, fold: int | None, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "fold", "sizes"), [("lcs6", None, (5418, 286, 301)), ("ybco", 0, (90, 5, 5))]
+)
+def test_the_release_satisfies_its_rules(
+    mirror: Path, tmp_path: Path, name: str, fold: int | None, sizes: tuple[int, ...]
+) -> None:
     dataset = load(name, fold=fold, data_dir=tmp_path, mirror=mirror)
     crystals = concatenate([dataset.splits[s] for s in ("train", "val", "test")])
     reference = crystals.lattice[crystals.ids.index("mp-20674")] if name == "ybco" else None
-    # the most frequent elements of a larger set were kept: applied to what was left, that rule would drop a tenth again
+    # the most frequent elements of a larger set were kept: applied to what was left, that rule
+    # would drop a tenth again
     kept, _ = select(crystals, replace(load_rules(name), element_fraction=None), reference)
     assert len(kept) == len(crystals) == sum(sizes)
     again = split_by_rules(crystals, load_rules(name), seed=0)[0]
@@ -334,9 +424,15 @@ def test_the_release_satisfies_its_rules(mirror: Path, tmp_path: Path, name: str
 
 
 def test_element_rule_counts_materials_not_atoms() -> None:
-    """Ten elements, int(0.9 * 10) = 9 kept: the rarest by materials goes although it has the most atoms."""
+    """Ten elements, int(0.9 * 10) = 9 kept: the rarest by materials goes although it has the most
+    atoms."""
     species = [np.array([z]) for z in range(1, 10) for _ in range(2)] + [np.full(50, 10)]
-    crystals = Crystals.from_arrays([str(i) for i in range(19)], [np.zeros((len(s), 3)) for s in species], species, np.tile(np.eye(3), (19, 1, 1)))
+    crystals = Crystals.from_arrays(
+        [str(i) for i in range(19)],
+        [np.zeros((len(s), 3)) for s in species],
+        species,
+        np.tile(np.eye(3), (19, 1, 1)),
+    )
     assert set(frequent_elements(crystals, 0.9)) == set(range(1, 10))
     kept, counts = select(crystals, Rules(element_fraction=0.9))
     assert kept.ids == crystals.ids[:18] and (counts[0].before, counts[0].after) == (19, 18)

@@ -13,13 +13,17 @@ from nesf.errors import DataError
 from nesf.metrics import ERRORS, HEADLINE, align, evaluate
 
 CELL = np.diag([4.0, 4.0, 4.0])
-ROCK_SALT = np.array([[0, 0, 0], [2, 2, 0], [2, 0, 2], [0, 2, 2], [2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 2, 2]], float)
+ROCK_SALT = np.array(
+    [[0, 0, 0], [2, 2, 0], [2, 0, 2], [0, 2, 2], [2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 2, 2]], float
+)
 NA_CL = np.array([11] * 4 + [17] * 4)
 
 
 def batch(*atoms: tuple[np.ndarray, np.ndarray], cells: list[np.ndarray] | None = None) -> Crystals:
     ids = [f"m{i}" for i in range(len(atoms))]
-    return Crystals.from_arrays(ids, [p for p, _ in atoms], [s for _, s in atoms], np.array(cells or [CELL] * len(atoms)))
+    return Crystals.from_arrays(
+        ids, [p for p, _ in atoms], [s for _, s in atoms], np.array(cells or [CELL] * len(atoms))
+    )
 
 
 @pytest.fixture
@@ -47,7 +51,11 @@ def test_missing_atom_shows_in_the_actual_metrics_only(salt: Crystals) -> None:
     assert summary["number_of_atoms_error_percent"] == 100
     assert summary["position_error_actual_angstrom"] == pytest.approx(2 / 8)
     assert summary["species_error_actual_percent"] == pytest.approx(100 / 8)
-    assert summary["position_error_detected_angstrom"] == summary["species_error_detected_percent"] == 0
+    assert (
+        summary["position_error_detected_angstrom"]
+        == summary["species_error_detected_percent"]
+        == 0
+    )
     assert summary["match_rate_percent"] == 0
     assert summary["match_rmse"] is None
 
@@ -57,7 +65,8 @@ def test_extra_atom_shows_in_the_detected_metrics_only(salt: Crystals) -> None:
     summary = evaluate(salt, extra).summary
     assert summary["number_of_atoms_error_percent"] == 100
     assert summary["position_error_actual_angstrom"] == summary["species_error_actual_percent"] == 0
-    assert summary["position_error_detected_angstrom"] == pytest.approx(1.0 / 9)  # (0.6, 0.8, 0) is 1 Å from the Na at the origin
+    # (0.6, 0.8, 0) is 1 Å from the Na at the origin
+    assert summary["position_error_detected_angstrom"] == pytest.approx(1.0 / 9)
     assert summary["species_error_detected_percent"] == pytest.approx(100 / 9)
 
 
@@ -65,8 +74,12 @@ def test_swapped_species_are_counted_both_ways_and_never_match(salt: Crystals) -
     swapped = NA_CL.copy()
     swapped[[0, 4]] = swapped[[4, 0]]
     summary = evaluate(salt, batch((ROCK_SALT, swapped))).summary
-    assert summary["species_error_actual_percent"] == summary["species_error_detected_percent"] == 25
-    assert summary["position_error_actual_angstrom"] == summary["number_of_atoms_error_percent"] == 0
+    assert (
+        summary["species_error_actual_percent"] == summary["species_error_detected_percent"] == 25
+    )
+    assert (
+        summary["position_error_actual_angstrom"] == summary["number_of_atoms_error_percent"] == 0
+    )
     assert summary["match_rate_percent"] == 0
 
 
@@ -75,19 +88,24 @@ def test_known_displacement_of_every_atom(salt: Crystals) -> None:
     assert summary["position_error_actual_angstrom"] == pytest.approx(0.13)
     assert summary["position_error_detected_angstrom"] == pytest.approx(0.13)
     assert summary["position_error_actual_median_angstrom"] == pytest.approx(0.13)
-    assert summary["match_rmse"] == pytest.approx(0, abs=1e-9)  # the matcher is free of a common shift, the paper's metric is not
+    # the matcher is free of a common shift, the paper's metric is not
+    assert summary["match_rmse"] == pytest.approx(0, abs=1e-9)
 
 
 def test_match_rmse_is_normalised_by_the_length_per_atom() -> None:
-    # CsCl with Cs moved by 0.3 Å against Cl: the matcher shares the shift, each atom is 0.15 Å off; (V/N)^(1/3) = (64/2)^(1/3).
+    # CsCl with Cs moved by 0.3 Å against Cl: the matcher shares the shift, each atom is 0.15 Å off;
+    # (V/N)^(1/3) = (64/2)^(1/3).
     actual = batch((np.array([[0, 0, 0], [2, 2, 2.0]]), np.array([55, 17])))
     moved = batch((np.array([[0.3, 0, 0], [2, 2, 2.0]]), np.array([55, 17])))
-    assert evaluate(actual, moved).summary["match_rmse"] == pytest.approx(0.15 / 32 ** (1 / 3), rel=1e-6)
+    assert evaluate(actual, moved).summary["match_rmse"] == pytest.approx(
+        0.15 / 32 ** (1 / 3), rel=1e-6
+    )
 
 
 def test_distances_know_no_periodic_images(salt: Crystals) -> None:
     wrapped = ROCK_SALT.copy()
-    wrapped[0] = [4, 4, 4]  # the same atom, one cell further: its old place is 2 Å from the next atom
+    # the same atom, one cell further: its old place is 2 Å from the next atom
+    wrapped[0] = [4, 4, 4]
     summary = evaluate(salt, batch((wrapped, NA_CL))).summary
     assert summary["position_error_actual_angstrom"] == pytest.approx(2 / 8)
     assert summary["position_error_detected_angstrom"] == pytest.approx(np.sqrt(12) / 8)
@@ -103,7 +121,9 @@ def test_lattice_errors_are_mean_absolute_over_axes_and_angles(salt: Crystals) -
     assert summary["n_not_matched"] is None
     materials = evaluate(salt, salt, match=False).materials
     assert materials["matched"].tolist() == [None] and materials["match_rmse"].isna().all()
-    assert evaluate(salt, salt).materials[["matched", "match_rmse"]].to_numpy().tolist() == [[True, 0.0]]
+    assert evaluate(salt, salt).materials[["matched", "match_rmse"]].to_numpy().tolist() == [
+        [True, 0.0]
+    ]
 
 
 def test_order_of_atoms_does_not_matter() -> None:
@@ -112,7 +132,10 @@ def test_order_of_atoms_does_not_matter() -> None:
     detected = batch(*[(random.uniform(0, 4, (n, 3)), random.integers(1, 4, n)) for n in (4, 7, 2)])
 
     def shuffled(crystals: Crystals) -> Crystals:
-        orders = [random.permutation(np.arange(s.start, s.stop)) for s in map(crystals.atoms, range(len(crystals)))]
+        orders = [
+            random.permutation(np.arange(s.start, s.stop))
+            for s in map(crystals.atoms, range(len(crystals)))
+        ]
         return batch(*[(crystals.positions[o], crystals.species[o]) for o in orders])
 
     first = evaluate(actual, detected, match=False).summary
@@ -142,7 +165,8 @@ def test_nothing_detected_is_counted_named_and_charged(salt: Crystals) -> None:
     assert summary["number_of_atoms_error_percent"] == 50
     assert summary["species_error_actual_percent"] == 50
     assert summary["per_material_species_error_actual_percent"] == 50
-    assert summary["position_error_actual_angstrom"] == 0  # the paper's way: over the materials that have a detected atom
+    # the paper's way: over the materials that have a detected atom
+    assert summary["position_error_actual_angstrom"] == 0
     assert summary["position_error_actual_charged_angstrom"] == pytest.approx(np.sqrt(48) / 2 / 2)
     assert summary["match_rate_percent"] == 50
     assert metrics.materials["n_atoms_detected"].tolist() == [8, 0]
@@ -155,7 +179,9 @@ def test_charge_is_half_of_the_longest_body_diagonal_of_the_cell() -> None:
     one = (np.zeros((1, 3)), np.array([3]))
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) @ cell
     longest = np.linalg.norm(corners - corners[::-1], axis=-1).max()  # between opposite corners
-    summary = evaluate(batch(one, one, cells=[cell, cell]), batch(one, NOTHING, cells=[cell, cell]), match=False).summary
+    summary = evaluate(
+        batch(one, one, cells=[cell, cell]), batch(one, NOTHING, cells=[cell, cell]), match=False
+    ).summary
     assert summary["position_error_actual_charged_angstrom"] == pytest.approx((0 + longest / 2) / 2)
 
 
@@ -169,7 +195,13 @@ def test_nothing_detected_at_all_gives_null_and_no_warning(salt: Crystals) -> No
 
 @pytest.mark.parametrize(
     "cell",
-    [np.diag([4.0, 4.0, 0.0]), np.full((3, 3), np.nan), np.diag([4e4, 4, 4]), np.array([[4, 0, 0], [4, 1e-3, 0], [0, 0, 4.0]]), np.diag([1e-9] * 3)],
+    [
+        np.diag([4.0, 4.0, 0.0]),
+        np.full((3, 3), np.nan),
+        np.diag([4e4, 4, 4]),
+        np.array([[4, 0, 0], [4, 1e-3, 0], [0, 0, 4.0]]),
+        np.diag([1e-9] * 3),
+    ],
     ids=["no volume", "not finite", "too long", "flat", "tiny"],
 )
 def test_absurd_cell_is_no_match_and_no_crash(salt: Crystals, cell: np.ndarray) -> None:
@@ -180,7 +212,10 @@ def test_absurd_cell_is_no_match_and_no_crash(salt: Crystals, cell: np.ndarray) 
 
 
 def test_match_sees_through_the_choice_of_cell(salt: Crystals) -> None:
-    doubled = batch((np.vstack([ROCK_SALT, ROCK_SALT + np.array([0, 0, 4])]), np.tile(NA_CL, 2)), cells=[np.diag([4.0, 4.0, 8.0])])
+    doubled = batch(
+        (np.vstack([ROCK_SALT, ROCK_SALT + np.array([0, 0, 4])]), np.tile(NA_CL, 2)),
+        cells=[np.diag([4.0, 4.0, 8.0])],
+    )
     assert evaluate(salt, doubled).summary["match_rate_percent"] == 100
 
 

@@ -1,4 +1,5 @@
-"""The notebooks: pairs in step, no outputs committed, parameters that are documented and guarded, no path of some machine. nbval executes them."""
+"""The notebooks: pairs in step, no outputs committed, parameters that are documented and guarded,
+no path of some machine. nbval executes them."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from nesf.errors import ConfigError, DataError
 from nesf_studies.page import check_parameters, open_dataset, open_model, recorded_run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-WITH_DATASET = [p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")]  # those pages show what is recorded
+WITH_DATASET = [
+    p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")
+]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -29,7 +32,8 @@ def cells_of(notebook: nbformat.NotebookNode) -> list[tuple[str, str, tuple[str,
 
 
 def run_guard(path: Path, **given: Any) -> None:
-    """Execute the cells up to the one that checks the parameters, as papermill would parametrise them."""
+    """Execute the cells up to the one that checks the parameters, as papermill would parametrise
+    them."""
     notebook = parameterize_notebook(load_notebook_node(str(path)), given)
     namespace: dict[str, Any] = {}
     for cell in notebook.cells:
@@ -41,15 +45,30 @@ def run_guard(path: Path, **given: Any) -> None:
 
 
 def test_the_pages_exist() -> None:
-    paper = {"data", "fields", "train", "reconstruction", "table1", "examples", "errors", "icsg3d", "interpolation", "latent_space"}
-    assert paper | {"sensitivity", "properties", "search", "speed", "differences"} <= {p.stem for p in NOTEBOOKS}
+    paper = {
+        "data",
+        "fields",
+        "train",
+        "reconstruction",
+        "table1",
+        "examples",
+        "errors",
+        "icsg3d",
+        "interpolation",
+        "latent_space",
+    }
+    assert paper | {"sensitivity", "properties", "search", "speed", "differences"} <= {
+        p.stem for p in NOTEBOOKS
+    }
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 
 @by_name
 def test_pair_says_the_same_and_holds_no_output(path: Path) -> None:
     notebook = nbformat.read(path, 4)
-    assert cells_of(notebook) == cells_of(jupytext.read(path.with_suffix(".py"))), "run `make format`, which brings both in step"
+    assert cells_of(notebook) == cells_of(jupytext.read(path.with_suffix(".py"))), (
+        "run `make format`, which brings both in step"
+    )
     assert not any(c.get("outputs") or c.get("execution_count") for c in notebook.cells)
     assert "jupytext" not in notebook.metadata
 
@@ -60,7 +79,9 @@ def test_parameters_are_documented_with_type_and_default(path: Path) -> None:
     if path in WITH_DATASET:
         assert parameters["dataset"]["default"] == '"starter"'
     for parameter in parameters.values():
-        assert parameter["inferred_type_name"] in {"str", "int", "float", "bool"} and parameter["help"], parameter
+        assert (
+            parameter["inferred_type_name"] in {"str", "int", "float", "bool"} and parameter["help"]
+        ), parameter
 
 
 @pytest.mark.parametrize("path", WITH_DATASET, ids=lambda p: p.stem)
@@ -82,21 +103,38 @@ def test_the_page_on_speed_refuses_what_it_does_not_know() -> None:
         run_guard(path, dataset="lcs6")
 
 
-def test_pages_open_what_their_parameters_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pages_open_what_their_parameters_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     crystals = open_dataset("starter")
     model, folder = open_model("", crystals, device="cpu")
     printed = capsys.readouterr().out
-    assert folder == recorded_run("starter") and "dataset starter, hash" in printed and "model trained on starter, " in printed
-    assert "careful" not in printed and model.encode(crystals.split("val").select([0])).shape == (1, 192)
+    assert (
+        folder == recorded_run("starter")
+        and "dataset starter, hash" in printed
+        and "model trained on starter, " in printed
+    )
+    assert "careful" not in printed and model.encode(crystals.split("val").select([0])).shape == (
+        1,
+        192,
+    )
     open_model(str(recorded_run("lcs6")), crystals, device="cpu")
-    assert "model trained on lcs6, 1200 epochs\ncareful: not on this data" in capsys.readouterr().out
+    assert (
+        "model trained on lcs6, 1200 epochs\ncareful: not on this data" in capsys.readouterr().out
+    )
     with pytest.raises(DataError, match="nowhere"):
         open_dataset(str(tmp_path / "nowhere"))
 
 
 def test_choices_and_kinds_of_values() -> None:
     def given(**values: Any) -> dict[str, Any]:
-        return {"__annotations__": {"preset": str, "minutes": float, "compile": bool}, "preset": "cpu", "minutes": 1.0, "compile": False, **values}
+        return {
+            "__annotations__": {"preset": str, "minutes": float, "compile": bool},
+            "preset": "cpu",
+            "minutes": 1.0,
+            "compile": False,
+            **values,
+        }
 
     check_parameters(given(minutes=2), preset=("cpu", "paper"))  # a whole number is a number
     with pytest.raises(ConfigError, match="preset = 'gpu': choose from cpu, paper"):
@@ -114,20 +152,37 @@ def test_choices_and_kinds_of_values() -> None:
 def strings_in(code: str) -> list[str]:
     """The strings of a code cell; in an f-string `x` stands for each expression."""
     tree = ast.parse("\n".join(line for line in code.splitlines() if not line.startswith("%")))
-    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    inner = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
+    }
     strings = []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            strings.append("".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            strings.append(
+                "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "x"
+                    for part in node.values
+                )
+            )
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner
+        ):
             strings.append(node.value)
     return strings
 
 
-@pytest.mark.parametrize(("cores", "given", "threads"), [(2, None, 1), (4, None, 1), (8, None, 3), (2, "3", 3)])
-def test_notebooks_use_one_thread_on_a_small_machine(cores: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cores", "given", "threads"), [(2, None, 1), (4, None, 1), (8, None, 3), (2, "3", 3)]
+)
+def test_notebooks_use_one_thread_on_a_small_machine(
+    cores: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # restored afterwards, whatever the call sets
+    # restored afterwards, whatever the call sets
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
@@ -139,19 +194,42 @@ def test_notebooks_use_one_thread_on_a_small_machine(cores: int, given: str | No
         torch.set_num_threads(before)
 
 
-# An absolute path, or one that leaves the folder; not the slash of a unit, a link, a closing tag or a path's middle.
+# An absolute path, or one that leaves the folder; not the slash of a unit, a link, a closing tag or
+# a path's middle.
 OUTSIDE = re.compile(r"(?<![\w.)\]}<>:/-])(?:/|~/)[A-Za-z_]|\b[A-Za-z]:[\\/](?!/)|\.\./")
 
 
 @pytest.mark.parametrize(
-    "path", ["/data/x", "/mnt/lcs6.csv", "see /home/a", "--data=/scratch/x", "~/nesf", "C:\\data", "D:/data", "../shared", "a/../b"]
+    "path",
+    [
+        "/data/x",
+        "/mnt/lcs6.csv",
+        "see /home/a",
+        "--data=/scratch/x",
+        "~/nesf",
+        "C:\\data",
+        "D:/data",
+        "../shared",
+        "a/../b",
+    ],
 )
 def test_outside_paths_are_recognised(path: str) -> None:
     assert OUTSIDE.search(path)
 
 
 @pytest.mark.parametrize(
-    "text", ["results/lcs6", "x/run.json", "eV/atom", "1 / Å", "https://doi.org/10.1038/x", "<b>a</b>", "<br/>", "./out", "x: y"]
+    "text",
+    [
+        "results/lcs6",
+        "x/run.json",
+        "eV/atom",
+        "1 / Å",
+        "https://doi.org/10.1038/x",
+        "<b>a</b>",
+        "<br/>",
+        "./out",
+        "x: y",
+    ],
 )
 def test_other_slashes_are_no_outside_paths(text: str) -> None:
     assert not OUTSIDE.search(text)
@@ -161,5 +239,7 @@ def test_other_slashes_are_no_outside_paths(text: str) -> None:
 def test_no_path_leads_outside_of_the_repository(path: Path) -> None:
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
-            assert not [text for text in strings_in(cell.source) if OUTSIDE.search(text)], cell.source
+            assert not [text for text in strings_in(cell.source) if OUTSIDE.search(text)], (
+                cell.source
+            )
             assert 'read_csv("' not in cell.source

@@ -1,4 +1,5 @@
-"""The README says what is true: its tables are those of the recorded runs, its commands are ones that the program knows, its example runs."""
+"""The README says what is true: its tables are those of the recorded runs, its commands are ones
+that the program knows, its example runs."""
 
 import importlib.util
 import re
@@ -19,11 +20,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_tables_are_made_from_the_recorded_runs() -> None:
-    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
+    spec = importlib.util.spec_from_file_location(
+        "update_readme", ROOT / "scripts" / "update_readme.py"
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.updated(README, all_runs(ROOT / "results")) == README, "run: python scripts/update_readme.py"
+    assert module.updated(README, all_runs(ROOT / "results")) == README, (
+        "run: python scripts/update_readme.py"
+    )
 
 
 @pytest.mark.parametrize("name", ["README.md", "book/use.md"])
@@ -56,7 +61,10 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(example, names)
     assert names["z"].shape == (1, 192)
     (decoded,) = names["decoded"]
-    assert isinstance(decoded, Structure) and decoded.composition.reduced_formula == structure.composition.reduced_formula
+    assert (
+        isinstance(decoded, Structure)
+        and decoded.composition.reduced_formula == structure.composition.reduced_formula
+    )
 
 
 def test_notebooks_and_their_parameters_exist() -> None:
@@ -64,4 +72,6 @@ def test_notebooks_and_their_parameters_exist() -> None:
     calls = re.findall(r"^papermill (notebooks/\S+) (.*)$", text, re.MULTILINE)
     assert calls
     for path, arguments in calls:
-        assert set(re.findall(r"-p (\w+) ", arguments)) <= set(papermill.inspect_notebook(str(ROOT / path))), path
+        assert set(re.findall(r"-p (\w+) ", arguments)) <= set(
+            papermill.inspect_notebook(str(ROOT / path))
+        ), path

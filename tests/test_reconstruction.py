@@ -40,7 +40,8 @@ DEFAULT = ReconstructionConfig()
 
 
 def random_crystals(n: int, seed: int) -> Crystals:
-    """Crystals in oblique cells, 1 to 12 atoms at random places at least 1.6 Å apart (the nearest in real ones are farther, hydrogen left aside)."""
+    """Crystals in oblique cells, 1 to 12 atoms at random places at least 1.6 Å apart (the nearest
+    in real ones are farther, hydrogen left aside)."""
     rng = np.random.default_rng(seed)
     lattice = standard_lattice(rng.uniform(3, 6, (n, 3)), np.radians(rng.uniform(75, 105, (n, 3))))
     positions = []
@@ -50,10 +51,17 @@ def random_crystals(n: int, seed: int) -> Crystals:
             if len(chosen) < wanted and all(np.linalg.norm(point - c) > 1.6 for c in chosen):
                 chosen.append(point)
         positions.append(np.array(chosen))
-    return Crystals.from_arrays([f"random-{i}" for i in range(n)], positions, [rng.integers(1, 90, len(p)) for p in positions], lattice)
+    return Crystals.from_arrays(
+        [f"random-{i}" for i in range(n)],
+        positions,
+        [rng.integers(1, 90, len(p)) for p in positions],
+        lattice,
+    )
 
 
-def decode_truth(crystals: Crystals, config: ReconstructionConfig = DEFAULT, box: Box | None = None) -> Reconstruction:
+def decode_truth(
+    crystals: Crystals, config: ReconstructionConfig = DEFAULT, box: Box | None = None
+) -> Reconstruction:
     return oracle(crystals, box or bounding_box(crystals), vocabulary_of(crystals), config)
 
 
@@ -61,28 +69,50 @@ def is_exact(actual: Crystals, detected: Crystals) -> None:
     assert detected.ids == actual.ids
     assert np.array_equal(detected.n_atoms, actual.n_atoms)
     for i in range(len(actual)):
-        distances, nearest = KDTree(detected.positions[detected.atoms(i)]).query(actual.positions[actual.atoms(i)])
-        assert distances.max() < 1e-4 and sorted(nearest) == list(range(len(nearest))), actual.ids[i]
-        assert np.array_equal(detected.species[detected.atoms(i)][nearest], actual.species[actual.atoms(i)]), actual.ids[i]
+        distances, nearest = KDTree(detected.positions[detected.atoms(i)]).query(
+            actual.positions[actual.atoms(i)]
+        )
+        assert distances.max() < 1e-4 and sorted(nearest) == list(range(len(nearest))), actual.ids[
+            i
+        ]
+        assert np.array_equal(
+            detected.species[detected.atoms(i)][nearest], actual.species[actual.atoms(i)]
+        ), actual.ids[i]
     np.testing.assert_allclose(detected.lengths, actual.lengths, atol=1e-5)
     np.testing.assert_allclose(detected.angles, actual.angles, atol=1e-5)
-    np.testing.assert_allclose(detected.lattice, actual.lattice, atol=1e-4)  # in the standard setting, so also the matrix
+    # in the standard setting, so also the matrix
+    np.testing.assert_allclose(detected.lattice, actual.lattice, atol=1e-4)
 
 
 @pytest.mark.parametrize("atom_position", ["lowest_score", "cluster_mean"])
 def test_ground_truth_decodes_exactly_at_random(atom_position: str) -> None:
     crystals = random_crystals(12, seed=0)
     assert len(set(crystals.n_atoms)) > 4
-    is_exact(crystals, decode_truth(crystals, dataclasses.replace(DEFAULT, atom_position=atom_position)).crystals)
+    is_exact(
+        crystals,
+        decode_truth(crystals, dataclasses.replace(DEFAULT, atom_position=atom_position)).crystals,
+    )
 
 
 def test_ground_truth_decodes_exactly_on_lattices() -> None:
     """Symmetric crystals, many particles equally far from several atoms."""
     frac = np.array([[x, y, z] for x in (0, 0.5) for y in (0, 0.5) for z in (0, 0.5)])
-    rock_salt = Crystals.from_arrays(["NaCl"], [frac * 5.6], [np.array([11, 17, 17, 11, 17, 11, 11, 17])], np.eye(3)[None] * 5.6)
-    bcc = Crystals.from_arrays(["Fe"], [np.array([[0, 0, 0], [0.5, 0.5, 0.5]]) * 2.87], [np.array([26, 26])], np.eye(3)[None] * 2.87)
+    rock_salt = Crystals.from_arrays(
+        ["NaCl"], [frac * 5.6], [np.array([11, 17, 17, 11, 17, 11, 11, 17])], np.eye(3)[None] * 5.6
+    )
+    bcc = Crystals.from_arrays(
+        ["Fe"],
+        [np.array([[0, 0, 0], [0.5, 0.5, 0.5]]) * 2.87],
+        [np.array([26, 26])],
+        np.eye(3)[None] * 2.87,
+    )
     lattice = standard_lattice(np.array([[3.2, 3.2, 5.2]]), np.radians([[90, 90, 120]]))
-    hcp = Crystals.from_arrays(["Mg"], [np.array([[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]) @ lattice[0]], [np.array([12, 12])], lattice)
+    hcp = Crystals.from_arrays(
+        ["Mg"],
+        [np.array([[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]) @ lattice[0]],
+        [np.array([12, 12])],
+        lattice,
+    )
     crystals = concatenate([rock_salt, bcc, hcp])
     is_exact(crystals, decode_truth(crystals).crystals)
 
@@ -94,17 +124,31 @@ def test_ground_truth_decodes_exactly_on_starter() -> None:
     is_exact(test, result.crystals)
     assert result.nothing_detected == [] and not any(r["lattice_repaired"] for r in result.reports)
     report, grid = result.reports[7], len(box_grid(bounding_box(starter.splits["train"]), 0.5))
-    assert report["id"] == test.ids[7] and report["n_atoms"] == test.n_atoms[7] == len(report["atoms"]) and report["n_particles"] == grid
-    assert sum(a["particles"] for a in report["atoms"]) + sum(report["clusters_rejected"]) == grid  # the truth discards no particle
+    assert (
+        report["id"] == test.ids[7]
+        and report["n_atoms"] == test.n_atoms[7] == len(report["atoms"])
+        and report["n_particles"] == grid
+    )
+    # the truth discards no particle
+    assert sum(a["particles"] for a in report["atoms"]) + sum(report["clusters_rejected"]) == grid
     assert all(a["votes"] == 216 and a["score"] < 1e-5 for a in report["atoms"])
-    assert [a["atomic_number"] for a in report["atoms"]] == result.crystals.species[result.crystals.atoms(7)].tolist()
+    assert [a["atomic_number"] for a in report["atoms"]] == result.crystals.species[
+        result.crystals.atoms(7)
+    ].tolist()
 
 
 @pytest.mark.parametrize(("name", "fold"), [("lcs6", None), ("ybco", 0), ("icsg3d", None)])
-def test_ground_truth_of_the_release_decodes_exactly(mirror: Path, tmp_path: Path, name: str, fold: int | None) -> None:
-    if name == "icsg3d":  # not every copy of the release has its training split: the test atoms give the box
+def test_ground_truth_of_the_release_decodes_exactly(
+    mirror: Path, tmp_path: Path, name: str, fold: int | None
+) -> None:
+    # not every copy of the release has its training split: the test atoms give the box
+    if name == "icsg3d":
         folder = mirror / "data/dataset_paper/dataset_ICSG3D_test"
-        test, vocabulary = to_crystals((folder / "dataset.pkl").read_bytes(), (folder / "dataset_attr.json").read_bytes(), str(folder))
+        test, vocabulary = to_crystals(
+            (folder / "dataset.pkl").read_bytes(),
+            (folder / "dataset_attr.json").read_bytes(),
+            str(folder),
+        )
         part = test.select(range(0, len(test), 10))
         is_exact(part, oracle(part, bounding_box(test), vocabulary).crystals)
         return
@@ -115,10 +159,15 @@ def test_ground_truth_of_the_release_decodes_exactly(mirror: Path, tmp_path: Pat
 
 def test_periodic_truth_decodes_to_the_crystal_up_to_images() -> None:
     crystals = random_crystals(3, seed=1)
-    detected = oracle(crystals, bounding_box(crystals), vocabulary_of(crystals), periodic=True).crystals
-    for i, (actual, ours) in enumerate(zip(crystals.to_structures(), detected.to_structures(), strict=True)):
+    detected = oracle(
+        crystals, bounding_box(crystals), vocabulary_of(crystals), periodic=True
+    ).crystals
+    for i, (actual, ours) in enumerate(
+        zip(crystals.to_structures(), detected.to_structures(), strict=True)
+    ):
         distances = actual.lattice.get_all_distances(ours.frac_coords, actual.frac_coords)
-        assert distances.min(1).max() < 1e-4 and distances.min(0).max() < 1e-4, i  # every atom, and nothing else
+        # every atom, and nothing else
+        assert distances.min(1).max() < 1e-4 and distances.min(0).max() < 1e-4, i
 
 
 def test_step_1_particles_are_a_grid_for_every_crystal() -> None:
@@ -126,17 +175,22 @@ def test_step_1_particles_are_a_grid_for_every_crystal() -> None:
     particles = initialize_particles(box, 3, DEFAULT)
     grid = box_grid(box, 0.5)
     assert particles.positions.shape == (3 * len(grid), 3) and len(grid) == 6 * 6 * 8
-    assert torch.equal(particles.positions.view(3, -1, 3)[2], grid) and torch.equal(torch.bincount(particles.crystal), torch.tensor([len(grid)] * 3))
+    assert torch.equal(particles.positions.view(3, -1, 3)[2], grid) and torch.equal(
+        torch.bincount(particles.crystal), torch.tensor([len(grid)] * 3)
+    )
     assert particles.counts.eq(1).all() and particles.scores.isnan().all()
 
 
 class HalfWay:
-    """A position field that goes half of the way to (1, 1, 1), whatever the crystal; and asks to be asked in parts of at most 50."""
+    """A position field that goes half of the way to (1, 1, 1), whatever the crystal; and asks to be
+    asked in parts of at most 50."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def position(self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False) -> torch.Tensor:
+    def position(
+        self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False
+    ) -> torch.Tensor:
         self.asked.append(len(queries))
         return (1 - queries) / 2 + 0.02 * rough
 
@@ -155,19 +209,32 @@ def test_steps_2_and_3_follow_the_field() -> None:
     torch.testing.assert_close(moved.positions, 1 + (start.positions - 1) / 8)
     assert fields.asked == [50, 50, 20] * 3 and moved.scores.isnan().all()
     scores = score_particles(fields, moved, config).scores
-    torch.testing.assert_close(scores, (moved.positions - 1).norm(dim=-1) / 2)  # ‖f_p‖ at the final position
+    # ‖f_p‖ at the final position
+    torch.testing.assert_close(scores, (moved.positions - 1).norm(dim=-1) / 2)
     frozen = HalfWay()  # a particle stays where its next step would be shorter than 0.2 Å
     start = start._replace(counts=torch.arange(120))  # to know them again
-    arrived = move_particles(frozen, start, ReconstructionConfig(iterations=64, converged=0.2, max_queries=1000))
-    assert frozen.asked[0] == 120 and sorted(frozen.asked, reverse=True) == frozen.asked and len(frozen.asked) < 8
+    arrived = move_particles(
+        frozen, start, ReconstructionConfig(iterations=64, converged=0.2, max_queries=1000)
+    )
+    assert (
+        frozen.asked[0] == 120
+        and sorted(frozen.asked, reverse=True) == frozen.asked
+        and len(frozen.asked) < 8
+    )
     order = arrived.counts.argsort()
     expected = start.positions - 1
     for _ in range(64):
-        expected = torch.where(expected.norm(dim=-1, keepdim=True) / 2 < 0.2, expected, expected / 2)
+        expected = torch.where(
+            expected.norm(dim=-1, keepdim=True) / 2 < 0.2, expected, expected / 2
+        )
     torch.testing.assert_close(arrived.positions[order], 1 + expected)
     torch.testing.assert_close(arrived.scores[order], expected.norm(dim=-1) / 2)
     asked = len(frozen.asked)
-    assert torch.equal(score_particles(frozen, arrived, config).scores, arrived.scores) and len(frozen.asked) == asked + 1 and frozen.asked[-1] == 0
+    assert (
+        torch.equal(score_particles(frozen, arrived, config).scores, arrived.scores)
+        and len(frozen.asked) == asked + 1
+        and frozen.asked[-1] == 0
+    )
 
 
 def test_fast_mode_merges_particles_that_met_and_keeps_their_counts() -> None:
@@ -175,29 +242,65 @@ def test_fast_mode_merges_particles_that_met_and_keeps_their_counts() -> None:
     start = particles(torch.rand(500, 3, generator=generator) * 4, torch.arange(500) % 2)
     fields = HalfWay()
     moved = move_particles(fields, start, ReconstructionConfig(mode="fast", merge_distance=0.05))
-    assert fields.asked[0] == 500 and fields.asked[-1] <= 16  # at most the eight cells that meet at (1, 1, 1), twice
+    # at most the eight cells that meet at (1, 1, 1), twice
+    assert fields.asked[0] == 500 and fields.asked[-1] <= 16
     assert torch.bincount(moved.crystal, moved.counts.double()).tolist() == [250, 250]
-    assert (moved.positions - 1).norm(dim=-1).max() < 0.01  # rough first steps are corrected by later ones
-    a = torch.tensor([[0.011, 0.0, 0.0], [0.014, 0.0, 0.0], [0.9, 0.0, 0.0], [0.012, 0.0, 0.0], [-0.01, 0.0, 0.0], [5e8, 0.0, 0.0]])
-    merged = merge_particles(particles(a, torch.tensor([0, 0, 0, 1, 0, 0]))._replace(counts=torch.tensor([1, 3, 1, 1, 1, 1])), 0.05)
-    rows = sorted(zip(merged.crystal.tolist(), merged.counts.tolist(), merged.positions[:, 0].tolist(), strict=True))
+    # rough first steps are corrected by later ones
+    assert (moved.positions - 1).norm(dim=-1).max() < 0.01
+    a = torch.tensor(
+        [
+            [0.011, 0.0, 0.0],
+            [0.014, 0.0, 0.0],
+            [0.9, 0.0, 0.0],
+            [0.012, 0.0, 0.0],
+            [-0.01, 0.0, 0.0],
+            [5e8, 0.0, 0.0],
+        ]
+    )
+    merged = merge_particles(
+        particles(a, torch.tensor([0, 0, 0, 1, 0, 0]))._replace(
+            counts=torch.tensor([1, 3, 1, 1, 1, 1])
+        ),
+        0.05,
+    )
+    rows = sorted(
+        zip(
+            merged.crystal.tolist(),
+            merged.counts.tolist(),
+            merged.positions[:, 0].tolist(),
+            strict=True,
+        )
+    )
     assert [r[:2] for r in rows] == [(0, 1), (0, 1), (0, 1), (0, 4), (1, 1)]
     assert [r[2] for r in rows] == pytest.approx([-0.01, 0.9, 5e8, (0.011 + 3 * 0.014) / 4, 0.012])
 
 
-def particles(positions: torch.Tensor, crystal: torch.Tensor | None = None, scores: torch.Tensor | None = None) -> Particles:
+def particles(
+    positions: torch.Tensor, crystal: torch.Tensor | None = None, scores: torch.Tensor | None = None
+) -> Particles:
     crystal = torch.zeros(len(positions), dtype=torch.long) if crystal is None else crystal
-    return Particles(positions, crystal, torch.ones_like(crystal), torch.full((len(positions),), torch.nan) if scores is None else scores)
+    return Particles(
+        positions,
+        crystal,
+        torch.ones_like(crystal),
+        torch.full((len(positions),), torch.nan) if scores is None else scores,
+    )
 
 
-def cluster(n: int, centre: tuple[float, float, float], scores: list[float] | float, spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+def cluster(
+    n: int, centre: tuple[float, float, float], scores: list[float] | float, spread: float = 0.05
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(n)
-    return np.array(centre) + rng.uniform(-spread, spread, (n, 3)), np.broadcast_to(np.array(scores, float), (n,)).copy()
+    return np.array(centre) + rng.uniform(-spread, spread, (n, 3)), np.broadcast_to(
+        np.array(scores, float), (n,)
+    ).copy()
 
 
 def detect(*parts: tuple[np.ndarray, np.ndarray], **changes: object) -> DetectedAtoms:
     config = dataclasses.replace(DEFAULT, **changes)  # type: ignore[arg-type]
-    positions, scores = (torch.as_tensor(np.concatenate([part[k] for part in parts])) for k in (0, 1))
+    positions, scores = (
+        torch.as_tensor(np.concatenate([part[k] for part in parts])) for k in (0, 1)
+    )
     return detect_atoms(particles(positions, None, scores), 1, config)[0]
 
 
@@ -254,24 +357,39 @@ def test_step_4_is_the_paper_s_loop() -> None:
 
 
 def test_step_5_takes_the_majority() -> None:
-    positions, crystal = torch.tensor([[1.06, 0.0, 0.0], [0.94, 0.0, 0.0], [0.2, 0, 0]]), torch.tensor([0, 0, 1])
+    positions, crystal = (
+        torch.tensor([[1.06, 0.0, 0.0], [0.94, 0.0, 0.0], [0.2, 0, 0]]),
+        torch.tensor([0, 0, 1]),
+    )
     species, votes = estimate_species(HalfWay(), positions, crystal, 4, DEFAULT)
     # Of six planes of 36 points, at -0.25, -0.15, ..., 0.25 Å, four are on the larger side.
-    assert votes.tolist() == [[72, 0, 144, 0], [144, 0, 72, 0], [0, 216, 0, 0]] and species.tolist() == [2, 0, 1]
+    assert votes.tolist() == [
+        [72, 0, 144, 0],
+        [144, 0, 72, 0],
+        [0, 216, 0, 0],
+    ] and species.tolist() == [2, 0, 1]
     finer = dataclasses.replace(DEFAULT, species_interval=0.05, species_range=0.2)
     assert estimate_species(HalfWay(), positions, crystal, 4, finer)[1].sum(1).tolist() == [125] * 3
 
 
 def test_particles_with_a_high_score_are_discarded() -> None:
     class Lost(HalfWay):
-        def position(self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False) -> torch.Tensor:
-            return torch.where(crystal[:, None] == 0, 0.0, torch.tensor([1.0, 0.0, 0.0])).expand(len(queries), 3)
+        def position(
+            self, queries: torch.Tensor, crystal: torch.Tensor, rough: bool = False
+        ) -> torch.Tensor:
+            return torch.where(crystal[:, None] == 0, 0.0, torch.tensor([1.0, 0.0, 0.0])).expand(
+                len(queries), 3
+            )
 
     box: Box = ((0.0,) * 3, (1.0,) * 3)
     config = ReconstructionConfig(iterations=1, min_particles=1)
     result = decode(Lost(), ["still", "restless"], box, (1, 2, 3, 4), config)
     assert result.crystals.n_atoms[0] > 0 and result.crystals.n_atoms[1] == 0
-    assert result.nothing_detected == ["restless"] and result.reports[1]["n_atoms"] == 0 and result.reports[1]["atoms"] == []
+    assert (
+        result.nothing_detected == ["restless"]
+        and result.reports[1]["n_atoms"] == 0
+        and result.reports[1]["atoms"] == []
+    )
     loose = dataclasses.replace(config, score_threshold=1.1)
     assert decode(Lost(), ["still", "restless"], box, (1, 2, 3, 4), loose).crystals.n_atoms[1] > 0
 
@@ -279,9 +397,17 @@ def test_particles_with_a_high_score_are_discarded() -> None:
 def test_impossible_lattice_is_repaired_and_reported() -> None:
     class Absurd(HalfWay):
         def lattice(self) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.tensor([[4.0, 4.0, 4.0], [-1.0, 4.0, 4.0]]), torch.tensor([[3.0, 0.2, 0.2], [1.5, 1.5, 1.5]])
+            return torch.tensor([[4.0, 4.0, 4.0], [-1.0, 4.0, 4.0]]), torch.tensor(
+                [[3.0, 0.2, 0.2], [1.5, 1.5, 1.5]]
+            )
 
-    result = decode(Absurd(), ["angles", "length"], ((0.0,) * 3, (1.0,) * 3), (1, 2, 3, 4), ReconstructionConfig(iterations=2))
+    result = decode(
+        Absurd(),
+        ["angles", "length"],
+        ((0.0,) * 3, (1.0,) * 3),
+        (1, 2, 3, 4),
+        ReconstructionConfig(iterations=2),
+    )
     assert [r["lattice_repaired"] for r in result.reports] == [True, True]
     np.testing.assert_allclose(np.degrees(result.crystals.angles[0]), 90)
     assert (result.crystals.lengths > 0).all() and result.reports[1]["lengths"][0] == -1
@@ -289,11 +415,16 @@ def test_impossible_lattice_is_repaired_and_reported() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    """An untrained model whose field, scaled down, still makes clusters: the machinery's test, not the network's."""
+    """An untrained model whose field, scaled down, still makes clusters: the machinery's test, not
+    the network's."""
     starter = load("starter")
-    dataset = Dataset("few", {name: starter.splits[name].select(range(6)) for name in ("train", "val", "test")})
+    dataset = Dataset(
+        "few", {name: starter.splits[name].select(range(6)) for name in ("train", "val", "test")}
+    )
     torch.manual_seed(0)
-    config = preset("paper").with_values({"model.decoder_position": [32, 16], "model.decoder_species": [16], "model.latent_size": 8})
+    config = preset("paper").with_values(
+        {"model.decoder_position": [32, 16], "model.decoder_species": [16], "model.latent_size": 8}
+    )
     model = model_for(dataset, config)
     with torch.no_grad():
         field = model.autoencoder.position_field
@@ -311,21 +442,33 @@ def six() -> Crystals:
 FEW = ReconstructionConfig(iterations=16, min_particles=3, score_threshold=3.0, converged=0.0)
 
 
-def test_decoding_is_deterministic_and_memory_does_not_matter(model: TrainedModel, six: Crystals) -> None:
+def test_decoding_is_deterministic_and_memory_does_not_matter(
+    model: TrainedModel, six: Crystals
+) -> None:
     first = reconstruct(model, six, FEW)
     assert first.crystals.n_atoms.sum() > 0 and first.crystals.ids == six.ids
     torch.rand(5)
     again = reconstruct(model, six, FEW)
-    assert first.reports == again.reports and np.array_equal(first.crystals.positions, again.crystals.positions)
+    assert first.reports == again.reports and np.array_equal(
+        first.crystals.positions, again.crystals.positions
+    )
     small = reconstruct(model, six, dataclasses.replace(FEW, max_queries=1000))
-    assert np.array_equal(first.crystals.n_atoms, small.crystals.n_atoms) and np.array_equal(first.crystals.species, small.crystals.species)
-    np.testing.assert_allclose(first.crystals.positions, small.crystals.positions, atol=1e-3)  # matrix products of another size round otherwise
+    assert np.array_equal(first.crystals.n_atoms, small.crystals.n_atoms) and np.array_equal(
+        first.crystals.species, small.crystals.species
+    )
+    # matrix products of another size round otherwise
+    np.testing.assert_allclose(first.crystals.positions, small.crystals.positions, atol=1e-3)
 
 
-def test_a_model_is_decoded_with_its_own_parameters_unless_others_are_given(model: TrainedModel, six: Crystals) -> None:
+def test_a_model_is_decoded_with_its_own_parameters_unless_others_are_given(
+    model: TrainedModel, six: Crystals
+) -> None:
     own = dataclasses.replace(model, config=dataclasses.replace(model.config, decoding=FEW))
     by_default, explicit = reconstruct(own, six), reconstruct(model, six, FEW)
-    assert by_default.reports == explicit.reports and explicit.reports != reconstruct(model, six).reports
+    assert (
+        by_default.reports == explicit.reports
+        and explicit.reports != reconstruct(model, six).reports
+    )
     assert reconstruct(own, six, DEFAULT).reports == reconstruct(model, six).reports
 
 
@@ -333,59 +476,100 @@ def test_oracle_in_small_parts_is_identical() -> None:
     crystals = random_crystals(4, seed=3)
     whole = decode_truth(crystals)
     parts = decode_truth(crystals, dataclasses.replace(DEFAULT, max_queries=777))
-    assert parts.reports == whole.reports and np.array_equal(parts.crystals.positions, whole.crystals.positions)
+    assert parts.reports == whole.reports and np.array_equal(
+        parts.crystals.positions, whole.crystals.positions
+    )
 
 
 def test_particles_that_arrived_may_stay() -> None:
     crystals = random_crystals(6, seed=4)
-    frozen, moving = decode_truth(crystals), decode_truth(crystals, dataclasses.replace(DEFAULT, converged=0.0))
+    frozen, moving = (
+        decode_truth(crystals),
+        decode_truth(crystals, dataclasses.replace(DEFAULT, converged=0.0)),
+    )
     assert np.array_equal(frozen.crystals.n_atoms, moving.crystals.n_atoms)
     assert frozen.reports[0]["clusters_rejected"] == moving.reports[0]["clusters_rejected"]
 
 
-def test_reconstruction_refuses_what_the_model_does_not_know(model: TrainedModel, six: Crystals) -> None:
-    foreign = dataclasses.replace(six, species=np.where(np.arange(len(six.species)) == 0, 86, six.species))
+def test_reconstruction_refuses_what_the_model_does_not_know(
+    model: TrainedModel, six: Crystals
+) -> None:
+    foreign = dataclasses.replace(
+        six, species=np.where(np.arange(len(six.species)) == 0, 86, six.species)
+    )
     with pytest.raises(DataError, match=f"^{six.ids[0]}: .*86"):
         reconstruct(model, foreign, FEW)
     with pytest.raises(DataError, match="no crystal"):
         reconstruct(model, six.select([]), FEW)
 
 
-def test_nothing_detected_at_all_keeps_every_crystal(model: TrainedModel, six: Crystals, tmp_path: Path) -> None:
+def test_nothing_detected_at_all_keeps_every_crystal(
+    model: TrainedModel, six: Crystals, tmp_path: Path
+) -> None:
     result = reconstruct(model, six, dataclasses.replace(FEW, score_threshold=0.0))
-    assert result.crystals.ids == six.ids and result.crystals.n_atoms.sum() == 0 and result.nothing_detected == list(six.ids)
+    assert (
+        result.crystals.ids == six.ids
+        and result.crystals.n_atoms.sum() == 0
+        and result.nothing_detected == list(six.ids)
+    )
     write_reconstruction(tmp_path, result, {"dataset": "few"})
     with open(tmp_path / "structures.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == list(six.ids) and all(row["n_atoms"] == "0" and row["cif"] == "" for row in rows)
+    assert [row["id"] for row in rows] == list(six.ids) and all(
+        row["n_atoms"] == "0" and row["cif"] == "" for row in rows
+    )
     assert json.loads((tmp_path / "summary.json").read_text())["nothing_detected"] == list(six.ids)
     assert not (tmp_path / "cif").exists()
 
 
 def test_written_files_hold_the_crystals(tmp_path: Path) -> None:
     crystals = random_crystals(4, seed=5)
-    crystals = dataclasses.replace(crystals, ids=("a/b", "a_b", "c", "d"))  # two ids that make the same file name
+    # two ids that make the same file name
+    crystals = dataclasses.replace(crystals, ids=("a/b", "a_b", "c", "d"))
     result = decode_truth(crystals)
     empty = Crystals.from_arrays(["none"], [np.zeros((0, 3))], [np.zeros(0)], np.eye(3)[None] * 4)
     report = {"id": "none", "n_atoms": 0, "atoms": [], "lattice_repaired": False}
-    write_reconstruction(tmp_path, Reconstruction(concatenate([result.crystals, empty]), [*result.reports, report]), {"dataset": "random"})
+    write_reconstruction(
+        tmp_path,
+        Reconstruction(concatenate([result.crystals, empty]), [*result.reports, report]),
+        {"dataset": "random"},
+    )
     with open(tmp_path / "structures.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == ["a/b", "a_b", "c", "d", "none"] and len({row["cif"] for row in rows}) == 5
+    assert [row["id"] for row in rows] == ["a/b", "a_b", "c", "d", "none"] and len(
+        {row["cif"] for row in rows}
+    ) == 5
     for i, (row, actual) in enumerate(zip(rows, crystals.to_structures(), strict=False)):
         back = Structure.from_file(tmp_path / row["cif"])
         pairs = actual.distance_matrix[np.triu_indices(len(actual), 1)]  # with periodic images
-        assert row["shortest_distance"] == "" if len(actual) == 1 else abs(float(row["shortest_distance"]) - pairs.min()) < 1e-3
-        assert len(back) == len(actual) == int(row["n_atoms"]) and back.composition == actual.composition
+        assert (
+            row["shortest_distance"] == ""
+            if len(actual) == 1
+            else abs(float(row["shortest_distance"]) - pairs.min()) < 1e-3
+        )
+        assert (
+            len(back) == len(actual) == int(row["n_atoms"])
+            and back.composition == actual.composition
+        )
         distances = actual.lattice.get_all_distances(actual.frac_coords, back.frac_coords)
         assert distances.min(1).max() < 1e-4, i
         np.testing.assert_allclose(back.lattice.parameters, actual.lattice.parameters, atol=1e-4)
-        np.testing.assert_allclose([float(row[k]) for k in ("a", "b", "c", "alpha", "beta", "gamma")], actual.lattice.parameters, atol=1e-4)
+        np.testing.assert_allclose(
+            [float(row[k]) for k in ("a", "b", "c", "alpha", "beta", "gamma")],
+            actual.lattice.parameters,
+            atol=1e-4,
+        )
     with open(tmp_path / "atoms.csv", newline="") as file:
         atoms = list(csv.DictReader(file))
-    assert len(atoms) == crystals.n_atoms.sum() and all(a["votes"] == "216" and int(a["particles"]) >= 10 for a in atoms)
+    assert len(atoms) == crystals.n_atoms.sum() and all(
+        a["votes"] == "216" and int(a["particles"]) >= 10 for a in atoms
+    )
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["dataset"], summary["n_crystals"], summary["nothing_detected"]) == ("random", 5, ["none"])
+    assert (summary["dataset"], summary["n_crystals"], summary["nothing_detected"]) == (
+        "random",
+        5,
+        ["none"],
+    )
     packed = Crystals.load(tmp_path / "crystals.safetensors")
     assert packed.ids == ("a/b", "a_b", "c", "d", "none") and packed.n_atoms[-1] == 0
 

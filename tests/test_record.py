@@ -18,13 +18,34 @@ from nesf_studies.page import digits, number_text, unbroken
 from nesf_studies.record import RUN_COLUMNS, analysis, metric_rows, recorded_analysis, run_rows
 
 
-def run(dataset: str, method: str, metrics: dict[str, dict[str, Any]], *, preset: str = "cpu", fold: int | None = None, **about: Any) -> RecordedRun:
-    common = {"dataset": {"name": dataset, "fold": fold}, "method": method, "preset": preset, "seed": 0, "config": {}, "wall_time_seconds": 1.5}
+def run(
+    dataset: str,
+    method: str,
+    metrics: dict[str, dict[str, Any]],
+    *,
+    preset: str = "cpu",
+    fold: int | None = None,
+    **about: Any,
+) -> RecordedRun:
+    common = {
+        "dataset": {"name": dataset, "fold": fold},
+        "method": method,
+        "preset": preset,
+        "seed": 0,
+        "config": {},
+        "wall_time_seconds": 1.5,
+    }
     return RecordedRun(Path("r"), common | about, metrics)
 
 
 RUNS = [
-    run("lcs6", "nesf", {"val": {"a": 1.0, "b": None}, "test": {"a": 3}}, wall_time_seconds={"train": 120.0}, config={"training": {"epochs": 7}}),
+    run(
+        "lcs6",
+        "nesf",
+        {"val": {"a": 1.0, "b": None}, "test": {"a": 3}},
+        wall_time_seconds={"train": 120.0},
+        config={"training": {"epochs": 7}},
+    ),
     run("icsg3d-recovered", "icsg3d", {"test": {"a": 5.0, "ids": ["x"]}}, preset="repaired"),
     run("ybco", "copy", {}, fold=3),
 ]
@@ -32,15 +53,26 @@ RUNS = [
 
 def test_every_run_is_a_row() -> None:
     rows = run_rows(RUNS)
-    assert rows["run"].tolist() == [0, 1, 2] and rows["fold"].tolist()[2] == 3 and np.isnan(rows["fold"][0])
+    assert (
+        rows["run"].tolist() == [0, 1, 2]
+        and rows["fold"].tolist()[2] == 3
+        and np.isnan(rows["fold"][0])
+    )
     assert rows["paper_dataset"].tolist() == ["lcs6", "icsg3d", "ybco"]
     assert rows["shown_method"].tolist() == ["nesf", "icsg3d-repaired", "copy"]
-    assert rows.loc[0, ["minutes", "epochs"]].tolist() == [2.0, 7.0] and rows.loc[1:, ["minutes", "epochs"]].isna().all(axis=None)
+    assert rows.loc[0, ["minutes", "epochs"]].tolist() == [2.0, 7.0] and rows.loc[
+        1:, ["minutes", "epochs"]
+    ].isna().all(axis=None)
 
 
 def test_every_metric_of_every_split_is_a_row() -> None:
     rows = metric_rows(RUNS)
-    cells = [("lcs6", "val", "a", 1.0), ("lcs6", "val", "b", None), ("lcs6", "test", "a", 3.0), ("icsg3d-recovered", "test", "a", 5.0)]
+    cells = [
+        ("lcs6", "val", "a", 1.0),
+        ("lcs6", "val", "b", None),
+        ("lcs6", "test", "a", 3.0),
+        ("icsg3d-recovered", "test", "a", 5.0),
+    ]
     expected = pd.DataFrame(cells, columns=["dataset", "split", "metric", "value"])
     pd.testing.assert_frame_equal(rows[["dataset", "split", "metric", "value"]], expected)
     nothing = metric_rows([])
@@ -48,12 +80,18 @@ def test_every_metric_of_every_split_is_a_row() -> None:
 
 
 def test_numbers_are_written_with_the_digits_of_the_paper() -> None:
-    assert [number_text(metric, 2.0) for metric in ("n_nothing_detected", "position_error_actual_angstrom", "match_rate_percent")] == [
+    assert [
+        number_text(metric, 2.0)
+        for metric in ("n_nothing_detected", "position_error_actual_angstrom", "match_rate_percent")
+    ] == [
         "2",
         "2.0000",
         "2.00",
     ]
-    assert number_text("match_rmse", None) == number_text("match_rmse", float("nan")) == "–" and digits("match_rmse") == 4
+    assert (
+        number_text("match_rmse", None) == number_text("match_rmse", float("nan")) == "–"
+        and digits("match_rmse") == 4
+    )
     assert unbroken("1 ± 2") == "1\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}2"
 
 

@@ -1,4 +1,5 @@
-"""Recorded runs: what is written can be read, what is broken is said, and every run in the repository is valid."""
+"""Recorded runs: what is written can be read, what is broken is said, and every run in the
+repository is valid."""
 
 from __future__ import annotations
 
@@ -28,19 +29,53 @@ RECORDED = run_folders(REPOSITORY / "results")
 def dataset() -> Dataset:
     def crystals(*ids: str) -> Crystals:
         atoms = np.array([[0, 0, 0], [2, 2, 2]], float)
-        return Crystals.from_arrays(ids, [atoms] * len(ids), [[11, 7]] * len(ids), np.tile(np.diag([4.0] * 3), (len(ids), 1, 1)))
+        return Crystals.from_arrays(
+            ids,
+            [atoms] * len(ids),
+            [[11, 7]] * len(ids),
+            np.tile(np.diag([4.0] * 3), (len(ids), 1, 1)),
+        )
 
-    return Dataset("own", {"train": crystals("a", "b"), "val": crystals("c"), "test": crystals("d", "e")})
+    return Dataset(
+        "own", {"train": crystals("a", "b"), "val": crystals("c"), "test": crystals("d", "e")}
+    )
 
 
-def record(root: Path, dataset: Dataset, *, method: str = "copy", seed: int = 0, shift: float = 0.1, lost: bool = False, **further: Any) -> Path:
+def record(
+    root: Path,
+    dataset: Dataset,
+    *,
+    method: str = "copy",
+    seed: int = 0,
+    shift: float = 0.1,
+    lost: bool = False,
+    **further: Any,
+) -> Path:
     folder = run_folder(root, dataset.name, method, "paper", seed=seed, fold=dataset.fold)
     actual = dataset.splits["test"]
-    detected = Crystals(actual.ids, actual.positions + np.array([shift, 0, 0]), actual.species, actual.lattice, actual.offsets)
+    detected = Crystals(
+        actual.ids,
+        actual.positions + np.array([shift, 0, 0]),
+        actual.species,
+        actual.lattice,
+        actual.offsets,
+    )
     if lost:
-        detected = Crystals.from_arrays(actual.ids, [detected.positions[:2], np.zeros((0, 3))], [detected.species[:2], []], actual.lattice)
+        detected = Crystals.from_arrays(
+            actual.ids,
+            [detected.positions[:2], np.zeros((0, 3))],
+            [detected.species[:2], []],
+            actual.lattice,
+        )
     results.write_metrics(folder, {"test": evaluate(actual, detected)})
-    common = {"command": "nesf run own", "config": {}, "wall_time_seconds": 1.5, "method": method, "preset": "paper", "seed": seed}
+    common = {
+        "command": "nesf run own",
+        "config": {},
+        "wall_time_seconds": 1.5,
+        "method": method,
+        "preset": "paper",
+        "seed": seed,
+    }
     results.write_run(folder, dataset, common | further)
     return folder
 
@@ -68,7 +103,12 @@ def test_written_run_is_valid_and_reads_back(tmp_path: Path, dataset: Dataset) -
 
 
 def test_material_whose_formula_or_id_looks_like_something_else_survives(tmp_path: Path) -> None:
-    salt = Crystals.from_arrays(["007", "1e5"], [np.array([[0, 0, 0], [2, 2, 2.0]])] * 2, [[11, 7]] * 2, np.tile(np.diag([4.0] * 3), (2, 1, 1)))
+    salt = Crystals.from_arrays(
+        ["007", "1e5"],
+        [np.array([[0, 0, 0], [2, 2, 2.0]])] * 2,
+        [[11, 7]] * 2,
+        np.tile(np.diag([4.0] * 3), (2, 1, 1)),
+    )
     results.write_metrics(tmp_path, {"val": evaluate(salt, salt, match=False)})
     run = results.RecordedRun(tmp_path, {}, {})
     assert run.materials()["formula"].tolist() == ["NaN", "NaN"]  # sodium nitride 1:1 is text
@@ -108,20 +148,44 @@ def change_json(path: Path, **changes: Any) -> None:
         (lambda f: (f / "run.json").unlink(), "run.json: no such file"),
         (lambda f: (f / "metrics.json").write_text('{"test": {'), "metrics.json: is not JSON"),
         (lambda f: (f / "materials.csv").unlink(), r"materials.csv: columns are \[\]"),
-        (lambda f: change_json(f / "run.json", method="guess"), r"run.json: \$.method: 'guess' is not one of"),
+        (
+            lambda f: change_json(f / "run.json", method="guess"),
+            r"run.json: \$.method: 'guess' is not one of",
+        ),
         (lambda f: change_json(f / "run.json", seed=4), "belongs into own/copy/paper/seed-4"),
         (lambda f: change_json(f / "run.json", threads=0), r"run.json: \$.threads: 0 is less than"),
         (lambda f: change_json(f / "run.json", commit="main"), r"run.json: \$.commit"),
         (lambda f: change_json(f / "metrics.json", holdout={}), "metrics.json: .*holdout"),
-        (lambda f: change_json(f / "metrics.json", test={"n_materials": 2}), "'match_rmse' is a required property"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"weights"), "model.safetensors: does not have the SHA-256"),
         (
-            lambda f: (f / "materials.csv").write_text("".join((f / "materials.csv").read_text().splitlines(True)[:2])),
+            lambda f: change_json(f / "metrics.json", test={"n_materials": 2}),
+            "'match_rmse' is a required property",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"weights"),
+            "model.safetensors: does not have the SHA-256",
+        ),
+        (
+            lambda f: (f / "materials.csv").write_text(
+                "".join((f / "materials.csv").read_text().splitlines(True)[:2])
+            ),
             "1 rows of split test, metrics.json says 2",
         ),
-        (lambda f: (f / "materials.csv").write_text((f / "materials.csv").read_text().replace("test,e,", "test,d,")), "stands in it twice"),
-        (lambda f: (f / "materials.csv").write_text((f / "materials.csv").read_text().replace("NaN,2,2,", "NaN,2,0,")), "have no detected atom"),
-        (lambda f: change_json(f / "run.json", wall_time_seconds=float("nan")), "run.json: holds NaN"),
+        (
+            lambda f: (f / "materials.csv").write_text(
+                (f / "materials.csv").read_text().replace("test,e,", "test,d,")
+            ),
+            "stands in it twice",
+        ),
+        (
+            lambda f: (f / "materials.csv").write_text(
+                (f / "materials.csv").read_text().replace("NaN,2,2,", "NaN,2,0,")
+            ),
+            "have no detected atom",
+        ),
+        (
+            lambda f: change_json(f / "run.json", wall_time_seconds=float("nan")),
+            "run.json: holds NaN",
+        ),
         (lambda f: change_json(f / "run.json", method="nesf"), r"log.csv: columns are \[\]"),
     ],
 )
@@ -156,7 +220,12 @@ def test_table_gives_mean_deviation_and_number_of_runs(tmp_path: Path, dataset: 
     record(tmp_path, dataset, method="oracle", shift=0.0)
     table = paper.table(results.all_runs(tmp_path)).set_index(["method", "metric"])
     row = table.loc["copy", "position_error_actual_angstrom"]
-    assert (row["mean"], row["std"], row["n"], row["text"]) == (pytest.approx(0.2), pytest.approx(0.1), 3, "0.2000 ± 0.1000")
+    assert (row["mean"], row["std"], row["n"], row["text"]) == (
+        pytest.approx(0.2),
+        pytest.approx(0.1),
+        3,
+        "0.2000 ± 0.1000",
+    )
     assert table.loc[("oracle", "position_error_actual_angstrom"), "text"] == "0.0000"
     assert len(paper.table([])) == len(paper.table(results.all_runs(tmp_path), split="val")) == 0
 
@@ -164,7 +233,11 @@ def test_table_gives_mean_deviation_and_number_of_runs(tmp_path: Path, dataset: 
 def test_runs_come_in_natural_order(tmp_path: Path, dataset: Dataset) -> None:
     for fold in (10, 2, 0):
         record(tmp_path, Dataset("ybco", dataset.splits, fold=fold))
-    assert [run.folder.name for run in results.all_runs(tmp_path)] == ["fold-0", "fold-2", "fold-10"]
+    assert [run.folder.name for run in results.all_runs(tmp_path)] == [
+        "fold-0",
+        "fold-2",
+        "fold-10",
+    ]
     assert results.all_runs(tmp_path / "nowhere") == []
 
 
@@ -177,7 +250,10 @@ def test_paper_numbers() -> None:
     nesf = cell.loc["lcs6", "nesf", "test", "position_error_actual_angstrom"]
     assert (nesf["mean"], nesf["std"], nesf["n"]) == (0.1161, 0.0073, 10)
     assert cell.loc[("ybco", "icsg3d", "val", "number_of_atoms_error_percent"), "mean"] == 95.45
-    assert cell.loc[("icsg3d", "icsg3d", "train", "species_error_detected_percent"), "text"] == "63.96 ± 1.81"
+    assert (
+        cell.loc[("icsg3d", "icsg3d", "train", "species_error_detected_percent"), "text"]
+        == "63.96 ± 1.81"
+    )
     bracketed = cell.loc["ybco", "icsg3d", "test", "position_error_actual_angstrom"]
     assert (bracketed["mean"], bracketed["text"]) == (0.6311, "(0.6311)")
     assert np.isnan(bracketed["std"])
@@ -186,7 +262,16 @@ def test_paper_numbers() -> None:
 
 def test_command_line_names_no_folder_of_this_machine() -> None:
     line = results.command_line(
-        ["train", "lcs6", "--mirror", "/some/where/release", "--out=/elsewhere/x", "--set", "training.epochs=3", "results/lcs6"]
+        [
+            "train",
+            "lcs6",
+            "--mirror",
+            "/some/where/release",
+            "--out=/elsewhere/x",
+            "--set",
+            "training.epochs=3",
+            "results/lcs6",
+        ]
     )
     assert line == "nesf train lcs6 --mirror release --out=x --set training.epochs=3 results/lcs6"
 

@@ -17,12 +17,33 @@ from nesf_studies.record import PAPERS_NAME
 from nesf_studies.scores import comparison
 from nesf_studies.style import save
 
-ATOMS, POSITION, LENGTH = "number_of_atoms_error_percent", "position_error_actual_angstrom", "lattice_length_error_angstrom"
+ATOMS, POSITION, LENGTH = (
+    "number_of_atoms_error_percent",
+    "position_error_actual_angstrom",
+    "lattice_length_error_angstrom",
+)
 
 
-def run(seed: int, values: dict[str, float], *, dataset: str = "lcs6", preset: str = "cpu", method: str = "nesf", **config: Any) -> RecordedRun:
-    summary: dict[str, Any] = dict.fromkeys(HEADLINE, 1.0) | {"n_materials": 301, "n_nothing_detected": 0} | values
-    about = {"dataset": {"name": dataset, "fold": None}, "method": method, "preset": preset, "seed": seed, "device": "cpu", "device_name": "<cpu>"}
+def run(
+    seed: int,
+    values: dict[str, float],
+    *,
+    dataset: str = "lcs6",
+    preset: str = "cpu",
+    method: str = "nesf",
+    **config: Any,
+) -> RecordedRun:
+    summary: dict[str, Any] = (
+        dict.fromkeys(HEADLINE, 1.0) | {"n_materials": 301, "n_nothing_detected": 0} | values
+    )
+    about = {
+        "dataset": {"name": dataset, "fold": None},
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "device": "cpu",
+        "device_name": "<cpu>",
+    }
     config = {"model": {}, "sampling": {}, "training": {"epochs": 3, **config}}
     about |= {
         "peak_memory_bytes": int(1e9) * (seed + 1),
@@ -33,7 +54,9 @@ def run(seed: int, values: dict[str, float], *, dataset: str = "lcs6", preset: s
         "commit": "a" * 40,
     }
     folder = run_folder(Path("/r"), dataset, method, preset, seed=seed)
-    return RecordedRun(folder, about | {"started": "2026-01-01T00:00:00+00:00"}, {"test": summary, "val": summary})
+    return RecordedRun(
+        folder, about | {"started": "2026-01-01T00:00:00+00:00"}, {"test": summary, "val": summary}
+    )
 
 
 RUNS = [
@@ -47,18 +70,29 @@ RUNS = [
 def test_verdicts_follow_the_papers_standard_deviation_and_digits() -> None:
     table = tables.difference_table(RUNS).loc["LCS6Å, cpu"]
     assert table.loc[page.LABELS[ATOMS]].tolist() == [
-        page.unbroken(t) if isinstance(t, str) else t for t in ("6.35 ± 0.50", "6.50 ± 0.71", 2, "+0.3 σ", "within 2 σ")
+        page.unbroken(t) if isinstance(t, str) else t
+        for t in ("6.35 ± 0.50", "6.50 ± 0.71", 2, "+0.3 σ", "within 2 σ")
     ]
     assert table.loc[page.LABELS[POSITION], "verdict"] == "worse"  # 0.14 against 0.1161 ± 0.0073
-    assert table.loc[page.LABELS[LENGTH], ["difference", "verdict"]].tolist() == ["–", "not\xa0worse"]  # the paper gives 0.05 ± 0.00
+    assert table.loc[page.LABELS[LENGTH], ["difference", "verdict"]].tolist() == [
+        "–",
+        "not\xa0worse",
+    ]  # the paper gives 0.05 ± 0.00
 
 
 def test_verdicts_where_the_paper_gives_no_deviation_rest_on_our_standard_error() -> None:
-    folds = [run(k, {ATOMS: atoms, POSITION: position}, dataset="ybco") for k, (atoms, position) in enumerate([(12.5, 0.30), (14.5, 0.31)])]
+    folds = [
+        run(k, {ATOMS: atoms, POSITION: position}, dataset="ybco")
+        for k, (atoms, position) in enumerate([(12.5, 0.30), (14.5, 0.31)])
+    ]
     verdicts = tables.difference_table(folds).loc["YBCO-like, cpu"]["verdict"]
-    assert verdicts[page.LABELS[ATOMS]] == "not\xa0told\xa0apart"  # 13.5 ± 1 (standard error) against 12
+    # 13.5 ± 1 (standard error) against 12
+    assert verdicts[page.LABELS[ATOMS]] == "not\xa0told\xa0apart"
     assert verdicts[page.LABELS[POSITION]] == "worse"  # 0.305 ± 0.005 against 0.2631
-    assert tables.difference_table(folds[:1]).loc["YBCO-like, cpu"]["verdict"][page.LABELS[ATOMS]] == "worse"  # one run has no standard error
+    assert (
+        tables.difference_table(folds[:1]).loc["YBCO-like, cpu"]["verdict"][page.LABELS[ATOMS]]
+        == "worse"
+    )  # one run has no standard error
 
 
 def test_comparison_has_the_papers_columns_and_ours() -> None:
@@ -70,14 +104,25 @@ def test_comparison_has_the_papers_columns_and_ours() -> None:
     )
     assert tables.comparison_table(RUNS, "lcs6").loc["n", "NeSF, ours, cpu"] == "2"
     assert not any("trial" in name for name in lcs6.index)
-    assert tables.comparison_table(RUNS, "icsg3d").loc[page.LABELS[ATOMS], "NeSF, ours, cpu"] == "1.00"  # of icsg3d-recovered
-    assert tables.comparison_table(RUNS, "ybco").loc[page.LABELS[POSITION], "ICSG3D, paper"] == "(0.6311)"
+    assert (
+        tables.comparison_table(RUNS, "icsg3d").loc[page.LABELS[ATOMS], "NeSF, ours, cpu"] == "1.00"
+    )  # of icsg3d-recovered
+    assert (
+        tables.comparison_table(RUNS, "ybco").loc[page.LABELS[POSITION], "ICSG3D, paper"]
+        == "(0.6311)"
+    )
 
 
 def test_what_is_not_yet_run_is_said() -> None:
     table = tables.not_yet_run(RUNS)["not yet run"]
-    assert table[("LCS6Å", "NeSF, ours cpu")] == "train" and table[("LCS6Å", "NeSF, ours paper")] == "test, val, train"
-    assert table[("YBCO-like", "oracle")] == "test, val" and table[("ICSG3D", "ICSG3D repaired, ours")] == "test, val"
+    assert (
+        table[("LCS6Å", "NeSF, ours cpu")] == "train"
+        and table[("LCS6Å", "NeSF, ours paper")] == "test, val, train"
+    )
+    assert (
+        table[("YBCO-like", "oracle")] == "test, val"
+        and table[("ICSG3D", "ICSG3D repaired, ours")] == "test, val"
+    )
 
 
 def test_error_sources_weigh_by_atoms_and_the_worst_are_named(tmp_path: Path) -> None:
@@ -93,11 +138,18 @@ def test_error_sources_weigh_by_atoms_and_the_worst_are_named(tmp_path: Path) ->
     (folder / "materials.csv").write_text("\n".join([header, *rows]) + "\n")
     one = run(0, {})
     table = tables.error_sources([RecordedRun(folder, one.run, one.metrics)], "lcs6")
-    assert table.loc["right"].tolist() == ["33.3", "20.0", "0.1000", "0.00", "3.2"]  # 2 atoms of 0.1 Å beside 6 of 1 Å
-    assert table.loc["too few"].tolist() == ["66.7", "80.0", "1.0000", "62.50", "96.8"]  # nothing detected: no position error, all species wrong
+    # 2 atoms of 0.1 Å beside 6 of 1 Å
+    assert table.loc["right"].tolist() == ["33.3", "20.0", "0.1000", "0.00", "3.2"]
+    # nothing detected: no position error, all species wrong
+    assert table.loc["too few"].tolist() == ["66.7", "80.0", "1.0000", "62.50", "96.8"]
     assert table.loc["too many"].tolist() == ["0.0", "0.0", "–", "–", "0.0"]
-    worst = tables.largest_errors([RecordedRun(folder, one.run, one.metrics)], "lcs6", split="test", n=2)
-    assert worst["material"].tolist() == ["b", "a"] and worst[page.LABELS[LENGTH]].tolist() == [7.5, 0.0]
+    worst = tables.largest_errors(
+        [RecordedRun(folder, one.run, one.metrics)], "lcs6", split="test", n=2
+    )
+    assert worst["material"].tolist() == ["b", "a"] and worst[page.LABELS[LENGTH]].tolist() == [
+        7.5,
+        0.0,
+    ]
     assert tables.largest_errors([], "lcs6").empty
 
 
@@ -105,9 +157,29 @@ def test_cost_and_links() -> None:
     oracle = run(0, {}, method="oracle", preset="default")
     oracle.run.update(config={}, wall_time_seconds={"evaluate": 30.0})
     cost = tables.cost_table([*RUNS, oracle, run(0, {}, method="copy", preset="default")])
-    assert cost.index.tolist() == [("lcs6", "nesf", "cpu"), ("icsg3d-recovered", "nesf", "cpu"), ("lcs6", "oracle", "default")]
-    assert cost.loc[("lcs6", "nesf", "cpu")].tolist() == [2, "3", "1.5 (1.0-2.0)", "0.5", "2.0", "1 thread(s) of <cpu>", "9 h"]
-    assert cost.loc[("lcs6", "oracle", "default")].tolist() == [1, "–", "–", "0.5", "1.0", "1 thread(s) of <cpu>", "–"]
+    assert cost.index.tolist() == [
+        ("lcs6", "nesf", "cpu"),
+        ("icsg3d-recovered", "nesf", "cpu"),
+        ("lcs6", "oracle", "default"),
+    ]
+    assert cost.loc[("lcs6", "nesf", "cpu")].tolist() == [
+        2,
+        "3",
+        "1.5 (1.0-2.0)",
+        "0.5",
+        "2.0",
+        "1 thread(s) of <cpu>",
+        "9 h",
+    ]
+    assert cost.loc[("lcs6", "oracle", "default")].tolist() == [
+        1,
+        "–",
+        "–",
+        "0.5",
+        "1.0",
+        "1 thread(s) of <cpu>",
+        "–",
+    ]
     links = tables.run_links(RUNS, Path("/r"))
     assert '<a href="../results/lcs6/nesf/cpu/seed-1/run.json">' in links and "&lt;cpu&gt;" in links
 
@@ -115,7 +187,8 @@ def test_cost_and_links() -> None:
 def test_atoms_per_cell_are_the_papers_tables() -> None:
     counts = paper.paper_atoms().groupby(["dataset", "split"])["materials"].sum()
     assert counts["icsg3d"].to_dict() == {"train": 7194, "val": 342, "test": 360}
-    assert counts["lcs6"].to_dict() == {"train": 5418, "val": 301, "test": 286}  # as printed: exchanged
+    # as printed: exchanged
+    assert counts["lcs6"].to_dict() == {"train": 5418, "val": 301, "test": 286}
     assert counts["ybco"].to_dict() == {"train": 90, "val": 5, "test": 5}
     table = tables.atoms_table("lcs6")
     assert table.loc[("train", "paper")].tolist() == table.loc[("train", "ours")].tolist()
@@ -127,7 +200,8 @@ def test_figure_shows_every_value_and_writes_what_it_shows(tmp_path: Path) -> No
     figure = comparison(rows, {ATOMS: "atoms, %", POSITION: "position, Å"}, page.TITLES)
     assert len(figure.axes) == 6
     drawn = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]
-    assert drawn == [pytest.approx(6.35), pytest.approx(6.5), pytest.approx(17.28)]  # LCS6Å: paper, ours, paper's ICSG3D
+    # LCS6Å: paper, ours, paper's ICSG3D
+    assert drawn == [pytest.approx(6.35), pytest.approx(6.5), pytest.approx(17.28)]
     svg, png, table = save(figure, tmp_path / "out" / "table1", rows)
     assert svg.read_bytes()[:5] == b"<?xml" and png.read_bytes()[1:4] == b"PNG"
     assert table.read_text().count("\n") == len(rows) + 1
@@ -136,12 +210,22 @@ def test_figure_shows_every_value_and_writes_what_it_shows(tmp_path: Path) -> No
 
 
 def test_comparison_of_a_dataset_that_the_paper_does_not_have() -> None:
-    table = tables.comparison_table([run(0, {ATOMS: 2.0}, dataset="starter"), run(0, {ATOMS: 9.0}, dataset="starter", method="copy")], "starter")
+    table = tables.comparison_table(
+        [
+            run(0, {ATOMS: 2.0}, dataset="starter"),
+            run(0, {ATOMS: 9.0}, dataset="starter", method="copy"),
+        ],
+        "starter",
+    )
     assert table.loc[page.LABELS[ATOMS]].to_dict() == {"NeSF, ours, cpu": "2.00", "copy": "9.00"}
 
 
 def test_progress_counts_what_is_recorded_as_asked_for(tmp_path: Path) -> None:
-    asked = {"runs": [{"dataset": "lcs6", "seeds": 7}], "predictors": [{"dataset": "starter", "method": "copy"}], "data": "nowhere"}
+    asked = {
+        "runs": [{"dataset": "lcs6", "seeds": 7}],
+        "predictors": [{"dataset": "starter", "method": "copy"}],
+        "data": "nowhere",
+    }
     (tmp_path / "config.yaml").write_text(json.dumps(asked))
     table = tables.progress_table(tmp_path / "config.yaml")
     assert table.loc[("lcs6", "nesf", "cpu")].tolist() == [7, 3, "seed-3, …, seed-6 (4)"]
@@ -152,10 +236,14 @@ def test_progress_counts_what_is_recorded_as_asked_for(tmp_path: Path) -> None:
 def test_recorded_summaries_are_those_of_the_runs_and_stand_beside_the_paper() -> None:
     summaries = tables.recorded_summaries("lcs6")
     assert list(summaries) == ["ours", "copy", "constant", "oracle"]
-    recorded = json.loads((page.RESULTS / "lcs6" / "nesf" / "cpu" / "seed-0" / "metrics.json").read_text())["test"]
+    recorded = json.loads(
+        (page.RESULTS / "lcs6" / "nesf" / "cpu" / "seed-0" / "metrics.json").read_text()
+    )["test"]
     assert summaries["ours"] == recorded and tables.recorded_summaries("nowhere") == {}
     table = tables.metrics_table(summaries | {"none": {ATOMS: None}}, dataset="lcs6")
-    assert table.loc[page.LABELS[ATOMS]].tolist() == [f"{summaries[m][ATOMS]:.2f}" for m in summaries] + ["–", "6.35 ± 0.50"]
+    assert table.loc[page.LABELS[ATOMS]].tolist() == [
+        f"{summaries[m][ATOMS]:.2f}" for m in summaries
+    ] + ["–", "6.35 ± 0.50"]
     assert table.loc[page.LABELS[POSITION], "ours"] == f"{recorded[POSITION]:.4f}"
     assert "paper" not in tables.metrics_table(summaries, dataset="starter")
 
@@ -164,5 +252,8 @@ def test_ours_is_compared_with_the_paper_of_the_same_dataset() -> None:
     rows = paper.compared(RUNS).set_index(["dataset", "preset", "split", "metric"])
     lcs6 = rows.loc[("lcs6", "cpu", "test", ATOMS)]
     assert (lcs6["mean"], lcs6["paper_mean"], lcs6["sigma"]) == (6.5, 6.35, pytest.approx(0.3))
-    assert rows.loc[("icsg3d-recovered", "cpu", "test", ATOMS), "paper_mean"] == 0.53 and PAPERS_NAME["icsg3d-recovered"] == "icsg3d"
+    assert (
+        rows.loc[("icsg3d-recovered", "cpu", "test", ATOMS), "paper_mean"] == 0.53
+        and PAPERS_NAME["icsg3d-recovered"] == "icsg3d"
+    )
     assert rows.loc[("lcs6", "cpu", "test", "match_rmse"), ["paper_mean", "sigma"]].isna().all()

@@ -13,12 +13,36 @@ from nesf.config import CPU, PAPER
 from nesf.errors import DataError
 from nesf.records import RecordedRun, read_run
 from nesf_studies.page import LABELS, recorded_run
-from nesf_studies.trials import ERRORS, changed, changes_table, config_table, effects, effects_table, presets_table
+from nesf_studies.trials import (
+    ERRORS,
+    changed,
+    changes_table,
+    config_table,
+    effects,
+    effects_table,
+    presets_table,
+)
 
 
-def run(label: str, atoms: float, seed: int = 0, dataset: str = "lcs6", split: str = "val", **settings: Any) -> RecordedRun:
-    config = CPU.with_values({key.replace("__", "."): value for key, value in settings.items()}).to_dict()
-    about = {"dataset": {"name": dataset}, "method": "nesf", "preset": label, "seed": seed, "config": config, "wall_time_seconds": {"train": 120.0}}
+def run(
+    label: str,
+    atoms: float,
+    seed: int = 0,
+    dataset: str = "lcs6",
+    split: str = "val",
+    **settings: Any,
+) -> RecordedRun:
+    config = CPU.with_values(
+        {key.replace("__", "."): value for key, value in settings.items()}
+    ).to_dict()
+    about = {
+        "dataset": {"name": dataset},
+        "method": "nesf",
+        "preset": label,
+        "seed": seed,
+        "config": config,
+        "wall_time_seconds": {"train": 120.0},
+    }
     return RecordedRun(Path("r"), about, {split: dict.fromkeys(ERRORS, atoms)})
 
 
@@ -32,12 +56,17 @@ def test_effects_are_measured_in_spreads_of_the_reference() -> None:
         run("short-test", 99.0, split="test"),
     ]
     table = effects(runs, "lcs6", "short")
-    assert table.index.tolist() == ["short", "short-wide"] and table["n"].tolist() == [2, 1] and table["minutes"].tolist() == [2.0, 2.0]
+    assert (
+        table.index.tolist() == ["short", "short-wide"]
+        and table["n"].tolist() == [2, 1]
+        and table["minutes"].tolist() == [2.0, 2.0]
+    )
     assert table["changed"].tolist() == ["", "local_sigma: 0.15 → 0.5"]
     assert table[ERRORS[0]].tolist() == [11.0, 13.0]
     shift = table[f"{ERRORS[0]} shift"].tolist()
     assert math.isnan(shift[0]) and shift[1] == pytest.approx(math.sqrt(2))
-    assert effects(runs[:2], "lcs6", "short")[f"{ERRORS[0]} shift"].isna().all()  # one seed has no spread
+    # one seed has no spread
+    assert effects(runs[:2], "lcs6", "short")[f"{ERRORS[0]} shift"].isna().all()
 
 
 def test_without_the_reference_nothing_is_compared() -> None:
@@ -46,21 +75,41 @@ def test_without_the_reference_nothing_is_compared() -> None:
 
 
 def test_all_changes_are_named() -> None:
-    text = changed(run("a", 1.0), run("b", 1.0, sampling__half_open=False, sampling__global_share=None, model__latent_size=64))
+    text = changed(
+        run("a", 1.0),
+        run(
+            "b", 1.0, sampling__half_open=False, sampling__global_share=None, model__latent_size=64
+        ),
+    )
     assert text == "latent_size: 192 → 64; half_open: true → false; global_share: 0.5 → –"
 
 
 def test_effects_in_words() -> None:
-    runs = [run("short", 10.0), run("short", 12.0, seed=1), run("short-wide", 13.0, sampling__local_sigma=0.5)]
+    runs = [
+        run("short", 10.0),
+        run("short", 12.0, seed=1),
+        run("short-wide", 13.0, sampling__local_sigma=0.5),
+    ]
     table = effects_table(effects(runs, "lcs6", "short"))
-    assert table.index.tolist() == ["short", "wide"] and table["changed"].tolist() == ["nothing", "local_sigma: 0.15 → 0.5"]
+    assert table.index.tolist() == ["short", "wide"] and table["changed"].tolist() == [
+        "nothing",
+        "local_sigma: 0.15 → 0.5",
+    ]
     assert table[LABELS[ERRORS[0]]].tolist() == ["11.00", "13.00 (+1.4\N{NO-BREAK SPACE}σ)"]
     assert table["minutes"].tolist() == ["2.0", "2.0"]
 
 
 def test_named_labels_are_compared_instead() -> None:
-    runs = [run("other", 9.0), run("short-wide", 13.0), run("short", 10.0), run("short", 12.0, seed=1)]
-    assert effects(runs, "lcs6", "short", others=["other"])[ERRORS[0]].to_dict() == {"short": 11.0, "other": 9.0}
+    runs = [
+        run("other", 9.0),
+        run("short-wide", 13.0),
+        run("short", 10.0),
+        run("short", 12.0, seed=1),
+    ]
+    assert effects(runs, "lcs6", "short", others=["other"])[ERRORS[0]].to_dict() == {
+        "short": 11.0,
+        "other": 9.0,
+    }
 
 
 def test_configurations_are_shown_where_they_differ() -> None:
@@ -76,9 +125,16 @@ def test_recipes_show_the_settings_that_differ() -> None:
         run("trial-search-1-01", 0.1, model__latent_size=64),
     ]
     table = changes_table(runs, "lcs6")
-    assert table.columns.tolist()[:4] == ["n", "sampling.local_sigma", "sampling.global_share", "minutes"]
+    assert table.columns.tolist()[:4] == [
+        "n",
+        "sampling.local_sigma",
+        "sampling.global_share",
+        "minutes",
+    ]
     assert table.loc["cpu"].tolist()[:5] == [2, "0.15", "0.5", "2.0", "6.50"]
-    assert table.loc["trial-wide"].tolist()[:5] == [1, "0.5", "–", "2.0", "0.10"] and len(table) == 2
+    assert (
+        table.loc["trial-wide"].tolist()[:5] == [1, "0.5", "–", "2.0", "0.10"] and len(table) == 2
+    )
     assert changes_table(runs, "ybco").empty
 
 

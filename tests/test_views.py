@@ -17,12 +17,20 @@ from pymatgen.core import Lattice, Structure
 from nesf.crystals import Crystals
 from nesf.errors import DataError
 from nesf_studies import viewer
-from nesf_studies.crystals import cell_edges, draw_crystal, element_map, from_front, with_border_images
+from nesf_studies.crystals import (
+    cell_edges,
+    draw_crystal,
+    element_map,
+    from_front,
+    with_border_images,
+)
 from nesf_studies.fields import fullest_plane, structure_field, true_field
 from nesf_studies.scores import error_distribution, loss_curves, metrics_chart
 from nesf_studies.style import element_colour
 
-PEROVSKITE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]])
+PEROVSKITE = Structure.from_spacegroup(
+    "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+)
 NOTHING = Structure(Lattice.cubic(4.0), [], [])
 
 
@@ -85,7 +93,13 @@ def test_slice_goes_through_most_atoms_and_takes_one_crystal(crystal: Crystals) 
 
 def test_loss_curves_show_validation_only_where_it_was_computed() -> None:
     terms = ("loss", "loss_position", "loss_species", "loss_length", "loss_angle")
-    log = pd.DataFrame({"epoch": [1, 2, 3, 4], **{t: [4.0, 3.0, 2.0, 1.0] for t in terms}, **{f"val_{t}": [np.nan, 3.5, np.nan, 1.5] for t in terms}})
+    log = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3, 4],
+            **{t: [4.0, 3.0, 2.0, 1.0] for t in terms},
+            **{f"val_{t}": [np.nan, 3.5, np.nan, 1.5] for t in terms},
+        }
+    )
     axes = loss_curves(log).axes
     assert [len(ax.lines) for ax in axes] == [2, 2, 2, 2, 2, 0]  # the sixth holds the legend
     training, validation = axes[0].lines
@@ -93,14 +107,25 @@ def test_loss_curves_show_validation_only_where_it_was_computed() -> None:
 
 
 def test_error_distribution_counts_the_materials() -> None:
-    materials = pd.DataFrame({"position_error_actual_angstrom": [0.01, 0.1, np.nan], "n_atoms_actual": [2, 2, 4], "n_atoms_detected": [2, 2, 0]})
+    materials = pd.DataFrame(
+        {
+            "position_error_actual_angstrom": [0.01, 0.1, np.nan],
+            "n_atoms_actual": [2, 2, 4],
+            "n_atoms_detected": [2, 2, 0],
+        }
+    )
     left, right = error_distribution(materials).axes
     assert sum(p.get_height() for p in left.patches) == 2
-    assert sorted(map(tuple, right.collections[0].get_offsets().data.tolist())) == [(2.0, 2.0), (4.0, 0.0)]
+    assert sorted(map(tuple, right.collections[0].get_offsets().data.tolist())) == [
+        (2.0, 2.0),
+        (4.0, 0.0),
+    ]
 
 
 def test_metrics_chart_leaves_out_what_is_not_defined() -> None:
-    figure = metrics_chart({"nesf": {"m": 1.0}, "copy": {"m": None}}, {"m": "m, Å"}, paper={"m": 2.0})
+    figure = metrics_chart(
+        {"nesf": {"m": 1.0}, "copy": {"m": None}}, {"m": "m, Å"}, paper={"m": 2.0}
+    )
     (ax,) = figure.axes
     assert sorted(float(np.ravel(line.get_xdata())[0]) for line in ax.lines) == [1.0, 2.0]
 
@@ -114,31 +139,52 @@ def test_picture_draws_every_atom_where_it_is() -> None:
     ax = Figure().add_subplot()
     draw_crystal(ax, PEROVSKITE)
     (shapes,) = ax.collections
-    spheres = [(p, c) for p, c in zip(shapes.get_paths(), shapes.get_facecolors(), strict=False) if len(p.vertices) > 2]
+    spheres = [
+        (p, c)
+        for p, c in zip(shapes.get_paths(), shapes.get_facecolors(), strict=False)
+        if len(p.vertices) > 2
+    ]
     atoms = with_border_images(PEROVSKITE)
     middles = np.array([(p.vertices.min(0) + p.vertices.max(0)) / 2 for p, _ in spheres])
-    order = np.argsort(from_front(atoms.positions)[:, 2], kind="stable")  # the nearest to the eye is drawn last
+    # the nearest to the eye is drawn last
+    order = np.argsort(from_front(atoms.positions)[:, 2], kind="stable")
     assert np.allclose(middles, from_front(atoms.positions)[order, :2], atol=1e-6)
     assert [to_hex(c) for _, c in spheres] == [element_colour(z) for z in atoms.numbers[order]]
     edges = np.concatenate([p.vertices for p in shapes.get_paths() if len(p.vertices) == 2])
     corners = from_front(cell_edges(PEROVSKITE.lattice.matrix))[..., :2].reshape(-1, 2)
-    assert (edges.min(0) >= corners.min(0) - 1e-6).all() and (edges.max(0) <= corners.max(0) + 1e-6).all()
+    assert (edges.min(0) >= corners.min(0) - 1e-6).all() and (
+        edges.max(0) <= corners.max(0) + 1e-6
+    ).all()
 
 
 def test_script_draws_atoms_edges_and_titles() -> None:
-    """Runs the script of a slider and of a list with stand-ins for the browser and for 3Dmol.js, which write down what they are asked to draw."""
+    """Runs the script of a slider and of a list with stand-ins for the browser and for 3Dmol.js,
+    which write down what they are asked to draw."""
     node = shutil.which("node")
     if not node:
         pytest.skip("node is not installed")
     slider = viewer.crystal_slider([PEROVSKITE, NOTHING], ["one", "two"]).data
-    choice = viewer.crystal_choice({"a": [PEROVSKITE, None], "b": [None, PEROVSKITE]}, {"a": ["x", "<none>"], "b": ["<none>", "y"]}).data
+    choice = viewer.crystal_choice(
+        {"a": [PEROVSKITE, None], "b": [None, PEROVSKITE]},
+        {"a": ["x", "<none>"], "b": ["<none>", "y"]},
+    ).data
     done = {}
     for name, page in (("slider", slider), ("choice", choice)):
         script = page.split("<script>")[1].removesuffix("</script>")
-        run = subprocess.run([node, "-"], input=f"{BROWSER}\n{script}\n{USE}", text=True, capture_output=True, check=True)
+        run = subprocess.run(
+            [node, "-"],
+            input=f"{BROWSER}\n{script}\n{USE}",
+            text=True,
+            capture_output=True,
+            check=True,
+        )
         done[name] = json.loads(run.stdout)
     drawn = done["slider"]["viewers"][0]
-    assert [int(m.split()[0]) for m in drawn["models"]] == [0, 15, 0] and drawn["edges"] == [12, 12, 12]  # the largest, the first, the second
+    assert [int(m.split()[0]) for m in drawn["models"]] == [0, 15, 0] and drawn["edges"] == [
+        12,
+        12,
+        12,
+    ]  # the largest, the first, the second
     assert done["slider"]["texts"] == {"text": "two"}
     first, second = done["choice"]["viewers"]
     assert [int(m.split()[0]) for m in first["models"] + second["models"]] == [15, 15]
@@ -174,8 +220,11 @@ setTimeout(function () {
 
 def test_nglview_gets_the_atoms_and_the_cell() -> None:
     pytest.importorskip("nglview")
-    load, show_cell = viewer.show_nglview(PEROVSKITE)._ngl_msg_archive  # what the widget asks of the browser
+    # what the widget asks of the browser
+    load, show_cell = viewer.show_nglview(PEROVSKITE)._ngl_msg_archive
     lines = load["args"][0]["data"].splitlines()
     assert sum(line.startswith(("ATOM", "HETATM")) for line in lines) == 15
     (cell,) = (line.split() for line in lines if line.startswith("CRYST1"))
-    assert [float(x) for x in cell[1:7]] == [3.9, 3.9, 3.9, 90, 90, 90] and "unitcell" in show_cell["args"]
+    assert [float(x) for x in cell[1:7]] == [3.9, 3.9, 3.9, 90, 90, 90] and "unitcell" in show_cell[
+        "args"
+    ]

@@ -18,8 +18,10 @@ from nesf.files import read_json, write_json
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
-FILES = (*(f"{s}.safetensors" for s in SPLITS), "dataset.json")  # of a packed folder; the last one marks it as complete
-HASHED = ("positions", "lattice", "species", "offsets")  # arrays, in the order in which `content_hash` reads them
+# of a packed folder; the last one marks it as complete
+FILES = (*(f"{s}.safetensors" for s in SPLITS), "dataset.json")
+# arrays, in the order in which `content_hash` reads them
+HASHED = ("positions", "lattice", "species", "offsets")
 REMEDY = "fetch, import or build it again"
 
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -33,7 +35,8 @@ class Dataset:
         splits: `train`, `val`, `test`, in the standard setting (`standard_lattice`).
         fold: of a cross-validation.
         provenance: source, licence, counts, notes; what `dataset.json` says.
-        vocabulary: atomic numbers, ascending, of the model's species axis; given by the release, else the elements of all splits.
+        vocabulary: atomic numbers, ascending, of the model's species axis; given by the release,
+            else the elements of all splits.
     """
 
     name: str
@@ -65,7 +68,12 @@ class Dataset:
 
     @cached_property
     def _hash(self) -> str:
-        return content_hash({s: {"ids": [id_lines(c.ids)]} | {a: [getattr(c, a)] for a in HASHED} for s, c in self.splits.items()})
+        return content_hash(
+            {
+                s: {"ids": [id_lines(c.ids)]} | {a: [getattr(c, a)] for a in HASHED}
+                for s, c in self.splits.items()
+            }
+        )
 
 
 def content_hash(splits: Mapping[str, Mapping[str, Iterable[Any]]]) -> str:
@@ -90,7 +98,8 @@ def id_lines(ids: Iterable[str]) -> bytes:
 def bounding_box(crystals: Crystals) -> Box:
     """Return the lower and upper corner, Å, of the box around all atoms (Section 2.1, step 1).
 
-    The box of a dataset is that of its training split. Grids over it (`nesf.fields.box_grid`) grow it by one interval on each side.
+    The box of a dataset is that of its training split. Grids over it (`nesf.fields.box_grid`) grow
+    it by one interval on each side.
     """
     return box_between(crystals.positions.min(0), crystals.positions.max(0))
 
@@ -102,7 +111,8 @@ def box_between(low: np.ndarray, high: np.ndarray) -> Box:
 
 def default_data_dir() -> Path:
     """Return the user's data folder, for fetched, imported and built datasets."""
-    from platformdirs import user_data_dir  # not needed where a model is trained on a folder that is given
+    # not needed where a model is trained on a folder that is given
+    from platformdirs import user_data_dir
 
     return Path(user_data_dir("nesf", appauthor=False))
 
@@ -113,7 +123,9 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise NesfError(f'{error.name} is not installed; install it with `pip install "nesf[{extra}]"`') from None
+        raise NesfError(
+            f'{error.name} is not installed; install it with `pip install "nesf[{extra}]"`'
+        ) from None
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
@@ -124,7 +136,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         for name in SPLITS:
             dataset.splits[name].save(folder / f"{name}.safetensors")
         write_json(folder / "dataset.json", description_of(dataset))
-    except BaseException:  # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
+    except BaseException:
+        # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
         remove_packed(folder)
         raise
 
@@ -155,9 +168,17 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise DataError(f"{file}: is not the description of a dataset; {REMEDY}")
     if description.get("format") != FORMAT:
-        raise DataError(f"{file}: format {description.get('format')!r}, this version reads {FORMAT}; {REMEDY}")
-    if missing := [key for key in ("name", "fold", "hash", "vocabulary", "provenance") if key not in description]:
-        raise DataError(f"{file}: is not the whole description of a dataset ({missing[0]!r} is missing); {REMEDY}")
+        raise DataError(
+            f"{file}: format {description.get('format')!r}, this version reads {FORMAT}; {REMEDY}"
+        )
+    if missing := [
+        key
+        for key in ("name", "fold", "hash", "vocabulary", "provenance")
+        if key not in description
+    ]:
+        raise DataError(
+            f"{file}: is not the whole description of a dataset ({missing[0]!r} is missing); {REMEDY}"
+        )
     return description
 
 
@@ -166,7 +187,13 @@ def load_packed(folder: Path) -> Dataset:
     folder = Path(folder)
     description = read_description(folder)
     splits = {s: Crystals.load(folder / f"{s}.safetensors") for s in SPLITS}
-    dataset = Dataset(description["name"], splits, description["fold"], description["provenance"], tuple(description["vocabulary"]))
+    dataset = Dataset(
+        description["name"],
+        splits,
+        description["fold"],
+        description["provenance"],
+        tuple(description["vocabulary"]),
+    )
     if dataset.hash() != description["hash"]:
         raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
     return dataset

@@ -1,6 +1,7 @@
 """Datasets from the Materials Project: query by mp-api, conventional cells, selection, split.
 
-The database has grown since the paper, so a rebuilt `lcs6` holds more materials than the release, and other splits.
+The database has grown since the paper, so a rebuilt `lcs6` holds more materials than the release,
+and other splits.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def build(
     Args:
         rules: what to select, and how to split (`nesf.data.rules.load_rules`).
         api_key: 32 characters; None, as for `endpoint`, for mp-api's usual configuration.
-        skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead of raising an error.
+        skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead
+            of raising an error.
 
     Returns:
         The packed folder; with folds, the folder that holds fold-0, fold-1 and so on.
@@ -59,7 +61,8 @@ def build(
     Raises:
         ConfigError: no key or one of the wrong form, or a name that is taken or is no folder name.
         DataError: a document that cannot be used, or too few materials left to split.
-        NesfError: mp-api is not installed; or the interface refuses the key, is unreachable, or answers something else than it should.
+        NesfError: mp-api is not installed; or the interface refuses the key, is unreachable, or
+            answers something else than it should.
     """
     check_new_name(name)
     folder = Path(data_dir or default_data_dir()) / name
@@ -100,8 +103,9 @@ def _source(database: str, query: dict[str, Any]) -> dict[str, Any]:
 def prefilter(rules: Rules) -> dict[str, Any]:
     """Return the query for what the rules select: parameters of the route `materials/summary`.
 
-    It is never stricter than the rules, which are applied to what comes back. The cells that the Materials Project stores are primitive: they
-    have at most the sites and the volume of the conventional ones.
+    It is never stricter than the rules, which are applied to what comes back. The cells that the
+    Materials Project stores are primitive: they have at most the sites and the volume of the
+    conventional ones.
     """
     # 2023's GNoME structures (CC BY-NC) came after the paper
     query: dict[str, Any] = {"deprecated": False, "batch_id_not_eq": "gnome_r2scan_statics"}
@@ -131,20 +135,35 @@ def _client(api_key: str | None, endpoint: str | None, progress: bool) -> Iterat
         try:
             key = validate_api_key(api_key)
         except MPRestError:
-            raise ConfigError(f"the key for the Materials Project is not one (keys have 32 characters); {KEY_HELP}") from None
+            raise ConfigError(
+                f"the key for the Materials Project is not one (keys have 32 characters); {KEY_HELP}"
+            ) from None
         if not key:
             raise ConfigError(f"no key for the Materials Project; {KEY_HELP}")
         try:
-            with MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=not progress) as client:
+            with MPRester(
+                key, endpoint=endpoint, use_document_model=False, mute_progress_bars=not progress
+            ) as client:
                 if not client.db_version:
-                    raise NesfError(f"{client.endpoint}: the Materials Project refuses this client; see {STATUS}")
+                    raise NesfError(
+                        f"{client.endpoint}: the Materials Project refuses this client; see {STATUS}"
+                    )
                 yield client
         # not JSON, no `data` or `meta`, or of another type
-        except (MPRestError, RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            MPRestError,
+            RequestException,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             if re.search(r"status code (401|403)\b", str(error)):
                 raise NesfError(f"the Materials Project refuses the key; {KEY_HELP}") from None
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise NesfError(f"the Materials Project does not answer as it should ({reason}); try again later, see {STATUS}") from None
+            raise NesfError(
+                f"the Materials Project does not answer as it should ({reason}); try again later, see {STATUS}"
+            ) from None
 
 
 def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,7 +171,8 @@ def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
     route = client.materials.summary
     total = route.count(dict(query))
     documents = route.search(
-        deprecated=False,  # without any criterion the client would read the open-data buckets instead of the interface
+        # without any criterion the client would read the open-data buckets instead of the interface
+        deprecated=False,
         include_gnome=False,
         formula=query.get("formula"),
         crystal_system=query.get("crystal_system"),
@@ -160,10 +180,13 @@ def _search(client: Any, query: dict[str, Any]) -> list[dict[str, Any]]:
         volume=(query["volume_min"], query["volume_max"]) if "volume_max" in query else None,
         fields=FIELDS,
         chunk_size=CHUNK,
-        _sort_fields="material_id",  # unsorted, a material can be in two pages while another is in none
+        # unsorted, a material can be in two pages while another is in none
+        _sort_fields="material_id",
     )
     if not isinstance(documents, list) or len(documents) != total:
-        raise NesfError(f"the Materials Project announced {total} materials and sent {len(documents)}; try again")
+        raise NesfError(
+            f"the Materials Project announced {total} materials and sent {len(documents)}; try again"
+        )
     return documents
 
 
@@ -173,7 +196,9 @@ def _reference(client: Any, rules: Rules) -> np.ndarray | None:
         return None
     documents = client.materials.summary.search(material_ids=rules.reference_id, fields=FIELDS)
     if not documents:
-        raise DataError(f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another")
+        raise DataError(
+            f"{rules.reference_id}: the reference_id of the rules is not in the Materials Project; give another"
+        )
     try:
         return _conventional(documents[0])[0].lattice.matrix
     except DataError as error:
@@ -193,7 +218,10 @@ def _conventional(document: Any) -> tuple[Structure, str]:
             structure.remove_site_property(key)
         structure.remove_oxidation_states()
         analyzer = SpacegroupAnalyzer(structure)
-        conventional, system = analyzer.get_conventional_standard_structure(), analyzer.get_crystal_system()
+        conventional, system = (
+            analyzer.get_conventional_standard_structure(),
+            analyzer.get_crystal_system(),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"the document is malformed ({type(error).__name__}: {error})") from None
     if reason := reason_against(conventional):
@@ -201,13 +229,19 @@ def _conventional(document: Any) -> tuple[Structure, str]:
     return conventional, system
 
 
-def _conventional_cells(documents: list[Any], skip_bad: bool, progress: bool) -> tuple[Crystals, list[Skipped]]:
+def _conventional_cells(
+    documents: list[Any], skip_bad: bool, progress: bool
+) -> tuple[Crystals, list[Skipped]]:
     """Return the cells with the property `crystal_system`, and what was left out."""
     entries = []
     for number, document in enumerate(documents):
         identifier = str(document.get("material_id", "")) if isinstance(document, dict) else ""
-        entries.append(Entry(identifier or f"document {number}", identifier, partial(_conventional, document)))
+        entries.append(
+            Entry(identifier or f"document {number}", identifier, partial(_conventional, document))
+        )
     bar = tqdm(entries, "conventional cells", disable=None if progress else True)
     kept, skipped = usable_entries(bar, lambda entry: entry.read(), skip_bad)
     systems = np.array([system for _, (_, system) in kept], dtype=object)
-    return Crystals.from_structures([s for _, (s, _) in kept], [e.identifier for e, _ in kept], {"crystal_system": systems}), skipped
+    return Crystals.from_structures(
+        [s for _, (s, _) in kept], [e.identifier for e, _ in kept], {"crystal_system": systems}
+    ), skipped

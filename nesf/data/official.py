@@ -1,7 +1,7 @@
 """The official data release: fetched from one pinned commit, verified, packed.
 
-Nothing of a file is interpreted before its hash is right, and the pickles are read by an unpickler that knows three numpy
-globals and nothing else.
+Nothing of a file is interpreted before its hash is right, and the pickles are read by an unpickler
+that knows three numpy globals and nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}"
 RELEASE_FOLDER = "data/dataset_paper"
 FOLDS = 20
 # our name: the name in the release's folders
-OFFICIAL = {"lcs6": "lim_l6", "ybco": "YBCO13_fold{fold}", "icsg3d": "ICSG3D", "icsg3d-as-released": "ICSG3D"}
+OFFICIAL = {
+    "lcs6": "lim_l6",
+    "ybco": "YBCO13_fold{fold}",
+    "icsg3d": "ICSG3D",
+    "icsg3d-as-released": "ICSG3D",
+}
 LICENCE = "files: MIT (OMRON SINIC X); structures: Materials Project, CC BY 4.0"
 AS_RELEASED_WARNING = (
     "icsg3d-as-released: the released training split (7194) contains all 342 validation and all 360 test materials, so errors on them "
@@ -58,32 +63,56 @@ class ReleaseFile:
 
     def check(self, content: bytes, where: object) -> None:
         """Compare content with size, SHA-256 and git blob SHA-1; a DataError if they differ."""
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        found = {"size": len(content), "SHA-256": hashlib.sha256(content).hexdigest(), "git blob SHA-1": blob}
-        for (what, value), known in zip(found.items(), (self.size, self.sha256, self.git_blob_sha1), strict=True):
+        blob = hashlib.sha1(
+            b"blob %d\0" % len(content) + content, usedforsecurity=False
+        ).hexdigest()
+        found = {
+            "size": len(content),
+            "SHA-256": hashlib.sha256(content).hexdigest(),
+            "git blob SHA-1": blob,
+        }
+        for (what, value), known in zip(
+            found.items(), (self.size, self.sha256, self.git_blob_sha1), strict=True
+        ):
             if known not in (None, value):
-                raise DataError(f"{where}: {what} is {value}, not {known}: damaged, truncated or another version; it was not read, get it again")
+                raise DataError(
+                    f"{where}: {what} is {value}, not {known}: damaged, truncated or another version; it was not read, get it again"
+                )
 
 
 def manifest() -> dict[str, ReleaseFile]:
     """Return the files of the pinned commit, by path (package data `official_manifest.tsv`)."""
-    rows = Path(__file__).with_name("official_manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = (
+        Path(__file__)
+        .with_name("official_manifest.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()[1:]
+    )
     fields = [row.split("\t") for row in rows]
-    return {path: ReleaseFile(path, int(size) if size else None, sha1, sha256 or None) for path, size, sha1, sha256 in fields}
+    return {
+        path: ReleaseFile(path, int(size) if size else None, sha1, sha256 or None)
+        for path, size, sha1, sha256 in fields
+    }
 
 
 def check_new_name(name: str) -> None:
     """Raise a ConfigError for a name of the release or `starter`, or one that is no folder name."""
     if name in (*OFFICIAL, "starter") or not re.fullmatch(r"[^./\\][^/\\]*", name):
-        raise ConfigError(f"{name!r} cannot be the name of an imported or built dataset; give another by --name")
+        raise ConfigError(
+            f"{name!r} cannot be the name of an imported or built dataset; give another by --name"
+        )
 
 
 def check_fold(name: str, fold: int | None) -> None:
     """Raise a ConfigError unless a fold is given for `ybco`, and only for it."""
     if name == "ybco" and fold not in range(FOLDS):
-        raise ConfigError(f"ybco has folds 0-{FOLDS - 1}, not {fold}; choose one (fold=0, --fold 0)")
+        raise ConfigError(
+            f"ybco has folds 0-{FOLDS - 1}, not {fold}; choose one (fold=0, --fold 0)"
+        )
     if name != "ybco" and fold is not None:
-        raise ConfigError(f"{name} has no folds (fold {fold} was asked for); only ybco has; leave the fold out")
+        raise ConfigError(
+            f"{name} has no folds (fold {fold} was asked for); only ybco has; leave the fold out"
+        )
 
 
 def packed_folder(name: str, fold: int | None, data_dir: Path) -> Path:
@@ -105,7 +134,8 @@ def fetch(
     Args:
         name: `lcs6`, `ybco`, `icsg3d` (the clean split) or `icsg3d-as-released`.
         fold: of `ybco`, 0-19; None fetches all 20.
-        mirror: a local copy of the repository, or of its folder `data/dataset_paper`, to read instead of the network.
+        mirror: a local copy of the repository, or of its folder `data/dataset_paper`, to read
+            instead of the network.
         base_url: address of the repository's root at the pinned commit.
 
     Returns:
@@ -113,11 +143,14 @@ def fetch(
 
     Raises:
         ConfigError: no such dataset or fold.
-        NesfError: a file is missing, differs from its hash, cannot be downloaded or written. Nothing is left half-written, and the
-            next call downloads only the files that are not there yet.
+        NesfError: a file is missing, differs from its hash, cannot be downloaded or written.
+            Nothing is left half-written, and the next call downloads only the files that are not
+            there yet.
     """
     if name not in OFFICIAL:
-        raise ConfigError(f"{name!r} is not in the official release; choose from {', '.join(OFFICIAL)}")
+        raise ConfigError(
+            f"{name!r} is not in the official release; choose from {', '.join(OFFICIAL)}"
+        )
     data_dir = Path(data_dir or default_data_dir())
     if name == "ybco" and fold is None:
         for k in tqdm(range(FOLDS), desc="ybco folds", disable=not progress):
@@ -131,24 +164,47 @@ def fetch(
         if load_packed(folder).provenance.get("commit") == COMMIT:
             return folder
     places = {s: f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{s}" for s in SPLITS}
-    paths = [f"{place}/{file}" for place in places.values() for file in ("dataset.pkl", "dataset_attr.json")]
+    paths = [
+        f"{place}/{file}"
+        for place in places.values()
+        for file in ("dataset.pkl", "dataset_attr.json")
+    ]
     known = manifest()
     contents: dict[str, bytes] = {}
     for path in tqdm(paths, desc=name, unit="file", disable=not progress):
         if mirror is not None:
             contents[path] = _from_mirror(known[path], Path(mirror))
         else:
-            contents[path] = _from_network(known[path], data_dir / "official" / COMMIT[:12], base_url)
-    parts = {s: to_crystals(contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place) for s, place in places.items()}
-    save_dataset(_dataset(name, fold, parts, {path: known[path].git_blob_sha1 for path in paths}), folder)
+            contents[path] = _from_network(
+                known[path], data_dir / "official" / COMMIT[:12], base_url
+            )
+    parts = {
+        s: to_crystals(
+            contents[f"{place}/dataset.pkl"], contents[f"{place}/dataset_attr.json"], place
+        )
+        for s, place in places.items()
+    }
+    save_dataset(
+        _dataset(name, fold, parts, {path: known[path].git_blob_sha1 for path in paths}), folder
+    )
     return folder
 
 
-def _dataset(name: str, fold: int | None, parts: dict[str, tuple[Crystals, tuple[int, ...]]], files: dict[str, str]) -> Dataset:
+def _dataset(
+    name: str,
+    fold: int | None,
+    parts: dict[str, tuple[Crystals, tuple[int, ...]]],
+    files: dict[str, str],
+) -> Dataset:
     """Return a dataset of its splits, their vocabularies, and the hashes of their files."""
-    splits, vocabularies = {s: crystals for s, (crystals, _) in parts.items()}, {vocabulary for _, vocabulary in parts.values()}
+    splits, vocabularies = (
+        {s: crystals for s, (crystals, _) in parts.items()},
+        {vocabulary for _, vocabulary in parts.values()},
+    )
     if len(vocabularies) != 1:
-        raise DataError(f"{name}: its splits have different species lists; this is not the release that this version knows")
+        raise DataError(
+            f"{name}: its splits have different species lists; this is not the release that this version knows"
+        )
     provenance: dict[str, Any] = {
         "source": f"official release, https://github.com/{REPOSITORY}",
         "commit": COMMIT,
@@ -158,9 +214,13 @@ def _dataset(name: str, fold: int | None, parts: dict[str, tuple[Crystals, tuple
     }
     if name == "icsg3d":
         released, held_out = splits["train"], {*splits["val"].ids, *splits["test"].ids}
-        splits["train"] = released.select([i for i, identifier in enumerate(released.ids) if identifier not in held_out])
+        splits["train"] = released.select(
+            [i for i, identifier in enumerate(released.ids) if identifier not in held_out]
+        )
         counts = f"{len(splits['train'])} of the {len(released)} released"
-        provenance["notes"] = f"training split: {counts}, which contain every validation and test material; those are left out"
+        provenance["notes"] = (
+            f"training split: {counts}, which contain every validation and test material; those are left out"
+        )
     if name == "icsg3d-as-released":
         provenance["warning"] = AS_RELEASED_WARNING
     return Dataset(name, splits, fold, provenance, vocabularies.pop())
@@ -170,12 +230,14 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
     """Return one split in the standard setting, and the release's species list in ascending order.
 
     Args:
-        pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species indices [N], lengths (a, b, c) in Å,
-            angles (α, β, γ) in radians, material id).
-        attributes: content of `dataset_attr.json`; its `sidx_to_z` maps species index to atomic number.
+        pickled: content of `dataset.pkl`: a list of (cartesian positions [N, 3] in Å, species
+            indices [N], lengths (a, b, c) in Å, angles (α, β, γ) in radians, material id).
+        attributes: content of `dataset_attr.json`; its `sidx_to_z` maps species index to atomic
+            number.
 
     Raises:
-        DataError: a global that is not allowed, or a form that is not the release's; nothing of the pickle was executed.
+        DataError: a global that is not allowed, or a form that is not the release's; nothing of the
+            pickle was executed.
     """
     entries = restricted_loads(pickled, f"{where}/dataset.pkl")
     try:
@@ -183,16 +245,25 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
         sidx_to_z = np.array(description["sidx_to_z"], dtype=np.int64)
         ids = [str(i) for i in description["mpid"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}/dataset_attr.json: not the form of the official release ({error}); get it again") from None
+        raise DataError(
+            f"{where}/dataset_attr.json: not the form of the official release ({error}); get it again"
+        ) from None
     if not isinstance(entries, list) or len(entries) != len(ids) or not entries:
-        raise DataError(f"{where}/dataset.pkl: not a list with an entry for each of the {len(ids)} ids of dataset_attr.json; get it again")
+        raise DataError(
+            f"{where}/dataset.pkl: not a list with an entry for each of the {len(ids)} ids of dataset_attr.json; get it again"
+        )
     for i, entry in enumerate(entries):
         if reason := _reason_against_entry(entry, ids[i], len(sidx_to_z)):
-            raise DataError(f"{where}/dataset.pkl, entry {i}: {reason}; not the form of the official release, get it again")
-    # The matrix is not stored; positions are in pymatgen's conventional standard setting of these lengths and angles. Checked on all 164
-    # oblique cells of LCS6Å and YBCO: every fractional coordinate is in [0, 1), and pymatgen's own conventional cell has the same matrix.
+            raise DataError(
+                f"{where}/dataset.pkl, entry {i}: {reason}; not the form of the official release, get it again"
+            )
+    # The matrix is not stored; positions are in pymatgen's conventional standard setting of these
+    # lengths and angles. Checked on all 164 oblique cells of LCS6Å and YBCO: every fractional
+    # coordinate is in [0, 1), and pymatgen's own conventional cell has the same matrix.
     lattice = standard_lattice(np.array([e[2] for e in entries]), np.array([e[3] for e in entries]))
-    return Crystals.from_arrays(ids, [e[0] for e in entries], [sidx_to_z[e[1]] for e in entries], lattice), tuple(sorted(sidx_to_z.tolist()))
+    return Crystals.from_arrays(
+        ids, [e[0] for e in entries], [sidx_to_z[e[1]] for e in entries], lattice
+    ), tuple(sorted(sidx_to_z.tolist()))
 
 
 def _reason_against_entry(entry: Any, identifier: str, n_species: int) -> str | None:
@@ -200,14 +271,28 @@ def _reason_against_entry(entry: Any, identifier: str, n_species: int) -> str | 
     if not isinstance(entry, tuple) or len(entry) != 5:
         return "not a tuple of five"
     positions, species, lengths, angles, mpid = entry
-    if not isinstance(positions, np.ndarray) or positions.dtype.kind != "f" or positions.ndim != 2 or positions.shape[1] != 3 or len(positions) == 0:
+    if (
+        not isinstance(positions, np.ndarray)
+        or positions.dtype.kind != "f"
+        or positions.ndim != 2
+        or positions.shape[1] != 3
+        or len(positions) == 0
+    ):
         return "positions are not a float array [N, 3]"
-    if not isinstance(species, np.ndarray) or species.dtype.kind not in "iu" or species.shape != positions.shape[:1]:
+    if (
+        not isinstance(species, np.ndarray)
+        or species.dtype.kind not in "iu"
+        or species.shape != positions.shape[:1]
+    ):
         return "species are not an integer array [N]"
     if species.min() < 0 or species.max() >= n_species:
         return f"species index {species.max()} is outside the {n_species} species"
     for triple, upper in ((lengths, np.inf), (angles, np.pi)):
-        if not isinstance(triple, tuple) or len(triple) != 3 or not all(isinstance(x, float) and 0 < x < upper for x in triple):
+        if (
+            not isinstance(triple, tuple)
+            or len(triple) != 3
+            or not all(isinstance(x, float) and 0 < x < upper for x in triple)
+        ):
             return f"{triple!r} are not three lengths or angles"
     if not np.isfinite(positions).all() or mpid != identifier:
         return f"its id is {mpid!r}, not {identifier!r}, or a position is not finite"
@@ -218,12 +303,18 @@ class _RestrictedUnpickler(pickle.Unpickler):
     """Unpickler that knows three globals of numpy (names of numpy 1 and 2), and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
-            # `_reconstruct` is numpy's own name for this; numpy.core is the old path of the same module.
+        if (module, name) in (
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        ):
+            # `_reconstruct` is numpy's own name for this; numpy.core is the old path of the same
+            # module.
             return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
-        raise DataError(f"the pickle asks for {module}.{name}, which is not one of the numpy globals allowed; do not use this file")
+        raise DataError(
+            f"the pickle asks for {module}.{name}, which is not one of the numpy globals allowed; do not use this file"
+        )
 
 
 def restricted_loads(pickled: bytes, where: object) -> Any:
@@ -232,8 +323,20 @@ def restricted_loads(pickled: bytes, where: object) -> Any:
         return _RestrictedUnpickler(io.BytesIO(pickled)).load()
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError, MemoryError) as error:
-        raise DataError(f"{where}: not a readable pickle ({error or type(error).__name__}); get it again") from None
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        ImportError,
+        MemoryError,
+    ) as error:
+        raise DataError(
+            f"{where}: not a readable pickle ({error or type(error).__name__}); get it again"
+        ) from None
 
 
 def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
@@ -248,7 +351,9 @@ def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
     try:
         content = place.read_bytes()
     except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error.strerror or error}); use another copy, or leave --mirror out to download it") from None
+        raise DataError(
+            f"{place}: cannot be read ({error.strerror or error}); use another copy, or leave --mirror out to download it"
+        ) from None
     file.check(content, place)
     return content
 
@@ -281,4 +386,6 @@ def _download(url: str) -> bytes:
                 break
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
-    raise DataError(f"{url}: cannot be downloaded ({reason}); run the command again, or give a local copy of the release with --mirror DIR")
+    raise DataError(
+        f"{url}: cannot be downloaded ({reason}); run the command again, or give a local copy of the release with --mirror DIR"
+    )

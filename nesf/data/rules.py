@@ -1,6 +1,7 @@
 """Selection and splitting of datasets by rules: the paper's three sets, and the users' own in JSON.
 
-Every rule looks at the conventional standard cell (pymatgen's `get_conventional_standard_structure`).
+Every rule looks at the conventional standard cell (pymatgen's
+`get_conventional_standard_structure`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
-CrystalSystem = Literal["triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic"]
+CrystalSystem = Literal[
+    "triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic"
+]
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a material must satisfy to be in a dataset, and how the dataset is split.
 
-    Section 4.1, made exact by the official code. The rules apply in the order of the fields; one that is None does not apply.
+    Section 4.1, made exact by the official code. The rules apply in the order of the fields; one
+    that is None does not apply.
     """
 
     description: str = ""  # one line, recorded with the dataset
@@ -35,21 +39,39 @@ class Rules:
     max_sites: int | None = None  # atoms in the cell, at most
     n_sites: int | None = None  # atoms in the cell, exactly
     max_length: float | None = None  # Å; a, b and c are at most this long
-    min_lattice_entry: float | None = field(default=None, metadata={"signed": True})  # Å; no entry of the lattice matrix is smaller
-    reference_id: str | None = None  # a Materials Project id: the cell that the lattice vectors are compared with
-    reference_tolerance: float = 0.2  # each vector differs from the reference's by less than this fraction of that one's length
-    element_fraction: float | None = None  # the int(fraction * n) most frequent of the n elements are kept, counted by materials
+    # Å; no entry of the lattice matrix is smaller
+    min_lattice_entry: float | None = field(default=None, metadata={"signed": True})
+    # a Materials Project id: the cell that the lattice vectors are compared with
+    reference_id: str | None = None
+    # each vector differs from the reference's by less than this fraction of that one's length
+    reference_tolerance: float = 0.2
+    # the int(fraction * n) most frequent of the n elements are kept, counted by materials
+    element_fraction: float | None = None
     test_fraction: float = 0.05  # ceil(fraction * n) materials
     val_fraction: float = 0.05  # ceil(fraction * (n - test)) materials
-    folds: int | None = None  # cross-validation: in each of so many folds one part is test, the next is validation
+    # cross-validation: in each of so many folds one part is test, the next is validation
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         if self.reference_id is not None and not re.fullmatch(r"mp-\w+", self.reference_id):
-            raise ConfigError(f"reference_id: {self.reference_id!r} is no Materials Project id, such as mp-20674")
-        for name in ("max_sites", "n_sites", "max_length", "reference_tolerance", "element_fraction", "test_fraction", "val_fraction"):
+            raise ConfigError(
+                f"reference_id: {self.reference_id!r} is no Materials Project id, such as mp-20674"
+            )
+        for name in (
+            "max_sites",
+            "n_sites",
+            "max_length",
+            "reference_tolerance",
+            "element_fraction",
+            "test_fraction",
+            "val_fraction",
+        ):
             value, most = getattr(self, name), 1 if name.endswith("fraction") else math.inf
             if value is not None and not 0 < value <= most:
-                raise ConfigError(f"{name}: {value!r} makes no sense; give a value above 0" + (" and at most 1" if most == 1 else ""))
+                raise ConfigError(
+                    f"{name}: {value!r} makes no sense; give a value above 0"
+                    + (" and at most 1" if most == 1 else "")
+                )
         if self.folds is not None and self.folds < 3:
             raise ConfigError(f"folds: {self.folds!r} leave nothing to train on; give at least 3")
 
@@ -67,12 +89,15 @@ def load_rules(name_or_path: str | Path) -> Rules:
     """Load one of the paper's rule sets by name, or a JSON file with the keys of `Rules`.
 
     Raises:
-        ConfigError: no such set or file, an unknown key, or a value of the wrong type or range; the message names it.
+        ConfigError: no such set or file, an unknown key, or a value of the wrong type or range; the
+            message names it.
     """
     name = str(name_or_path)
     path = RULES_FOLDER / f"{name}.json" if name in rule_sets() else Path(name)
     if not path.is_file():
-        raise ConfigError(f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file")
+        raise ConfigError(
+            f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file"
+        )
     try:
         return from_values(Rules, json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -90,12 +115,16 @@ class Count:
     after: int
 
 
-def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None) -> tuple[Crystals, list[Count]]:
+def select(
+    crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
+) -> tuple[Crystals, list[Count]]:
     """Apply the rules one after another (Section 4.1).
 
     Args:
-        crystals: conventional standard cells; with the property `crystal_system` if the rules ask for one.
-        reference: [3, 3], Å, the conventional standard lattice of `rules.reference_id`, if the rules name one.
+        crystals: conventional standard cells; with the property `crystal_system` if the rules ask
+            for one.
+        reference: [3, 3], Å, the conventional standard lattice of `rules.reference_id`, if the
+            rules name one.
 
     Returns:
         The crystals that satisfy every rule, and the counts before and after each.
@@ -112,29 +141,48 @@ def select(crystals: Crystals, rules: Rules, reference: np.ndarray | None = None
         crystals = crystals.select(kept)
 
     if rules.anonymous_formulas is not None:
-        fits = [anonymous_formula(crystals.species[crystals.atoms(i)]) in rules.anonymous_formulas for i in range(len(crystals))]
+        fits = [
+            anonymous_formula(crystals.species[crystals.atoms(i)]) in rules.anonymous_formulas
+            for i in range(len(crystals))
+        ]
         keep(f"anonymous formula {', '.join(rules.anonymous_formulas)}", fits)
     if rules.crystal_system is not None:
         if "crystal_system" not in crystals.properties:
-            raise DataError("the rule crystal_system needs this property of each crystal; build the dataset with materials_project.build")
-        keep(f"crystal system {rules.crystal_system}", crystals.properties["crystal_system"] == rules.crystal_system)
+            raise DataError(
+                "the rule crystal_system needs this property of each crystal; build the dataset with materials_project.build"
+            )
+        keep(
+            f"crystal system {rules.crystal_system}",
+            crystals.properties["crystal_system"] == rules.crystal_system,
+        )
     if rules.max_sites is not None:
         keep(f"at most {rules.max_sites} sites", crystals.n_atoms <= rules.max_sites)
     if rules.n_sites is not None:
         keep(f"{rules.n_sites} sites", crystals.n_atoms == rules.n_sites)
     if rules.max_length is not None:
-        keep(f"a, b, c at most {rules.max_length} Å", (crystals.lengths <= rules.max_length).all(-1))
+        keep(
+            f"a, b, c at most {rules.max_length} Å", (crystals.lengths <= rules.max_length).all(-1)
+        )
     if rules.min_lattice_entry is not None:
-        keep(f"lattice matrix entries at least {rules.min_lattice_entry} Å", (crystals.lattice >= rules.min_lattice_entry).all((-1, -2)))
+        keep(
+            f"lattice matrix entries at least {rules.min_lattice_entry} Å",
+            (crystals.lattice >= rules.min_lattice_entry).all((-1, -2)),
+        )
     if rules.reference_id is not None:
         if reference is None:
-            raise DataError(f"the rule reference_id needs the lattice of {rules.reference_id}; build the dataset with materials_project.build")
+            raise DataError(
+                f"the rule reference_id needs the lattice of {rules.reference_id}; build the dataset with materials_project.build"
+            )
         difference = np.linalg.norm(crystals.lattice - reference, axis=-1)
         near = (difference < rules.reference_tolerance * np.linalg.norm(reference, axis=-1)).all(-1)
-        keep(f"lattice vectors within {rules.reference_tolerance:.0%} of {rules.reference_id}", near)
+        keep(
+            f"lattice vectors within {rules.reference_tolerance:.0%} of {rules.reference_id}", near
+        )
     if rules.element_fraction is not None:
         kept = frequent_elements(crystals, rules.element_fraction)
-        frequent = [np.isin(crystals.species[crystals.atoms(i)], kept).all() for i in range(len(crystals))]
+        frequent = [
+            np.isin(crystals.species[crystals.atoms(i)], kept).all() for i in range(len(crystals))
+        ]
         keep(f"the {len(kept)} most frequent elements ({rules.element_fraction:.0%})", frequent)
     return crystals, counts
 
@@ -152,7 +200,9 @@ def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
     They are counted by materials, not atoms; of equally frequent ones the lighter comes first.
     """
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
-    elements, counts = np.unique(np.unique(np.stack([owner, crystals.species], 1), axis=0)[:, 1], return_counts=True)
+    elements, counts = np.unique(
+        np.unique(np.stack([owner, crystals.species], 1), axis=0)[:, 1], return_counts=True
+    )
     # 1e-9: 0.9 * 10 must give 9 whatever the rounding of the product
     return elements[np.lexsort((elements, -counts))][: int(fraction * len(elements) + 1e-9)]
 
@@ -160,8 +210,8 @@ def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
 def split(crystals: Crystals, *, seed: int) -> dict[str, Crystals]:
     """Split as the paper does (Section 4.1): `split_by_rules` with the default fractions.
 
-    They are read from the official release and give the paper's counts: 6005 → 5418 / 286 / 301 (LCS6Å), 100 → 90 / 5 / 5 (YBCO-like),
-    7194 → 6492 / 342 / 360 (ICSG3D).
+    They are read from the official release and give the paper's counts: 6005 → 5418 / 286 / 301
+    (LCS6Å), 100 → 90 / 5 / 5 (YBCO-like), 7194 → 6492 / 342 / 360 (ICSG3D).
     """
     return split_by_rules(crystals, Rules(), seed=seed)[0]
 
@@ -169,8 +219,9 @@ def split(crystals: Crystals, *, seed: int) -> dict[str, Crystals]:
 def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[str, Crystals]]:
     """Split as the rules say, once, or once a fold: {"train", "val", "test"} each.
 
-    Shuffled; test, then validation, train the rest (Section 4.1). In fold K of a cross-validation part K of the shuffled materials
-    is test and the next part validation, so that each material is in one test set.
+    Shuffled; test, then validation, train the rest (Section 4.1). In fold K of a cross-validation
+    part K of the shuffled materials is test and the next part validation, so that each material is
+    in one test set.
 
     Raises:
         DataError: too few materials for a training set, or for the folds.
@@ -178,16 +229,25 @@ def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[
     n, order = len(crystals), np.random.default_rng(seed).permutation(len(crystals))
     if rules.folds is not None:
         if n < rules.folds:
-            raise DataError(f"{n} materials are too few for {rules.folds} folds; loosen the rules or ask for fewer folds")
+            raise DataError(
+                f"{n} materials are too few for {rules.folds} folds; loosen the rules or ask for fewer folds"
+            )
         parts = np.array_split(order, rules.folds)
         held_out = [(parts[k], parts[(k + 1) % rules.folds]) for k in range(rules.folds)]
     else:
-        n_test = math.ceil(rules.test_fraction * n - 1e-9)  # 1e-9: 0.05 * 100 must give 5 whatever the rounding of the product
+        # 1e-9: 0.05 * 100 must give 5 whatever the rounding of the product
+        n_test = math.ceil(rules.test_fraction * n - 1e-9)
         n_val = math.ceil(rules.val_fraction * (n - n_test) - 1e-9)
         if n < n_test + n_val + 1 or n_test == 0 or n_val == 0:
-            raise DataError(f"{n} crystals are too few to split into train, validation and test; give at least 3, or loosen the rules")
+            raise DataError(
+                f"{n} crystals are too few to split into train, validation and test; give at least 3, or loosen the rules"
+            )
         held_out = [(order[:n_test], order[n_test : n_test + n_val])]
     return [
-        {"train": crystals.select(order[~np.isin(order, np.concatenate([test, val]))]), "val": crystals.select(val), "test": crystals.select(test)}
+        {
+            "train": crystals.select(order[~np.isin(order, np.concatenate([test, val]))]),
+            "val": crystals.select(val),
+            "test": crystals.select(test),
+        }
         for test, val in held_out
     ]

@@ -1,9 +1,11 @@
 """Datasets larger than memory: packed folders, read batch by batch and written part by part.
 
-No array with an entry per crystal or atom stays in memory, so that training keeps 8 bytes per crystal, the order of the epoch. Batches are
-read plainly: slices of safetensors would map the file, which is slower for scattered crystals, reads more than is needed from a cold disk, and
-counts as the memory of the process. Ids are read only to check the hash. `Crystals.save` keeps them as JSON in the file's header, which
-safetensors limits to 100 MB (some 8 million short ids); `PackedWriter` keeps them as an array of bytes, and `Crystals.load` reads both.
+No array with an entry per crystal or atom stays in memory, so that training keeps 8 bytes per
+crystal, the order of the epoch. Batches are read plainly: slices of safetensors would map the file,
+which is slower for scattered crystals, reads more than is needed from a cold disk, and counts as
+the memory of the process. Ids are read only to check the hash. `Crystals.save` keeps them as JSON
+in the file's header, which safetensors limits to 100 MB (some 8 million short ids); `PackedWriter`
+keeps them as an array of bytes, and `Crystals.load` reads both.
 """
 
 from __future__ import annotations
@@ -29,14 +31,32 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nesf.crystals import Crystals, PaddedCrystals, pad
-from nesf.data.dataset import FILES, REMEDY, SPLITS, Box, box_between, content_hash, description_of, id_lines, read_description, remove_packed
+from nesf.data.dataset import (
+    FILES,
+    REMEDY,
+    SPLITS,
+    Box,
+    box_between,
+    content_hash,
+    description_of,
+    id_lines,
+    read_description,
+    remove_packed,
+)
 from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 
 PREFETCH = 4  # batches read before they are asked for
 CHUNK = 1 << 16  # entries of an array in memory while a whole file is read
-# Type of one entry of each array, in the order of the file: those of 8-byte numbers come first, so that they stay aligned.
-ENTRIES = {"offsets": "<i8", "lattice": "(3,3)<f8", "positions": "(3,)<f8", "species": "u1", "ids": "u1"}
+# Type of one entry of each array, in the order of the file: those of 8-byte numbers come first, so
+# that they stay aligned.
+ENTRIES = {
+    "offsets": "<i8",
+    "lattice": "(3,3)<f8",
+    "positions": "(3,)<f8",
+    "species": "u1",
+    "ids": "u1",
+}
 ARRAYS = {name: np.dtype(entry) for name, entry in ENTRIES.items()}
 DTYPES = {"<f8": "F64", "<i8": "I64", "|u1": "U8"}  # names of safetensors
 
@@ -54,7 +74,8 @@ class StreamedCrystals:
         self.path = Path(path)
         try:
             self._stamp = _stamp(os.stat(self.path))
-            with safe_open(str(self.path), framework="numpy"):  # checks the header, and that all arrays are in the file
+            # checks the header, and that all arrays are in the file
+            with safe_open(str(self.path), framework="numpy"):
                 pass
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from None
@@ -88,12 +109,19 @@ class StreamedCrystals:
     def read(self, indices: Sequence[int]) -> Crystals:
         """Read the crystals at some indices; a DataError if the file is damaged or was changed."""
         if outside := [i for i in indices if not 0 <= i < len(self)]:
-            raise DataError(f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on")
+            raise DataError(
+                f"{self.path}: crystal {outside[0]} was asked for, it has {len(self)}; give an index from 0 on"
+            )
         with self._open() as file:
             bounds = [self._rows(file, "offsets", i, 2).tolist() for i in indices]
-            positions, species = ([self._rows(file, name, start, end - start) for start, end in bounds] for name in ("positions", "species"))
+            positions, species = (
+                [self._rows(file, name, start, end - start) for start, end in bounds]
+                for name in ("positions", "species")
+            )
             lattice = np.array([self._rows(file, "lattice", i, 1) for i in indices])
-        return Crystals.from_arrays((f"{self.path}, crystal {i}" for i in indices), positions, species, lattice)
+        return Crystals.from_arrays(
+            (f"{self.path}, crystal {i}" for i in indices), positions, species, lattice
+        )
 
     def pieces(self) -> dict[str, Iterable[Any]]:
         """Return the ids and arrays as `content_hash` takes them, read chunk by chunk."""
@@ -113,16 +141,25 @@ class StreamedCrystals:
             if name not in header:
                 raise self._damaged(f"{name!r} is missing")
             about = header[name]
-            if about["dtype"] != DTYPES[dtype.base.str] or not about["shape"] or tuple(about["shape"][1:]) != dtype.shape:
+            if (
+                about["dtype"] != DTYPES[dtype.base.str]
+                or not about["shape"]
+                or tuple(about["shape"][1:]) != dtype.shape
+            ):
                 raise self._damaged(f"array {name!r} is of another form")
-            self._starts[name], self._lengths[name] = 8 + size + about["data_offsets"][0], about["shape"][0]
+            self._starts[name], self._lengths[name] = (
+                8 + size + about["data_offsets"][0],
+                about["shape"][0],
+            )
 
     def _open(self) -> FileIO:
         """Open the file for one use: threads share nothing, and a changed file is noticed."""
         try:
             file = FileIO(str(self.path))
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror}); a streamed dataset must stay where it is") from None
+            raise DataError(
+                f"{self.path}: cannot be read ({error.strerror}); a streamed dataset must stay where it is"
+            ) from None
         if _stamp(os.fstat(file.fileno())) != self._stamp:
             file.close()
             raise DataError(f"{self.path}: was changed after it was opened; start again")
@@ -142,7 +179,9 @@ class StreamedCrystals:
                 yield self._rows(file, name, start, min(CHUNK, self._lengths[name] - start))
 
     def _damaged(self, reason: str) -> DataError:
-        return DataError(f"{self.path}: not a packed crystal file, or damaged ({reason}); write it again (nesf data fetch, import or build)")
+        return DataError(
+            f"{self.path}: not a packed crystal file, or damaged ({reason}); write it again (nesf data fetch, import or build)"
+        )
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
@@ -152,11 +191,14 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 class PaddedStream:
     """The crystals of a file as padded tensors, read batch by batch; like `PaddedCrystals`."""
 
-    def __init__(self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, crystals: StreamedCrystals, vocabulary: Sequence[int], device: torch.device
+    ) -> None:
         self.crystals, self.vocabulary, self.device = crystals, tuple(vocabulary), device
         self._upcoming: Iterator[Tensor] = iter(())
         self._prefetched: deque[tuple[Tensor, Future[PaddedCrystals]]] = deque()
-        # A reader does one finite task at a time, so that nothing has to be told to stop when training ends, fails or is interrupted.
+        # A reader does one finite task at a time, so that nothing has to be told to stop when
+        # training ends, fails or is interrupted.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nesf-reader")
 
     def __len__(self) -> int:
@@ -173,8 +215,8 @@ class PaddedStream:
     def select(self, indices: Tensor, n_atoms: int | None = None) -> PaddedCrystals:
         """Return the crystals at the indices [b] (on the CPU), padded as the whole file would be.
 
-        A DataError if the file is damaged or was changed, or if an element is outside the vocabulary.
-        `n_atoms` is not needed; `PaddedCrystals.select` has it.
+        A DataError if the file is damaged or was changed, or if an element is outside the
+        vocabulary. `n_atoms` is not needed; `PaddedCrystals.select` has it.
         """
         if self._prefetched and torch.equal(self._prefetched[0][0], indices):
             future = self._prefetched.popleft()[1]
@@ -183,19 +225,29 @@ class PaddedStream:
         else:
             self.expect(())
             batch = self._padded(indices)
-        return _with_tensors(batch, lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"))
+        return _with_tensors(
+            batch, lambda x: x.to(self.device, non_blocking=self.device.type == "cuda")
+        )
 
     def _prefetch(self) -> None:
-        while len(self._prefetched) < PREFETCH and (indices := next(self._upcoming, None)) is not None:
+        while (
+            len(self._prefetched) < PREFETCH and (indices := next(self._upcoming, None)) is not None
+        ):
             self._prefetched.append((indices, self._reader.submit(self._padded, indices)))
 
     def _padded(self, indices: Tensor) -> PaddedCrystals:
-        batch = pad(self.crystals.read(indices.tolist()), self.vocabulary, width=self.crystals.n_max)
+        batch = pad(
+            self.crystals.read(indices.tolist()), self.vocabulary, width=self.crystals.n_max
+        )
         return _with_tensors(batch, Tensor.pin_memory) if self.device.type == "cuda" else batch
 
 
 def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> PaddedCrystals:
-    tensors: dict[str, Any] = {f.name: change(x) for f in dataclasses.fields(batch) if isinstance(x := getattr(batch, f.name), Tensor)}
+    tensors: dict[str, Any] = {
+        f.name: change(x)
+        for f in dataclasses.fields(batch)
+        if isinstance(x := getattr(batch, f.name), Tensor)
+    }
     return dataclasses.replace(batch, **tensors)
 
 
@@ -203,7 +255,8 @@ def _with_tensors(batch: PaddedCrystals, change: Callable[[Tensor], Tensor]) -> 
 class StreamedDataset:
     """A packed folder that stays on disk; training takes it in place of a `Dataset`.
 
-    Attributes are as of `Dataset`; `recorded_hash` is that of `dataset.json`, which `open_streamed` compares with the content.
+    Attributes are as of `Dataset`; `recorded_hash` is that of `dataset.json`, which `open_streamed`
+    compares with the content.
     """
 
     name: str
@@ -230,7 +283,14 @@ def open_streamed(folder: Path, *, check: bool = True) -> StreamedDataset:
     splits = {s: StreamedCrystals(folder / f"{s}.safetensors") for s in SPLITS}
     if check and _hash_of(splits) != about["hash"]:
         raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
-    return StreamedDataset(about["name"], splits, about["fold"], about["provenance"], tuple(about["vocabulary"]), about["hash"])
+    return StreamedDataset(
+        about["name"],
+        splits,
+        about["fold"],
+        about["provenance"],
+        tuple(about["vocabulary"]),
+        about["hash"],
+    )
 
 
 def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
@@ -241,8 +301,9 @@ def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
 class PackedWriter:
     """Writer of a packed folder: `with PackedWriter(folder, "x") as w: w.append("train", part)`.
 
-    The folder is what `save_dataset` writes, without properties (the model never uses them); what it held before is replaced. It is complete
-    when the block ends without an error; otherwise nothing of it stays. While a split is put together, its largest array is on disk twice.
+    The folder is what `save_dataset` writes, without properties (the model never uses them); what
+    it held before is replaced. It is complete when the block ends without an error; otherwise
+    nothing of it stays. While a split is put together, its largest array is on disk twice.
     Attributes are as of `Dataset`; an empty vocabulary: the elements that occur.
     """
 
@@ -259,8 +320,14 @@ class PackedWriter:
         with self._disk_errors(), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_packed(self.folder)
-            self._made = Path(stack.enter_context(TemporaryDirectory(prefix=".parts-", dir=self.folder)))
-            self._parts = {(s, a): stack.enter_context(TemporaryFile(dir=self._made)) for s in SPLITS for a in ARRAYS}
+            self._made = Path(
+                stack.enter_context(TemporaryDirectory(prefix=".parts-", dir=self.folder))
+            )
+            self._parts = {
+                (s, a): stack.enter_context(TemporaryFile(dir=self._made))
+                for s in SPLITS
+                for a in ARRAYS
+            }
             self._stack = stack.pop_all()
         for split in SPLITS:
             self._parts[split, "offsets"].write(np.zeros(1, "<i8").tobytes())
@@ -273,7 +340,9 @@ class PackedWriter:
         if bad := next((i for i in crystals.ids if "\n" in i), None):
             raise DataError(f"id {bad!r}: holds a line feed; give it another id")
         if (species := crystals.species[(crystals.species < 1) | (crystals.species > 118)]).size:
-            raise DataError(f"split {split}: atomic number {species[0]} is that of no element; leave the crystal out")
+            raise DataError(
+                f"split {split}: atomic number {species[0]} is that of no element; leave the crystal out"
+            )
         self._seen[np.unique(crystals.species)] = True
         content = {
             "offsets": crystals.offsets[1:] + self._n_atoms[split],
@@ -297,15 +366,22 @@ class PackedWriter:
         try:
             yield
         except OSError as error:
-            raise NesfError(f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder") from None
+            raise NesfError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+            ) from None
 
     def _finish(self) -> None:
         """Put the splits together, describe the whole, and move it into the folder."""
         for split in SPLITS:
-            self._put_together({name: self._parts[split, name] for name in ARRAYS}, self._made / f"{split}.safetensors")
+            self._put_together(
+                {name: self._parts[split, name] for name in ARRAYS},
+                self._made / f"{split}.safetensors",
+            )
         splits = {s: StreamedCrystals(self._made / f"{s}.safetensors") for s in SPLITS}
         vocabulary = tuple(self.vocabulary) or tuple(np.flatnonzero(self._seen).tolist())
-        dataset = StreamedDataset(self.name, splits, self.fold, dict(self.provenance), vocabulary, _hash_of(splits))
+        dataset = StreamedDataset(
+            self.name, splits, self.fold, dict(self.provenance), vocabulary, _hash_of(splits)
+        )
         write_json(self._made / "dataset.json", description_of(dataset))
         for file in FILES:
             os.replace(self._made / file, self.folder / file)
@@ -316,7 +392,11 @@ class PackedWriter:
         for name, dtype in ARRAYS.items():
             end = start + parts[name].tell()
             shape = [(end - start) // dtype.itemsize, *dtype.shape]
-            header[name] = {"dtype": DTYPES[dtype.base.str], "shape": shape, "data_offsets": [start, end]}
+            header[name] = {
+                "dtype": DTYPES[dtype.base.str],
+                "shape": shape,
+                "data_offsets": [start, end],
+            }
             start = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

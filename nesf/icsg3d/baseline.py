@@ -44,10 +44,13 @@ class DecodedMaps:
 def condition_of(n: int, config: VoxelBaselineConfig, device: torch.device | str = "cpu") -> Tensor:
     """Return the condition of n crystals, one-hot [n, n_conditions]: class 0 for all.
 
-    published code: the decile of the formation energy / here: the same for every crystal, hence uninformative, because the datasets of the
-    paper (NeSF) hold no energies and its authors do not say what they conditioned on.
+    published code: the decile of the formation energy / here: the same for every crystal, hence
+    uninformative, because the datasets of the paper (NeSF) hold no energies and its authors do not
+    say what they conditioned on.
     """
-    return functional.one_hot(torch.zeros(n, dtype=torch.long, device=device), config.vae.n_conditions).float()
+    return functional.one_hot(
+        torch.zeros(n, dtype=torch.long, device=device), config.vae.n_conditions
+    ).float()
 
 
 @dataclass
@@ -72,7 +75,12 @@ class VoxelBaseline:
     @property
     def description(self) -> dict[str, Any]:
         """JSON metadata saved with the weights."""
-        return {"method": "icsg3d", "config": self.config.to_dict(), "dataset": dict(self.dataset), "versions": versions()}
+        return {
+            "method": "icsg3d",
+            "config": self.config.to_dict(),
+            "dataset": dict(self.dataset),
+            "versions": versions(),
+        }
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` (names begin with `unet.` or `vae.`) and `model.json`."""
@@ -91,30 +99,57 @@ class VoxelBaseline:
         return cls(networks, config, about["dataset"], about["info"])
 
     @torch.no_grad()
-    def maps(self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0) -> DecodedMaps:
+    def maps(
+        self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0
+    ) -> DecodedMaps:
         """Return the maps that `reconstruct` segments: crystals → maps → VAE → U-Net.
 
         Args:
             crystals: B crystals; all at once, some 20 MB each.
             decoding: None: the config's; only `sample_latent` matters here.
-            seed: of the samples of z, drawn for each id on its own, so they do not depend on the other crystals.
+            seed: of the samples of z, drawn for each id on its own, so they do not depend on the
+                other crystals.
         """
         self.networks.eval()
-        decoding, device, n_z = decoding or self.config.decoding, self.device, self.config.vae.latent_size
+        decoding, device, n_z = (
+            decoding or self.config.decoding,
+            self.device,
+            self.config.vae.latent_size,
+        )
         maps = voxelise(crystals, self.config.voxels).to(device)
         condition = condition_of(len(crystals), self.config, device)
-        latent = self.networks.vae.encode(network_input(maps.density, maps.lengths, self.config.voxels), condition, maps.angles)
+        latent = self.networks.vae.encode(
+            network_input(maps.density, maps.lengths, self.config.voxels), condition, maps.angles
+        )
         z = latent.mean
         if decoding.sample_latent:
-            seeds = [derived_seed(seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")) for name in crystals.ids]
-            noise = torch.stack([torch.randn(n_z, generator=torch.Generator().manual_seed(one)) for one in seeds])
+            seeds = [
+                derived_seed(
+                    seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+                )
+                for name in crystals.ids
+            ]
+            noise = torch.stack(
+                [torch.randn(n_z, generator=torch.Generator().manual_seed(one)) for one in seeds]
+            )
             z = latent.sample(noise.to(device))
         channels, angles = self.networks.vae.decode(z, condition)
         species, binary = self.networks.unet(channels)
-        return DecodedMaps(channels.cpu(), species.argmax(1).to("cpu", torch.uint8), torch.sigmoid(binary).cpu(), angles.cpu())
+        return DecodedMaps(
+            channels.cpu(),
+            species.argmax(1).to("cpu", torch.uint8),
+            torch.sigmoid(binary).cpu(),
+            angles.cpu(),
+        )
 
     def reconstruct(
-        self, crystals: Crystals, decoding: DecodingConfig | None = None, *, seed: int = 0, batch_size: int = 8, progress: bool = False
+        self,
+        crystals: Crystals,
+        decoding: DecodingConfig | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 8,
+        progress: bool = False,
     ) -> Reconstruction:
         """Reconstruct crystals in the standard setting: maps → VAE → U-Net → segmentation.
 
@@ -129,26 +164,47 @@ class VoxelBaseline:
         Raises:
             DataError: no crystals, one without atoms, or an element beyond the classes.
         """
-        from nesf.icsg3d.segmentation import find_atoms, read_lengths, to_crystals  # needs scikit-image, which training does without
+        # needs scikit-image, which training does without
+        from nesf.icsg3d.segmentation import find_atoms, read_lengths, to_crystals
 
         if not len(crystals):
             raise DataError("there is no crystal to reconstruct")
         decoding = decoding or self.config.decoding
         found: list[tuple[np.ndarray, np.ndarray]] = []
         lengths, angles = np.zeros((len(crystals), 3)), np.zeros((len(crystals), 3))
-        with tqdm(total=len(crystals), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1) as bar:
+        with tqdm(
+            total=len(crystals),
+            unit="crystal",
+            desc="reconstructing",
+            disable=not progress,
+            mininterval=1,
+        ) as bar:
             for start in range(0, len(crystals), batch_size):
                 batch = range(start, min(start + batch_size, len(crystals)))
                 maps = self.maps(crystals.select(batch), decoding, seed=seed)
                 binary = maps.binary.numpy() >= decoding.binary_threshold
-                found += [find_atoms(s, b, decoding) for s, b in zip(maps.species.numpy(), binary, strict=True)]
-                lengths[batch] = read_lengths(maps.channels[:, 1:].double().numpy(), self.config.voxels, slip=decoding.length_slip)
+                found += [
+                    find_atoms(s, b, decoding)
+                    for s, b in zip(maps.species.numpy(), binary, strict=True)
+                ]
+                lengths[batch] = read_lengths(
+                    maps.channels[:, 1:].double().numpy(),
+                    self.config.voxels,
+                    slip=decoding.length_slip,
+                )
                 angles[batch] = maps.angles.numpy()
                 bar.update(len(batch))
         good_lengths, good_angles, repaired = allowed_lattices(lengths, angles)
-        decoded = to_crystals(crystals.ids, found, good_lengths, good_angles, origin(crystals), self.config.voxels)
+        decoded = to_crystals(
+            crystals.ids, found, good_lengths, good_angles, origin(crystals), self.config.voxels
+        )
         columns = ("x", "y", "z", "atomic_number")
-        rows = [(*position, number) for position, number in zip(decoded.positions.tolist(), decoded.species.tolist(), strict=True)]
+        rows = [
+            (*position, number)
+            for position, number in zip(
+                decoded.positions.tolist(), decoded.species.tolist(), strict=True
+            )
+        ]
         reports = [
             {
                 "id": name,

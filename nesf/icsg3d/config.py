@@ -1,8 +1,10 @@
 """The config of the voxel baseline, as frozen dataclasses, and its presets.
 
-`as-published` does what the public code (`by256/icsg3d`) does, faults included; `repaired` corrects five of them. Values are those of
-the public code's defaults; where the article of 2020 is silent they are the only source. Both need a GPU for a dataset of some
-thousand crystals; `as-published-reduced` and `repaired-reduced` are demonstrations of the same choices that one processor core trains.
+`as-published` does what the public code (`by256/icsg3d`) does, faults included; `repaired` corrects
+five of them. Values are those of the public code's defaults; where the article of 2020 is silent
+they are the only source. Both need a GPU for a dataset of some thousand crystals;
+`as-published-reduced` and `repaired-reduced` are demonstrations of the same choices that one
+processor core trains.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class VoxelConfig:
     n: int = 32  # voxels along each axis
     margin: float = 0.25  # the box is [-margin, 1 + margin] along each axis
     default_radius: float = 1.20  # Å; σ of an element without ionic radii in pymatgen
-    label_frac: float = 1.0  # a voxel belongs to an atom within σ · label_frac; repaired: chosen on validation
+    # a voxel belongs to an atom within σ · label_frac; repaired: chosen on validation
+    label_frac: float = 1.0
     n_classes: int = 95  # of the species map: atomic numbers 0 (no atom) to 94
 
     def __post_init__(self) -> None:
@@ -47,13 +50,19 @@ class UNetConfig:
     """The U-Net, its loss (cross-entropy + binary cross-entropy) and its training with Adam."""
 
     width: int = 32  # channels of the first convolution; all others are multiples of it
-    # published code: weights = the number of classes, a scalar, so that cross-entropy counts 95 times and no class more than another
-    # (`n_classes`) / meant: inverse frequency, background 0 (`inverse_frequency`)
+    # published code: weights = the number of classes, a scalar, so that cross-entropy counts 95
+    # times and no class more than another (`n_classes`) / meant: inverse frequency, background 0
+    # (`inverse_frequency`)
     class_weights: Literal["n_classes", "inverse_frequency"] = "n_classes"
-    rotations: int = 10  # copies of each crystal turned by random quarter turns, made once and kept for the whole training
-    # published code: an epoch sees the crystal and all its copies (`all_copies`) / reduced: each crystal once, as it is or as one of its copies
+    # copies of each crystal turned by random quarter turns, made once and kept for the whole
+    # training
+    rotations: int = 10
+    # published code: an epoch sees the crystal and all its copies (`all_copies`) / reduced: each
+    # crystal once, as it is or as one of its copies
     augmentation: Literal["all_copies", "one_copy"] = "all_copies"
-    batch_norm_momentum: float = 0.01  # Keras's default (its 0.99); reduced: 0.1, for running statistics that a hundred steps bring up to date
+    # Keras's default (its 0.99); reduced: 0.1, for running statistics that a hundred steps bring up
+    # to date
+    batch_norm_momentum: float = 0.01
     epochs: int = 50
     batch_size: int = 10
     learning_rate: float = 3e-6
@@ -64,9 +73,12 @@ class VAEConfig:
     """The Cond-DFC-VAE, its loss (MSE + perceptual + KL) and its training with Adam."""
 
     filters: tuple[int, ...] = (16, 32, 64, 128)  # of the encoder; the decoder has them in reverse
-    latent_size: int = 256  # paper (NeSF): searched in 64, 128, 256, 512, 1024, the winner is not stated / published code: 256
+    # paper (NeSF): searched in 64, 128, 256, 512, 1024, the winner is not stated / published code:
+    # 256
+    latent_size: int = 256
     n_conditions: int = 10  # quantiles of the formation energy
-    angle_head: bool = False  # repaired: the encoder also reads the three angles and the decoder also predicts them
+    # repaired: the encoder also reads the three angles and the decoder also predicts them
+    angle_head: bool = False
     weight_perceptual: float = 0.5  # α
     weight_kl: float = 3e-4  # β
     weight_angle: float = 1.0  # radians²; only with the angle head (as NeSF's λ_ang)
@@ -82,7 +94,8 @@ class VAEConfig:
 class TrainingConfig:
     """Options of both trainings."""
 
-    # of the convolutions; losses, coordinates that are read and predicted, and the optimiser stay fp32. auto: bf16 on a GPU that has it
+    # of the convolutions; losses, coordinates that are read and predicted, and the optimiser stay
+    # fp32. auto: bf16 on a GPU that has it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
@@ -90,14 +103,18 @@ class TrainingConfig:
 class DecodingConfig:
     """From the networks' maps to atoms and lattice."""
 
-    sample_latent: bool = True  # published code: z is drawn from its distribution, so reconstructions vary / repaired: its mean
+    # published code: z is drawn from its distribution, so reconstructions vary / repaired: its mean
+    sample_latent: bool = True
     binary_threshold: float = 0.8  # probability from which a voxel belongs to an atom
-    # published code: takes 1/n off lengths that are already exact, hence -3.1 % (and positions with them) / repaired: the exact lengths
+    # published code: takes 1/n off lengths that are already exact, hence -3.1 % (and positions with
+    # them) / repaired: the exact lengths
     length_slip: bool = True
     min_voxels: int = 4  # smaller components are dropped
-    min_convexity: float = 0.8  # voxels over voxels of the convex hull, from which a component is one atom
+    # voxels over voxels of the convex hull, from which a component is one atom
+    min_convexity: float = 0.8
     max_iterations: int = 5  # of the recursive watershed
-    voxels_per_atom: int = 8  # a component is divided again while it has more voxels than so many a part
+    # a component is divided again while it has more voxels than so many a part
+    voxels_per_atom: int = 8
 
 
 @dataclass(frozen=True)
@@ -139,9 +156,15 @@ REPAIRED = replace(
 def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
     """Return a preset that trains on 90 crystals (a fold of YBCO-like) in minutes on one core.
 
-    In so few steps neither network learns a crystal together with its turned copies, so there are none.
+    In so few steps neither network learns a crystal together with its turned copies, so there are
+    none.
     """
-    few: dict[str, Any] = {"augmentation": "one_copy", "rotations": 0, "batch_norm_momentum": 0.1, "batch_size": 3}
+    few: dict[str, Any] = {
+        "augmentation": "one_copy",
+        "rotations": 0,
+        "batch_norm_momentum": 0.1,
+        "batch_size": 3,
+    }
     return replace(
         config,
         preset=f"{config.preset}-reduced",
@@ -150,9 +173,17 @@ def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
     )
 
 
-PRESETS: Mapping[str, VoxelBaselineConfig] = {c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))}
-# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds' together for YBCO-like); other datasets: 0.85, as LCS6Å.
-LABEL_FRAC_ON: Mapping[str, float] = {"ybco": 0.70, "lcs6": 0.85, "icsg3d": 1.0, "icsg3d-recovered": 1.0}
+PRESETS: Mapping[str, VoxelBaselineConfig] = {
+    c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))
+}
+# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds'
+# together for YBCO-like); other datasets: 0.85, as LCS6Å.
+LABEL_FRAC_ON: Mapping[str, float] = {
+    "ybco": 0.70,
+    "lcs6": 0.85,
+    "icsg3d": 1.0,
+    "icsg3d-recovered": 1.0,
+}
 
 
 def for_dataset(config: VoxelBaselineConfig, name: str) -> VoxelBaselineConfig:
@@ -169,5 +200,7 @@ def preset(name: str) -> VoxelBaselineConfig:
         ConfigError: there is no such preset.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} does not exist for icsg3d; choose from {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"preset {name!r} does not exist for icsg3d; choose from {', '.join(PRESETS)}"
+        )
     return PRESETS[name]

@@ -1,7 +1,8 @@
 """The two networks: U-Net (maps to species) and Cond-DFC-VAE (maps to a latent vector and back).
 
-Parameter counts are those that Keras prints as total, hence with the running mean and variance of each batch normalisation:
-31,163,008 (U-Net, 95 classes) and 839,800 (VAE, latent size 256). Of these 31,156,800 and 838,832 are trained.
+Parameter counts are those that Keras prints as total, hence with the running mean and variance of
+each batch normalisation: 31,163,008 (U-Net, 95 classes) and 839,800 (VAE, latent size 256). Of
+these 31,156,800 and 838,832 are trained.
 """
 
 from __future__ import annotations
@@ -63,9 +64,21 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, n_classes: int = 95) -> None:
         super().__init__()
         w, m = config.width, config.batch_norm_momentum
-        self.down = nn.ModuleList([Block(CHANNELS, w, 2 * w, m), Block(2 * w, 2 * w, 4 * w, m), Block(4 * w, 4 * w, 8 * w, m)])
+        self.down = nn.ModuleList(
+            [
+                Block(CHANNELS, w, 2 * w, m),
+                Block(2 * w, 2 * w, 4 * w, m),
+                Block(4 * w, 4 * w, 8 * w, m),
+            ]
+        )
         self.bottom = Block(8 * w, 16 * w, 16 * w, m)
-        self.up = nn.ModuleList([Block(24 * w, 16 * w, 8 * w, m), Block(12 * w, 8 * w, 4 * w, m), Block(6 * w, 4 * w, 4 * w, m)])
+        self.up = nn.ModuleList(
+            [
+                Block(24 * w, 16 * w, 8 * w, m),
+                Block(12 * w, 8 * w, 4 * w, m),
+                Block(6 * w, 4 * w, 4 * w, m),
+            ]
+        )
         self.species = _convolution(4 * w, n_classes, 1)
         self.binary = _convolution(4 * w, 1, 1)
         self.apply(_initialise)
@@ -108,37 +121,49 @@ class Latent(NamedTuple):
 
 
 def _levels(widths: Sequence[int], momentum: float) -> nn.ModuleList:
-    return nn.ModuleList(nn.Sequential(_convolution(a, b), _batch_norm(b, momentum)) for a, b in itertools.pairwise(widths))
+    return nn.ModuleList(
+        nn.Sequential(_convolution(a, b), _batch_norm(b, momentum))
+        for a, b in itertools.pairwise(widths)
+    )
 
 
 class CondDFCVAE(nn.Module):
     """Conditional deep-feature-consistent variational autoencoder of the four channels.
 
-    With `angle_head` (repaired): the encoder's dense layer also reads the three angles, and a linear layer predicts them from z and
-    condition, both as differences from 90° in radians. The published networks know no angles.
+    With `angle_head` (repaired): the encoder's dense layer also reads the three angles, and a
+    linear layer predicts them from z and condition, both as differences from 90° in radians. The
+    published networks know no angles.
     """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         filters, momentum = config.filters, config.batch_norm_momentum
         n_angles = 3 if config.angle_head else 0
-        widths = (CHANNELS + 4 * config.n_conditions, *filters)  # the published code repeats the condition 4 times along the channels
+        # the published code repeats the condition 4 times along the channels
+        widths = (CHANNELS + 4 * config.n_conditions, *filters)
         self.encoder = _levels(widths, momentum)
         self.encoder_last = _convolution(filters[-1], CHANNELS)
         self.hidden = nn.Linear(CHANNELS * 2**3 + n_angles, config.latent_size)
-        self.mean, self.log_variance = (nn.Linear(config.latent_size, config.latent_size) for _ in range(2))
+        self.mean, self.log_variance = (
+            nn.Linear(config.latent_size, config.latent_size) for _ in range(2)
+        )
         n_grid = DECODER_GRID[0] * DECODER_GRID[1] ** 3
         self.to_grid = nn.Linear(config.latent_size + config.n_conditions, n_grid)
         self.decoder = _levels((DECODER_GRID[0], *reversed(filters)), momentum)
-        self.output = nn.Sequential(_convolution(filters[0], CHANNELS), _batch_norm(CHANNELS, momentum))
-        self.angle_head = nn.Linear(config.latent_size + config.n_conditions, 3) if config.angle_head else None
+        self.output = nn.Sequential(
+            _convolution(filters[0], CHANNELS), _batch_norm(CHANNELS, momentum)
+        )
+        self.angle_head = (
+            nn.Linear(config.latent_size + config.n_conditions, 3) if config.angle_head else None
+        )
         self.apply(_initialise)
 
     def _first(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the encoder's first level, [B, filters, n/2, n/2, n/2], of 4 + 40 channels.
 
-        The 40 are the condition, repeated and constant in space. So their convolution is one number for each filter and kernel position,
-        summed over the positions inside the grid, which takes an eighth of the work. In fp32, because the coordinates carry the lengths.
+        The 40 are the condition, repeated and constant in space. So their convolution is one number
+        for each filter and kernel position, summed over the positions inside the grid, which takes
+        an eighth of the work. In fp32, because the coordinates carry the lengths.
         """
         level: Any = self.encoder[0]
         convolution, norm = level
@@ -146,7 +171,8 @@ class CondDFCVAE(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             kernels = torch.einsum("bc,fcxyz->bfxyz", condition.repeat(1, 4), weight[:, CHANNELS:])
             inside = x.new_ones(n, 3)
-            inside[0, 0] = inside[-1, -1] = 0  # the kernel's outer positions lie in the zeros around the grid
+            # the kernel's outer positions lie in the zeros around the grid
+            inside[0, 0] = inside[-1, -1] = 0
             constant = torch.einsum("bfxyz,ix,jy,kz->bfijk", kernels, inside, inside, inside)
             y = functional.conv3d(x, weight[:, :CHANNELS], convolution.bias, padding=1) + constant
             return functional.max_pool3d(functional.leaky_relu(norm(y), 0.3), 2)
@@ -175,8 +201,11 @@ class CondDFCVAE(nn.Module):
         for layer in self.decoder[:-1]:
             x = functional.interpolate(functional.leaky_relu(layer(x), 0.3), scale_factor=2)
         x = functional.leaky_relu(self.decoder[-1](x), 0.3)
-        angles = RIGHT_ANGLE + (z.new_zeros(len(z), 3) if self.angle_head is None else self.angle_head(z))
-        with torch.autocast(x.device.type, enabled=False):  # the lengths are read out of the coordinates' range
+        angles = RIGHT_ANGLE + (
+            z.new_zeros(len(z), 3) if self.angle_head is None else self.angle_head(z)
+        )
+        # the lengths are read out of the coordinates' range
+        with torch.autocast(x.device.type, enabled=False):
             return functional.relu(self.output(x.float())), angles.float()
 
 
@@ -189,7 +218,8 @@ class Networks(nn.Module):
 
     def __init__(self, config: VoxelBaselineConfig) -> None:
         super().__init__()
-        # The encoder halves the grid once a level and ends with 2³ voxels; the decoder starts with 4³ and doubles it after each level but the last.
+        # The encoder halves the grid once a level and ends with 2³ voxels; the decoder starts with
+        # 4³ and doubles it after each level but the last.
         fitting = DECODER_GRID[1] * 2 ** (len(config.vae.filters) - 1)
         if config.voxels.n != fitting:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Maps to crystals: recursive watershed of the binary map, centroid and species of each part.
 
-The public code's algorithm, with two of its habits that its results rest on: erosion stops at the bounding box of a component, and
-only the first component of a map sees a watershed (`_divided`).
+The public code's algorithm, with two of its habits that its results rest on: erosion stops at the
+bounding box of a component, and only the first component of a map sees a watershed (`_divided`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ LABEL_FRACS = (1.0, 0.85, 0.70, 0.50)
 def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> np.ndarray:
     """Divide a map into atoms.
 
-    A face-connected component of at least `min_voxels` voxels is an atom if its convexity (voxels over convex hull) is ≥ `min_convexity`.
-    Otherwise it is eroded, labelled and regrown by a watershed, and its parts are divided again while they are few for their size.
+    A face-connected component of at least `min_voxels` voxels is an atom if its convexity (voxels
+    over convex hull) is ≥ `min_convexity`. Otherwise it is eroded, labelled and regrown by a
+    watershed, and its parts are divided again while they are few for their size.
 
     Args:
         binary: [n, n, n], bool, or labels of parts that do not belong together.
@@ -49,7 +50,10 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
         else:
             parts = _divided(component, regrow=label == 1)
             n_parts = len(np.unique(parts)) - 1
-            if parts.astype(bool).sum() // config.voxels_per_atom > n_parts and iteration < config.max_iterations:
+            if (
+                parts.astype(bool).sum() // config.voxels_per_atom > n_parts
+                and iteration < config.max_iterations
+            ):
                 parts = segment(parts, config, iteration + 1)
         inside = parts > 0
         result[box][inside] = parts[inside] + result.max()
@@ -59,7 +63,8 @@ def segment(binary: np.ndarray, config: DecodingConfig, iteration: int = 1) -> n
 def _hull_voxels(component: np.ndarray) -> int:
     """Return the number of voxels in the convex hull, at least those of the component."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a flat component has no hull in space: its own voxels are counted
+        # a flat component has no hull in space: its own voxels are counted
+        warnings.simplefilter("ignore")
         return max(int(morphology.convex_hull_image(component).sum()), int(component.sum()))
 
 
@@ -68,9 +73,10 @@ def _divided(component: np.ndarray, *, regrow: bool) -> np.ndarray:
 
     Args:
         component: bool, within its bounding box.
-        regrow: let parts and background share the eroded voxels in a watershed. The background reaches nearly all of them first, so
-            that it matters in niches and holes only, in about 1 % of the divided components. published code: compares with 1 a mask
-            that holds the component's label, so that only component 1 has voxels to share / here: as published.
+        regrow: let parts and background share the eroded voxels in a watershed. The background
+            reaches nearly all of them first, so that it matters in niches and holes only, in about
+            1 % of the divided components. published code: compares with 1 a mask that holds the
+            component's label, so that only component 1 has voxels to share / here: as published.
     """
     eroded = ndimage.binary_erosion(component, FACES, border_value=1)
     parts = measure.label(eroded)
@@ -82,17 +88,20 @@ def _divided(component: np.ndarray, *, regrow: bool) -> np.ndarray:
     return np.where(grown > 1, grown - 1, 0)
 
 
-def find_atoms(species: np.ndarray, binary: np.ndarray, config: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
+def find_atoms(
+    species: np.ndarray, binary: np.ndarray, config: DecodingConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the atoms of one crystal.
 
     Args:
         species: [n, n, n], most probable atomic number of each voxel, 0 for none.
-        binary: [n, n, n], bool, whether a voxel belongs to an atom (probability ≥ `binary_threshold`).
+        binary: [n, n, n], bool, whether a voxel belongs to an atom (probability ≥
+            `binary_threshold`).
 
     Returns:
-        Centroids [N, 3] in voxels, 0 being the centre of the first one, and atomic numbers [N]: the most frequent but 0. A part
-        without a species is no atom. Of equally frequent numbers the smallest (published code: the largest; it decides for one atom of
-        LCS6Å's test split).
+        Centroids [N, 3] in voxels, 0 being the centre of the first one, and atomic numbers [N]: the
+        most frequent but 0. A part without a species is no atom. Of equally frequent numbers the
+        smallest (published code: the largest; it decides for one atom of LCS6Å's test split).
     """
     parts = segment(binary, config)
     centroids, numbers = [], []
@@ -133,27 +142,51 @@ def to_crystals(
         atoms: B times centroids [N_i, 3] in voxels and atomic numbers [N_i] (`find_atoms`).
         lengths: [B, 3], Å.
         angles: [B, 3], radians; the published variant has 90°.
-        origins: [B, 3], the fractional coordinates that voxelisation took away (`nesf.icsg3d.voxels.origin`). The maps do not hold them;
-            the published code compares without them, which is the same where the lengths are right.
+        origins: [B, 3], the fractional coordinates that voxelisation took away
+            (`nesf.icsg3d.voxels.origin`). The maps do not hold them; the published code compares
+            without them, which is the same where the lengths are right.
     """
     lattice = standard_lattice(lengths, angles)
-    fractional = [(c + 0.5) * (voxels.extent / voxels.n) - voxels.margin + o for (c, _), o in zip(atoms, origins, strict=True)]
-    return Crystals.from_arrays(ids, [f @ cell for f, cell in zip(fractional, lattice, strict=True)], [z for _, z in atoms], lattice)
+    fractional = [
+        (c + 0.5) * (voxels.extent / voxels.n) - voxels.margin + o
+        for (c, _), o in zip(atoms, origins, strict=True)
+    ]
+    return Crystals.from_arrays(
+        ids,
+        [f @ cell for f, cell in zip(fractional, lattice, strict=True)],
+        [z for _, z in atoms],
+        lattice,
+    )
 
 
-def oracle(crystals: Crystals, voxels: VoxelConfig, decoding: DecodingConfig | None = None, *, progress: bool = False) -> Crystals:
+def oracle(
+    crystals: Crystals,
+    voxels: VoxelConfig,
+    decoding: DecodingConfig | None = None,
+    *,
+    progress: bool = False,
+) -> Crystals:
     """Return what perfect networks could reach: the segments of the true species maps.
 
     The true lattice is kept.
     """
     decoding = decoding or DecodingConfig()
     species = voxelise(crystals, voxels, progress=progress).species.numpy()
-    found = [find_atoms(s, s != 0, decoding) for s in tqdm(species, desc="segmenting", unit="crystal", disable=not progress)]
+    found = [
+        find_atoms(s, s != 0, decoding)
+        for s in tqdm(species, desc="segmenting", unit="crystal", disable=not progress)
+    ]
     lengths, angles = lattice_parameters(crystals.lattice)
     return to_crystals(crystals.ids, found, lengths, angles, origin(crystals), voxels)
 
 
-def choose_label_frac(crystals: Crystals, voxels: VoxelConfig, candidates: Sequence[float] = LABEL_FRACS, *, progress: bool = False) -> float:
+def choose_label_frac(
+    crystals: Crystals,
+    voxels: VoxelConfig,
+    candidates: Sequence[float] = LABEL_FRACS,
+    *,
+    progress: bool = False,
+) -> float:
     """Return the `label_frac` with which the oracle errs least: in number of atoms, then positions.
 
     Args:
@@ -164,5 +197,10 @@ def choose_label_frac(crystals: Crystals, voxels: VoxelConfig, candidates: Seque
     for label_frac in candidates:
         found = oracle(crystals, replace(voxels, label_frac=label_frac), progress=progress)
         summary = evaluate(crystals, found, match=False).summary
-        errors.append((summary["number_of_atoms_error_percent"], summary["position_error_actual_angstrom"] or float("inf")))
+        errors.append(
+            (
+                summary["number_of_atoms_error_percent"],
+                summary["position_error_actual_angstrom"] or float("inf"),
+            )
+        )
     return candidates[errors.index(min(errors))]

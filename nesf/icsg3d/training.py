@@ -16,15 +16,32 @@ from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.icsg3d.baseline import VoxelBaseline, condition_of
 from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 from nesf.icsg3d.networks import Latent, Networks
-from nesf.icsg3d.voxels import NO_TURN, cached_maps, class_weights, network_input, random_turns, rotate
+from nesf.icsg3d.voxels import (
+    NO_TURN,
+    cached_maps,
+    class_weights,
+    network_input,
+    random_turns,
+    rotate,
+)
 from nesf.saved import choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 
 CPU = torch.device("cpu")
-TERMS = {"unet": ("loss", "loss_species", "loss_binary"), "vae": ("loss", "loss_maps", "loss_perceptual", "loss_kl", "loss_angle")}
+TERMS = {
+    "unet": ("loss", "loss_species", "loss_binary"),
+    "vae": ("loss", "loss_maps", "loss_perceptual", "loss_kl", "loss_angle"),
+}
 NETWORKS = tuple(TERMS)  # in the order in which they are trained
 ALL_TERMS = tuple(dict.fromkeys(term for terms in TERMS.values() for term in terms))
-LOG_COLUMNS = ("network", "epoch", "minutes", "learning_rate", *ALL_TERMS, *(f"val_{t}" for t in ALL_TERMS))
+LOG_COLUMNS = (
+    "network",
+    "epoch",
+    "minutes",
+    "learning_rate",
+    *ALL_TERMS,
+    *(f"val_{t}" for t in ALL_TERMS),
+)
 
 
 def for_device(config: VoxelBaselineConfig, device: torch.device) -> VoxelBaselineConfig:
@@ -34,7 +51,9 @@ def for_device(config: VoxelBaselineConfig, device: torch.device) -> VoxelBaseli
     """
     if config.training.precision != "auto":
         return config
-    return config.with_values({"training.precision": "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"})
+    return config.with_values(
+        {"training.precision": "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"}
+    )
 
 
 def train(
@@ -50,21 +69,27 @@ def train(
 ) -> TrainingResult[VoxelBaseline]:
     """Train both networks on a dataset's training split, the U-Net first.
 
-    Of each network the weights of the lowest validation loss are kept, as in the published code; without validation crystals the last ones.
-    Arguments and errors not named here are those of `nesf.training.train`.
+    Of each network the weights of the lowest validation loss are kept, as in the published code;
+    without validation crystals the last ones. Arguments and errors not named here are those of
+    `nesf.training.train`.
 
     Args:
         out: folder for weights, checkpoint and `log.csv`, one row a network and epoch.
         seed: of the weights, the batches, the turned copies and the samples of z.
-        maps: folder in which the voxelised crystals are kept (96 KiB a crystal) for the next training; None: they are not.
+        maps: folder in which the voxelised crystals are kept (96 KiB a crystal) for the next
+            training; None: they are not.
     """
     out, chosen = Path(out), choose_device(device)
     if launched()[1] > 1:
         raise ConfigError("icsg3d trains in one process; start it without torchrun")
-    start: VoxelBaselineConfig = VoxelTrainer.starting_config(out, config, resume=resume, device=chosen)
+    start: VoxelBaselineConfig = VoxelTrainer.starting_config(
+        out, config, resume=resume, device=chosen
+    )
     if not resume:
         start = for_device(start, chosen)
-    trainer = VoxelTrainer(dataset, start, seed, chosen, maps=maps, progress=options.get("progress", True))
+    trainer = VoxelTrainer(
+        dataset, start, seed, chosen, maps=maps, progress=options.get("progress", True)
+    )
     if resume:
         trainer.restore(out)
     return trainer.fit(out, **options)
@@ -104,11 +129,20 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         torch.manual_seed(seed)
         self.model = Networks(config).to(device)
         trained = VoxelBaseline(self.model, config, identity(dataset))
-        super().__init__(trained, {network: section.epochs for network, section in self.sections.items()}, seed, device)
+        super().__init__(
+            trained,
+            {network: section.epochs for network, section in self.sections.items()},
+            seed,
+            device,
+        )
         self.maps = {  # 96 KiB a crystal
-            split: cached_maps(dataset, split, config.voxels, maps, device=device, progress=progress).to(device) for split in ("train", "val")
+            split: cached_maps(
+                dataset, split, config.voxels, maps, device=device, progress=progress
+            ).to(device)
+            for split in ("train", "val")
         }
-        self.weights = class_weights(self.maps["train"].species, config.voxels.n_classes)  # of the species loss
+        # of the species loss
+        self.weights = class_weights(self.maps["train"].species, config.voxels.n_classes)
         if config.unet.class_weights == "n_classes":
             self.weights = torch.full_like(self.weights, config.voxels.n_classes)
         self.validate_every = 1 if len(self.maps["val"]) else 0
@@ -124,12 +158,16 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
             part.eval()  # the frozen U-Net too: its batch statistics are those of its own training
         self.current = self.model.get_submodule(network)
         # Keras's Adam: its ε is 1e-7, torch's 1e-8.
-        self.optimizer = torch.optim.Adam(self.current.parameters(), lr=section.learning_rate, eps=1e-7, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.current.parameters(), lr=section.learning_rate, eps=1e-7, fused=True
+        )
         n = len(self.maps["train"])
-        self.steps = n * copies(section) // section.batch_size  # published code: the incomplete last batch is dropped
+        # published code: the incomplete last batch is dropped
+        self.steps = n * copies(section) // section.batch_size
         generator = torch.Generator().manual_seed(derived_seed(self.seed, -1))
         turned = random_turns(n * section.rotations, generator).view(n, section.rotations, 3)
-        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)  # [N, 1 + rotations, 3]: the crystal itself, then its copies
+        # [N, 1 + rotations, 3]: the crystal itself, then its copies
+        self.turns = torch.cat([torch.full((n, 1, 3), NO_TURN), turned], 1)
 
     def seed_for(self, *purpose: int) -> int:
         """Return a seed for the training of the current network."""
@@ -160,12 +198,21 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
             seed: of the sample of z.
         """
         maps, index = self.maps[split], crystals.to(self.device)
-        x, species = network_input(maps.density[index], maps.lengths[index], self.config.voxels), maps.species[index]
+        x, species = (
+            network_input(maps.density[index], maps.lengths[index], self.config.voxels),
+            maps.species[index],
+        )
         if turns is not None:
             x, species = rotate(x, turns), rotate(species, turns)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"):
-            return self.unet_losses(x, species) if self.network == "unet" else self.vae_losses(x, maps.angles[index], seed)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"
+        ):
+            return (
+                self.unet_losses(x, species)
+                if self.network == "unet"
+                else self.vae_losses(x, maps.angles[index], seed)
+            )
 
     def unet_losses(self, x: Tensor, species: Tensor) -> Tensor:
         """Return loss, cross-entropy of the species and binary cross-entropy.
@@ -176,7 +223,9 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         target = species.long()
         per_voxel = functional.cross_entropy(logits, target, reduction="none")
         loss_species = (per_voxel * self.weights[target]).mean()
-        loss_binary = functional.binary_cross_entropy_with_logits(binary.float(), (species != 0).float())
+        loss_binary = functional.binary_cross_entropy_with_logits(
+            binary.float(), (species != 0).float()
+        )
         return torch.stack([loss_species + loss_binary, loss_species, loss_binary])
 
     def vae_losses(self, x: Tensor, angles: Tensor, seed: int) -> Tensor:
@@ -184,17 +233,22 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         vae, unet, c = self.model.vae, self.model.unet, self.config.vae
         condition = condition_of(len(x), self.config, self.device)
         mean, log_variance = (part.float() for part in vae.encode(x, condition, angles))
-        noise = torch.randn(mean.shape, generator=torch.Generator(self.device).manual_seed(seed), device=self.device)
+        noise = torch.randn(
+            mean.shape, generator=torch.Generator(self.device).manual_seed(seed), device=self.device
+        )
         z = Latent(mean, log_variance).sample(noise)
         predicted, predicted_angles = vae.decode(z, condition)
         loss_maps = functional.mse_loss(predicted, x)
         with torch.no_grad():
             targets = unet.perceptual(x)
         pairs = zip(unet.perceptual(predicted), targets, strict=True)
-        loss_perceptual = torch.stack([functional.mse_loss(a.float(), b.float()) for a, b in pairs]).sum()
+        loss_perceptual = torch.stack(
+            [functional.mse_loss(a.float(), b.float()) for a, b in pairs]
+        ).sum()
         loss_kl = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
         loss = loss_maps + c.weight_perceptual * loss_perceptual + c.weight_kl * loss_kl
-        loss_angle = functional.mse_loss(predicted_angles, angles)  # without the head that of 90°, which is logged but not trained
+        # without the head that of 90°, which is logged but not trained
+        loss_angle = functional.mse_loss(predicted_angles, angles)
         if c.angle_head:
             loss = loss + c.weight_angle * loss_angle
         return torch.stack([loss, loss_maps, loss_perceptual, loss_kl, loss_angle])
@@ -219,7 +273,9 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         sums = torch.zeros_like(self.sums)
         for i in range(0, n, size):
             crystals = torch.arange(i, min(i + size, n))
-            sums += self.losses("val", crystals, None, self.seed_for(-1, i // size)).double() * len(crystals)
+            sums += self.losses("val", crystals, None, self.seed_for(-1, i // size)).double() * len(
+                crystals
+            )
         self.finite((sums / n).tolist())
         return sums / n
 

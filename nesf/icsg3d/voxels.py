@@ -1,7 +1,7 @@
 """Crystals to 32³ maps (density, coordinates, species); their rotations and their cache on disk.
 
-A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum per axis, times (a, b, c). The angles
-are not used. Each atom occurs once, without periodic images.
+A crystal is voxelised as if its cell were orthogonal: fractional coordinates minus their minimum
+per axis, times (a, b, c). The angles are not used. Each atom occurs once, without periodic images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Maps:
 
     Attributes:
         density: [B, n, n, n] float16, e/Å³.
-        species: [B, n, n, n] uint8, atomic number Z, 0 where there is no atom; the binary map is `species != 0`.
+        species: [B, n, n, n] uint8, atomic number Z, 0 where there is no atom; the binary map is
+            `species != 0`.
         lengths: [B, 3] float32, Å.
         angles: [B, 3] float32, radians; not in the maps, for the angle head only.
     """
@@ -74,11 +75,19 @@ def origin(crystals: Crystals) -> np.ndarray:
     return np.array([_fractional(crystals, i).min(0) for i in range(len(crystals))]).reshape(-1, 3)
 
 
-def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | str = "cpu", batch_size: int = 16, progress: bool = False) -> Maps:
+def voxelise(
+    crystals: Crystals,
+    config: VoxelConfig,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Maps:
     """Compute density and species maps of crystals.
 
-    Density: Σ_j Z_j (2π)^(-3/2) σ_j^(-3) exp(-d²/2σ_j²), computed as a product of three vectors an atom. Species: a voxel takes the atom
-    within whose σ_j · label_frac its centre lies; where several reach it, the nearest atom of all.
+    Density: Σ_j Z_j (2π)^(-3/2) σ_j^(-3) exp(-d²/2σ_j²), computed as a product of three vectors an
+    atom. Species: a voxel takes the atom within whose σ_j · label_frac its centre lies; where
+    several reach it, the nearest atom of all.
 
     Args:
         device: to compute on; the maps are returned on the CPU.
@@ -88,31 +97,48 @@ def voxelise(crystals: Crystals, config: VoxelConfig, *, device: torch.device | 
         DataError: a crystal has no atoms, or an element beyond the classes.
     """
     if np.any(empty := crystals.n_atoms == 0):
-        raise DataError(f"{crystals.ids[int(np.argmax(empty))]}: has no atoms, so there is nothing to voxelise; leave it out")
+        raise DataError(
+            f"{crystals.ids[int(np.argmax(empty))]}: has no atoms, so there is nothing to voxelise; leave it out"
+        )
     if np.any(beyond := crystals.species >= config.n_classes):
         atom = int(np.argmax(beyond))
         name, z = crystals.id_of_atom(atom), int(crystals.species[atom])
-        raise DataError(f"{name}: atomic number {z}, but the species map has {config.n_classes} classes; leave the entry out")
+        raise DataError(
+            f"{name}: atomic number {z}, but the species map has {config.n_classes} classes; leave the entry out"
+        )
     radii = np.array([ionic_radii().get(z, config.default_radius) for z in range(config.n_classes)])
     b, n = len(crystals), config.n
     lengths, angles = lattice_parameters(crystals.lattice)
-    density, species = torch.empty((b, n, n, n), dtype=torch.float16), torch.empty((b, n, n, n), dtype=torch.uint8)
+    density, species = (
+        torch.empty((b, n, n, n), dtype=torch.float16),
+        torch.empty((b, n, n, n), dtype=torch.uint8),
+    )
     order = np.argsort(crystals.n_atoms, kind="stable")  # so that batches need little padding
     with tqdm(total=b, desc="voxelising", unit="crystal", disable=not progress) as bar:
         for start in range(0, b, batch_size):
             some = order[start : start + batch_size]
-            arrays = (*_padded(crystals.select(some), lengths[some], radii), lengths[some].astype(np.float32))
+            arrays = (
+                *_padded(crystals.select(some), lengths[some], radii),
+                lengths[some].astype(np.float32),
+            )
             made = _maps(config, *(torch.as_tensor(a, device=device) for a in arrays))
             density[some], species[some] = made[0].to("cpu", torch.float16), made[1].to("cpu")
             bar.update(len(some))
-    return Maps(density, species, torch.as_tensor(lengths, dtype=torch.float32), torch.as_tensor(angles, dtype=torch.float32))
+    return Maps(
+        density,
+        species,
+        torch.as_tensor(lengths, dtype=torch.float32),
+        torch.as_tensor(angles, dtype=torch.float32),
+    )
 
 
 def _fractional(crystals: Crystals, i: int) -> np.ndarray:
     return crystals.positions[crystals.atoms(i)] @ np.linalg.inv(crystals.lattice[i])
 
 
-def _padded(crystals: Crystals, lengths: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(
+    crystals: Crystals, lengths: np.ndarray, radii: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return positions [b, N, 3] in the orthogonal frame (Å), Z [b, N] and σ [b, N] (Å).
 
     Padding is far away and has Z = 0.
@@ -120,26 +146,34 @@ def _padded(crystals: Crystals, lengths: np.ndarray, radii: np.ndarray) -> tuple
     mask = np.arange(crystals.n_atoms.max()) < crystals.n_atoms[:, None]
     positions, z = np.full((*mask.shape, 3), FAR, np.float32), np.zeros(mask.shape, np.int64)
     fractional = [_fractional(crystals, i) for i in range(len(crystals))]
-    positions[mask] = np.concatenate([(f - f.min(0)) * length for f, length in zip(fractional, lengths, strict=True)])
+    positions[mask] = np.concatenate(
+        [(f - f.min(0)) * length for f, length in zip(fractional, lengths, strict=True)]
+    )
     z[mask] = crystals.species
     return positions, z, radii[z].astype(np.float32)
 
 
-def _maps(config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _maps(
+    config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return density [b, n, n, n] float32 and species [b, n, n, n] uint8 of padded crystals."""
     (b, n_atoms), n = z.shape, config.n
-    centres = (torch.arange(n, device=z.device) + 0.5) * (config.extent / n) - config.margin  # in units of the length
-    squares = (centres[:, None] * lengths[:, None, None] - positions[:, :, None]) ** 2  # [b, N, n, 3]
+    # in units of the length
+    centres = (torch.arange(n, device=z.device) + 0.5) * (config.extent / n) - config.margin
+    # [b, N, n, 3]
+    squares = (centres[:, None] * lengths[:, None, None] - positions[:, :, None]) ** 2
     x, y, w = torch.exp(squares / (-2 * sigma[:, :, None, None] ** 2)).unbind(-1)
     height = z * (2 * math.pi) ** -1.5 / sigma**3
     yw = (y[:, :, :, None] * w[:, :, None, :]).flatten(2)  # [b, N, n²]
     density = torch.bmm((height[:, :, None] * x).transpose(1, 2), yw)  # [b, n, n²]
 
-    # paper: the voxels of the nearest atom within its ionic radius / published code: as here, so a voxel that one atom alone reaches is that
-    # atom's even where another, smaller one is nearer.
+    # paper: the voxels of the nearest atom within its ionic radius / published code: as here, so a
+    # voxel that one atom alone reaches is that atom's even where another, smaller one is nearer.
     reach = (sigma * config.label_frac) ** 2
     nearest = torch.full((b, n, n, n), math.inf, device=z.device)
-    z_nearest, z_reaching, n_reaching = (torch.zeros((b, n, n, n), dtype=torch.uint8, device=z.device) for _ in range(3))
+    z_nearest, z_reaching, n_reaching = (
+        torch.zeros((b, n, n, n), dtype=torch.uint8, device=z.device) for _ in range(3)
+    )
     for j in range(n_atoms):
         sx, sy, sz = squares[:, j].unbind(-1)
         square = (sx[:, :, None] + sy[:, None, :])[..., None] + sz[:, None, None, :]
@@ -156,14 +190,16 @@ def _maps(config: VoxelConfig, positions: Tensor, z: Tensor, sigma: Tensor, leng
 def network_input(density: Tensor, lengths: Tensor, config: VoxelConfig) -> Tensor:
     """Return the four channels that both networks read.
 
-    The grid's coordinates start at 0 and are those of the voxels' lower corners, as in the published code. They carry the lengths.
+    The grid's coordinates start at 0 and are those of the voxels' lower corners, as in the
+    published code. They carry the lengths.
 
     Args:
         density: [B, n, n, n], e/Å³.
         lengths: L, [B, 3], Å.
 
     Returns:
-        [B, 4, n, n, n] float32: density, then the coordinates 0 … extent · L (1 - 1/n) in Å along each axis.
+        [B, 4, n, n, n] float32: density, then the coordinates 0 … extent · L (1 - 1/n) in Å along
+        each axis.
     """
     b, n = len(density), config.n
     steps = torch.arange(n, device=density.device) * (config.extent / n)
@@ -198,8 +234,10 @@ def rotate(volumes: Tensor, turns: Tensor) -> Tensor:
 def class_weights(species: Tensor, n_classes: int) -> Tensor:
     """Return inverse-frequency weights [n_classes] of the classes in species maps [B, n, n, n].
 
-    As the published code computes them before it drops them: background 0 (the binary map learns it), classes that do not occur 0.
-    Here: scaled so that the mean weight of a voxel is 1 over all voxels, background included, as it is without weights.
+    As the published code computes them before it drops them: background 0 (the binary map learns
+    it), classes that do not occur 0.
+    Here: scaled so that the mean weight of a voxel is 1 over all voxels, background included, as it
+    is without weights.
     """
     counts = torch.bincount(species.flatten(), minlength=n_classes).double()
     counts[0] = 0
@@ -208,12 +246,18 @@ def class_weights(species: Tensor, n_classes: int) -> Tensor:
 
 
 def cached_maps(
-    dataset: Dataset, split: str, config: VoxelConfig, folder: Path | None, *, device: torch.device | str = "cpu", progress: bool = False
+    dataset: Dataset,
+    split: str,
+    config: VoxelConfig,
+    folder: Path | None,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> Maps:
     """Return the maps of a split, read from `folder` or computed and kept there (96 KiB a crystal).
 
-    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file never holds other maps. Without a folder
-    nothing is kept, and neither is an empty split.
+    The file's name holds the hash of the dataset's content, of `config` and of the radii, so a file
+    never holds other maps. Without a folder nothing is kept, and neither is an empty split.
 
     Raises:
         NesfError: the file cannot be written.
@@ -222,10 +266,15 @@ def cached_maps(
     if folder is None or not len(crystals):
         return voxelise(crystals, config, device=device, progress=progress)
     parts = [FORMAT, dataset.hash(), split, dataclasses.asdict(config), ionic_radii()]
-    path = Path(folder) / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
+    path = (
+        Path(folder)
+        / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
+    )
     try:
         return Maps(**load_file(path))
     except (FileNotFoundError, SafetensorError):  # not there, or cut short
         maps = voxelise(crystals, config, device=device, progress=progress)
-        write_atomically(path, to_safetensors({name: tensor.contiguous() for name, tensor in vars(maps).items()}))
+        write_atomically(
+            path, to_safetensors({name: tensor.contiguous() for name, tensor in vars(maps).items()})
+        )
         return maps
