@@ -251,14 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 large["crystals"] - small["crystals"]
             )
             print(f"{case}: {grown[case]:.1f} bytes more for each crystal more")
-    about = {
+    about: dict[str, Any] = {
         "command": command_line(words, ("python", "-m", "benchmarks.streaming")),
         "started": started,
         "measured": around,
     }
     write_benchmark(
         options.out, "streaming", dataset, **about, training=rows, bytes_a_crystal=grown
-    )  # type: ignore[arg-type]
+    )
     print(f"written: {options.out / 'streaming.json'}")
 
 

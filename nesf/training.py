@@ -253,9 +253,9 @@ class FieldTrainer(Trainer[TrainedModel]):
             # then all shapes are the same in every step
             drawn = bool(config.sampling.n_position and config.sampling.n_species)
             functions = self.functions._replace(nearest=nearest_index)
-            self.functions = FieldFunctions(
-                *(torch.compile(f, dynamic=False if drawn else None) for f in functions)
-            )  # type: ignore[arg-type]
+            dynamic = False if drawn else None
+            compiled: Any = (torch.compile(f, dynamic=dynamic) for f in functions)
+            self.functions = FieldFunctions(*compiled)
         self.begin("autoencoder")
 
     def begin(self, network: str) -> None:
