@@ -26,9 +26,8 @@ def write_reconstruction(
     """Write a reconstruction in the forms that people and programs read.
 
     `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row per crystal, also for
-    those without atoms), `atoms.csv` (one row per
-    atom: position in Å, element; of NeSF also score in Å, particles, votes) and `summary.json`,
-    with the entries of `about`.
+    those without atoms), `atoms.csv` (one row per atom: position in Å, element; of NeSF also score
+    in Å, particles, votes) and `summary.json`, with the entries of `about`.
     """
     from pymatgen.core import Element
     from pymatgen.io.cif import CifWriter

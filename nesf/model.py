@@ -1,8 +1,7 @@
 """The autoencoder of Supplementary Note 5: a PointNet-like encoder and two neural fields.
 
 All are MLPs. A hidden layer is Linear -> ReLU -> BatchNorm (-> Dropout), the last layer Linear
-only. paper: «ReLU, batch norm» per layer /
-official: this order / here: as official.
+only. paper: «ReLU, batch norm» per layer / official: this order / here: as official.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Recorded runs: what a training or a predictor left behind, checked and read again.
 
 results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
-    run.json       what ran: command, commit, config, dataset hash, versions, device, threads, time,
-        memory (schema/run.json)
-    metrics.json   per split the summary of `nesf.metrics.evaluate` (schema/metrics.json)
-    materials.csv  per split and material the same errors, `MATERIAL_COLUMNS`
-    log.csv        per epoch the losses, `LOG_COLUMNS` of the method's training (of one that is
-    trained) model.safetensors, model.json   the weights, of seed 0 or fold 0 analysis/<name>/
-    what an analysis of the model made (`nesf_studies.record`)
-results/table1.csv   mean and deviation over seeds or folds, beside the paper's (`write_table`)
-results/SHA256SUMS   of every file that is published
-results/benchmarks/<name>/*.json   what `make bench` measured (schema/benchmark.json)
+    run.json          what ran: command, commit, config, dataset, versions, device, time, memory
+    metrics.json      per split the summary of `nesf.metrics.evaluate`
+    materials.csv     per split and material the same errors, `MATERIAL_COLUMNS`
+    log.csv           per epoch the losses of a training, its `LOG_COLUMNS`
+    model.safetensors, model.json   the weights, of seed 0 or fold 0
+    analysis/<name>/  what an analysis of the model made (`nesf_studies.record`)
+results/table1.csv    mean and deviation over seeds or folds, beside the paper's
+results/SHA256SUMS    of every file that is published
+results/benchmarks/<name>/*.json   what `make bench` measured
+The forms of the JSON files are in schema/.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Unpack
 
@@ -51,26 +52,26 @@ def losses(
 
     Args:
         generator, n_global: see `Sampler.position_queries`.
-        functions: compiled fields, computed with `training.precision`; None: the model's own in
-            fp32.
+        functions: compiled fields, in `training.precision`; None: the model's own, in fp32.
 
     Returns:
-        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²), L_ang (radians²).
-        Where several processes share a training
-        batch: this rank's part of each, so that the sum over the ranks is the loss.
+        [5]: L, L_pos (Å², mean over the components), L_spe (nats), L_len (Å²),
+        L_ang (radians²); where several processes share a training batch, this rank's
+        part of each, so that the sum over the ranks is the loss.
     """
     fields = functions or FieldFunctions(model.position_field, model.species_field)
     t, periodic = config.training, config.sampling.periodic
     precision = t.precision if functions else "fp32"
     z = model.encode(crystals)
     p, index = sampler.position_queries(crystals, generator, n_global)
-    vectors, _ = nearest_atom(Queries(p, index), crystals, periodic=periodic, search=fields.nearest)
-    loss_position = functional.mse_loss(fields.position_field(p, z, index, precision), vectors)
+    nearest = partial(nearest_atom, periodic=periodic, search=fields.nearest)
+    vectors, _ = nearest(Queries(p, index), crystals)
+    predicted = fields.position_field(p, z, index, precision)
+    loss_position = functional.mse_loss(predicted, vectors)
     p, index = sampler.species_queries(crystals, generator)
-    _, species = nearest_atom(Queries(p, index), crystals, periodic=periodic, search=fields.nearest)
-    loss_species = functional.cross_entropy(
-        fields.species_field(p, z, index, precision).flatten(0, -2), species.flatten()
-    )
+    _, species = nearest(Queries(p, index), crystals)
+    logits = fields.species_field(p, z, index, precision)
+    loss_species = functional.cross_entropy(logits.flatten(0, -2), species.flatten())
     lattice = model.decode_lattice(z)
     loss_length = functional.mse_loss(lattice.lengths, crystals.lengths)
     loss_angle = functional.mse_loss(lattice.angles, crystals.angles)
@@ -83,7 +84,8 @@ def losses(
             device=terms.device,
         )
         terms = terms * counts / sum_over_ranks(counts)
-    weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)  # λ
+    # λ of Eq. 2
+    weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)
     loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
     return torch.cat([loss[None], terms])
 

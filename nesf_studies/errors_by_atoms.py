@@ -104,10 +104,9 @@ def claims(materials: pd.DataFrame, *, fewest: int = FEWEST) -> dict[str, float]
 
     Returns:
         Percent over all seeds: `right`, `too few`, `too many` atoms; `least right`: materials with
-            the right number of atoms in the shown class where
-        they are fewest; `both species right`: of the materials with two atoms. `position trend`,
-        `species trend`: Spearman's rank correlation of the error with the number of atoms. NaN
-        where there is nothing to count.
+        the right number of atoms in the shown class where they are fewest; `both species right`: of
+        the materials with two atoms. `position trend`, `species trend`: Spearman's rank correlation
+        of the error with the number of atoms. NaN where there is nothing to count.
     """
     difference, sizes = materials["n_atoms_difference"], materials["n_atoms_actual"]
     classes = [

@@ -1,8 +1,8 @@
 """What a workflow has to do: the runs and analyses that its configuration asks for.
 
 Which of them are still missing is decided by the content of what is recorded
-(`nesf.runs.Run.missing`, `is_analysed`). Imports neither torch nor
-pandas: Snakemake reads this whenever it looks for work.
+(`nesf.runs.Run.missing`, `is_analysed`). Imports neither torch nor pandas: Snakemake reads this
+whenever it looks for work.
 """
 
 from __future__ import annotations
