@@ -96,6 +96,8 @@ def speed(setting: Setting, options: Any) -> None:
             sys.executable,
             "-m",
             "pytest",
+            "-W",
+            "default",  # in the tests warnings are errors, which would stop torch.compile
             tests,
             f"--rootdir={REPOSITORY}",
             *quiet,
