@@ -56,7 +56,7 @@ install:
 # One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
 book: setup
 	@if [ "$$(cat .jupyter_cache/sources 2> /dev/null)" != "$(SOURCES)" ]; then rm -rf .jupyter_cache book/_build; fi
-	$(call step,building the book: executes the notebooks and trains for one minute (2 to 5 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
+	$(call step,building the book: executes the notebooks and trains for one minute (4 to 8 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
 	@mkdir -p .jupyter_cache && echo "$(SOURCES)" > .jupyter_cache/sources
 	@echo "==> open book/_build/html/index.html"
 
@@ -68,7 +68,7 @@ lint: setup
 	$(call step,types,$(BIN)/mypy)
 
 test: lint
-	$(call step,tests and notebooks (3 to 8 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+	$(call step,tests and notebooks (5 to 10 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
 
 bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))

@@ -422,6 +422,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
+    if (options.out / "run.json").exists():
+        raise ConfigError(f"--out {options.out}: holds a run, whose scores this would replace")
     actual, detected = read_structures(options.actual)[0], read_structures(options.detected)[0]
     scores = {"test": evaluate(actual, align(actual, detected), progress=True)}
     write_metrics(options.out, scores)

@@ -110,8 +110,17 @@ class TrainedModel:
         return torch.cat(parts) if parts else torch.zeros(0, self.config.model.latent_size)
 
     def decode(self, z: Tensor | np.ndarray) -> list[Structure]:
-        """Decode latent vectors [B, latent_size]; a structure without sites: nothing detected."""
+        """Decode latent vectors [B, latent_size]; a structure without sites: nothing detected.
+
+        Raises:
+            DataError: another shape, or a value that is not finite.
+        """
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        width = self.config.model.latent_size
+        if z.ndim != 2 or z.shape[1] != width or not z.isfinite().all():
+            raise DataError(
+                f"z {tuple(z.shape)}: finite numbers of shape [B, {width}] are expected"
+            )
         return decode_latent(self, z, [str(i) for i in range(len(z))]).crystals.to_structures()
 
     def reconstruct(self, structures: Structures) -> list[Structure]:

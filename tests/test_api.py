@@ -58,6 +58,12 @@ def test_orientation_form_and_images_of_the_input_do_not_matter(
 
 
 def test_what_is_no_structure_is_named(model: nesf.TrainedModel) -> None:
+    with pytest.raises(nesf.NesfError, match="periodic"):
+        model.encode(Atoms("NaCl", positions=[[0, 0, 0], [1, 1, 1]]))  # a molecule: no cell
+    width = model.config.model.latent_size
+    for z in (np.zeros(width), np.zeros((2, 5)), np.full((1, width), np.nan)):
+        with pytest.raises(nesf.NesfError, match=rf"\[B, {width}\]"):
+            model.decode(z)
     with pytest.raises(nesf.NesfError, match="str.*read_structures"):
         model.encode(["my.cif"])
     strange = Structure(Lattice.cubic(4), ["Og"], [[0, 0, 0]], properties={"id": "strange"})

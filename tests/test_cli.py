@@ -150,6 +150,15 @@ def test_score_any_structures_and_charge_missing_ones(tmp_path: Path) -> None:
     )
 
 
+def test_scores_of_other_structures_never_replace_those_of_a_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "metrics.json").read_bytes()
+    words = ["evaluate", "--actual", str(tmp_path), "--detected", str(tmp_path), "--out", str(run)]
+    assert main(words) == 2
+    assert str(run) in capsys.readouterr().err and (run / "metrics.json").read_bytes() == before
+
+
 def test_import_audit_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cifs").mkdir()
     for i in range(25):

@@ -209,7 +209,7 @@ OUTSIDE = re.compile(r"(?<![\w.)\]}<>:/-])(?:/|~/)[A-Za-z_]|\b[A-Za-z]:[\\/](?!/
         "~/nesf",
         "C:\\data",
         "D:/data",
-        "../shared",
+        "../data",
         "a/../b",
     ],
 )

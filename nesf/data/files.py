@@ -411,6 +411,9 @@ def _as_structure(item: Any) -> Structure:
         raise DataError(
             f"{type(item).__name__}: is neither a pymatgen Structure nor ASE Atoms; read files with nesf.read_structures"
         )
-    structure = _from_atoms(item)
+    try:
+        structure = _from_atoms(item)
+    except ValueError as error:
+        raise DataError(f"ASE Atoms {item.get_chemical_formula()}: {error}") from None
     structure.properties = {"id": item.info["id"]} if "id" in item.info else {}
     return structure
