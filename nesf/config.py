@@ -280,12 +280,12 @@ OFFICIAL = Config(
     training=TrainingConfig(batch_size=64),
     decoding=ReconstructionConfig(converged=0.0, atom_position="cluster_mean"),
 )
-# Chosen on the validation split of LCS6Å (results/lcs6/nesf/trial-*): half of the position queries
-# global, no dropout, λ_spe = 1, a batch of 64.
+# Chosen on the validation split of LCS6Å (results/lcs6/nesf/trial-*): the paper's sampling, half of
+# the position queries global, no dropout, λ_spe = 1, a batch of 64.
 CPU = Config(
     preset="cpu",
     model=ModelConfig(dropout=0.0),
-    sampling=replace(OFFICIAL.sampling, n_position=96, n_species=48, global_share=0.5),
+    sampling=SamplingConfig(n_position=96, n_species=48, global_share=0.5),
     training=TrainingConfig(
         weight_species=1.0,
         epochs=1200,  # about an hour on LCS6Å with one core of a server of 2023
