@@ -40,6 +40,18 @@ class ModelConfig:
     # parameters) / official: it does not ([128] -> [3], 765,465 parameters, the paper's «0.76
     # million») / here: as official
     query_in_last_layer: bool = False
+    # pooling over the atoms. paper: max / max_mean_count: also the mean of ReLU, and the number of
+    # atoms, so that no atom goes unnoticed
+    pooling: Literal["max", "max_mean_count"] = "max"
+    # the lattice in the encoder. paper: raw Å and radians beside the pooled features / scaled: of
+    # order 1, through layers of its own
+    lattice_input: Literal["raw", "scaled"] = "raw"
+    encoder_lattice: tuple[int, ...] = (64, 64)  # widths of these layers
+    # the lattice decoders' output. paper: Å and radians / bounded: lengths between 0.25 and 100 Å,
+    # angles between 0 and 180 degrees
+    lattice_output: Literal["raw", "bounded"] = "raw"
+    # layers of a field that read the latent vector. paper: the first / every: each hidden layer
+    condition: Literal["first", "every"] = "first"
     # L of a positional encoding of the query; paper: none / official: 10 in one config file, none
     # in the other
     n_frequencies: int = 0
@@ -78,6 +90,18 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """Self-made training crystals: an autoencoder needs no labels. The paper makes none."""
+
+    share: float = 0.0  # share of each batch that is changed, anew in every step
+    strain: float = 0.08  # each lattice length is multiplied by a number in 1 ± strain
+    shear: float = 0.0  # radians; each angle changes by up to so much
+    displacement: float = 0.12  # Å; each atom is moved by up to so much
+    exchange: float = 0.3  # probability that an element becomes another one of the vocabulary
+    decorate: float = 0.0  # share of the changed crystals in which every element does
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Loss of Eq. 2, optimiser and schedule (Section 4.3)."""
 
@@ -85,6 +109,10 @@ class TrainingConfig:
     weight_species: float = 0.1  # λ_spe
     weight_length: float = 1.0  # λ_len; Å²
     weight_angle: float = 1.0  # λ_ang; radians²
+    # of the encoder's margin loss against near misses (an atom less, more, moved, or of another
+    # element); paper: 0
+    weight_margin: float = 0.0
+    margin: float = 0.1  # least distance of their latent vectors, in standard deviations
     epochs: int = 3200
     batch_size: int = 128  # official: 64
     learning_rate: float = 1e-3
@@ -179,6 +207,7 @@ class Config(ConfigBase):
     preset: str = "paper"
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 

@@ -39,7 +39,11 @@ class FixedField:
     @torch.no_grad()
     def __init__(self, field: Field, half: bool = False) -> None:
         self.field, self.half = field, half
-        self.latent_weight, self.latent_bias, query_weight = field.first_layer()
+        latent_weight, bias, query_weight = field.first_layer()
+        # of the hidden layers that read the latent vector, one after another
+        conditions = [condition.weight for condition in field.conditions]
+        self.latent_weight = torch.cat([latent_weight, *conditions])
+        self.latent_bias = functional.pad(bias, (0, len(self.latent_weight) - len(bias)))
         self.query_weight = query_weight.T.contiguous()
         self.widths = [norm.num_features for norm, *_ in field.later_layers()]
         self.weights: list[Tensor] = []  # [inputs + columns, outputs]
@@ -53,12 +57,12 @@ class FixedField:
 
     @torch.no_grad()
     def project(self, z: Tensor) -> Tensor:
-        """Return the latent's part of the first layer [B, width], which a call needs."""
+        """Return the latent's parts of the layers that read it [B, widths], which a call needs."""
         return functional.linear(z, self.latent_weight, self.latent_bias)
 
     @torch.no_grad()
     def __call__(self, queries: Tensor, projected: Tensor, crystal: Tensor) -> Tensor:
-        """Return values [M, n_out] at queries [M, 3], Å, of crystals [M]; projected: [B, width]."""
+        """Return values [M, n_out] at queries [M, 3], Å, of crystals [M]; projected: [B, widths]."""
         out = queries.new_empty(len(queries), self.weights[-1].shape[1])
         rows = ROWS.get(queries.device.type, ROWS["cpu"])
         # Inputs of the layers [rows, width + columns], used again by every part; layers alternate
@@ -68,6 +72,7 @@ class FixedField:
             k: weight.new_empty(min(rows, len(queries)), len(weight))
             for k, weight in zip(keys, self.weights, strict=True)
         }
+        splits = self.widths if self.field.conditions else self.widths[:1]
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             query = self.field.encode_query(queries[part])
@@ -76,12 +81,13 @@ class FixedField:
             for (_, width), buffer in inputs.items():
                 buffer[:, width:] = columns
             x = inputs[keys[0]]
-            x[:, : self.widths[0]] = torch.addmm(
-                projected[crystal[part]], query, self.query_weight
-            ).relu_()
-            for key, weight in zip(keys[1:], self.weights, strict=False):
+            latent = projected[crystal[part]].split(splits, dim=1)
+            x[:, : self.widths[0]] = torch.addmm(latent[0], query, self.query_weight).relu_()
+            for layer, (key, weight) in enumerate(zip(keys[1:], self.weights, strict=False), 1):
                 output = inputs[key][:, : key[1]]
                 torch.mm(x, weight, out=output)
+                if layer < len(latent):
+                    output += latent[layer]
                 output.relu_()
                 x = inputs[key]
             out[part] = x @ self.weights[-1]

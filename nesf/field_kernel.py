@@ -70,6 +70,23 @@ def _gradients_of_columns(gradient: Tensor, n_query: int, half: bool) -> tuple[T
     return gradient[:, :n_query] + gradient[:, n_query : 2 * n_query], gradient[:, 3 * n_query]
 
 
+def _add_to_queries(y: Tensor, per_crystal: Tensor, crystal: Tensor | None) -> Tensor:
+    """Add rows [B, width] to those of the crystals' queries [M, width]; crystal as in `forward`."""
+    if crystal is not None:
+        return y + per_crystal[crystal]
+    return (y.view(len(per_crystal), -1, y.shape[1]) + per_crystal[:, None]).view(len(y), -1)
+
+
+def _sum_over_queries(
+    g: Tensor, n_crystals: int, dtype: torch.dtype, crystal: Tensor | None
+) -> Tensor:
+    """Sum the rows [M, width] of each crystal's queries [B, width], the gradient of the above."""
+    if crystal is None:
+        return g.view(n_crystals, len(g) // n_crystals, -1).sum(1, dtype=dtype)
+    sums = torch.zeros(n_crystals, g.shape[1], dtype=dtype, device=g.device)
+    return sums.index_add_(0, crystal, g.to(dtype))
+
+
 class FieldKernel(torch.autograd.Function):
     """A field with the statistics of the batch, see the docstring of the module."""
 
@@ -92,8 +109,8 @@ class FieldKernel(torch.autograd.Function):
                 order.
             half: bf16 for activations and matrix products; sums and statistics stay fp32.
             first_query: the query's weights in the first layer [width, n_query].
-            layers: five tensors for each layer after the first: γ and β of the norm before it, W,
-                W_p (None: no query is read), b.
+            layers: six tensors for each layer after the first: γ and β of the norm before it, W,
+                W_p (None: no query is read), b, and the latent's part [B, width] (None: not read).
 
         Returns:
             [M, n_out], then for each norm its mean and its unbiased variance [width].
@@ -103,16 +120,11 @@ class FieldKernel(torch.autograd.Function):
         count = sum_over_ranks(query.new_full((), m)) if n_processes() > 1 else None
         share = m / count if count is not None else 1.0
         columns = columns_of(query, half)
-        y = query @ first_query.T
-        y = (
-            (y.view(len(per_crystal), -1, y.shape[1]) + per_crystal[:, None]).view(m, -1)
-            if crystal is None
-            else y + per_crystal[crystal]
-        )
+        y = _add_to_queries(query @ first_query.T, per_crystal, crystal)
         kind = torch.bfloat16 if half else query.dtype
         inputs, weights, statistics, saved = [], [], [], []
-        for k in range(0, len(layers), 5):
-            gamma, beta, weight, weight_query, bias = layers[k : k + 5]
+        for k in range(0, len(layers), 6):
+            gamma, beta, weight, weight_query, bias, latent = layers[k : k + 6]
             a = torch.relu(y).to(kind)
             wide = a.float() if half else a
             mean, square = wide.sum(0) / m, (wide * wide).sum(0) / m
@@ -130,6 +142,8 @@ class FieldKernel(torch.autograd.Function):
             )
             x = torch.cat([a, columns], dim=-1)
             y = x @ w.T
+            if latent is not None:
+                y = _add_to_queries(y, latent.to(kind), crystal)
             inputs.append(x)
             weights.append(w)
             saved += [mean, variance]
@@ -142,7 +156,7 @@ class FieldKernel(torch.autograd.Function):
             columns, crystal, count, first_query, *layers, *inputs, *weights, *saved
         )
         ctx.n, ctx.half, ctx.eps, ctx.n_query, ctx.n_crystals = (
-            len(layers) // 5,
+            len(layers) // 6,
             half,
             eps,
             n_query,
@@ -157,10 +171,10 @@ class FieldKernel(torch.autograd.Function):
         n, half, n_query = ctx.n, ctx.half, ctx.n_query
         columns, crystal, count, first_query, *rest = ctx.saved_tensors
         layers, inputs, weights, saved = (
-            rest[: 5 * n],
-            rest[5 * n : 6 * n],
+            rest[: 6 * n],
             rest[6 * n : 7 * n],
-            rest[7 * n :],
+            rest[7 * n : 8 * n],
+            rest[8 * n :],
         )
         m, kind = len(columns), columns.dtype
         n_all = m if count is None else count
@@ -172,7 +186,7 @@ class FieldKernel(torch.autograd.Function):
             else None
         )  # in training: no
         for k in range(n - 1, -1, -1):
-            gamma, beta, weight, weight_query, _bias = layers[5 * k : 5 * k + 5]
+            gamma, beta, weight, weight_query, _bias, latent = layers[6 * k : 6 * k + 6]
             mean, variance = saved[2 * k : 2 * k + 2]
             x, w, width = inputs[k], weights[k], len(gamma)
             product = (g.T @ x).to(gamma.dtype)
@@ -199,6 +213,9 @@ class FieldKernel(torch.autograd.Function):
                 d_weight,
                 d_query if weight_query is not None else None,
                 d_bias,
+                _sum_over_queries(g, ctx.n_crystals, gamma.dtype, crystal)
+                if latent is not None
+                else None,
                 *gradients,
             ]
             if d_queries is not None:
@@ -207,12 +224,7 @@ class FieldKernel(torch.autograd.Function):
             g = g @ w[:, :width]
             g = torch.where(a > 0, g + (c1 * (a - mean) + c0), 0.0).to(kind)
         d_first, _unused = _gradients_of_columns((g.T @ columns).to(gamma.dtype), n_query, half)
-        if crystal is None:
-            d_latent = g.view(ctx.n_crystals, m // ctx.n_crystals, -1).sum(1, dtype=gamma.dtype)
-        else:
-            d_latent = torch.zeros(
-                ctx.n_crystals, g.shape[1], dtype=gamma.dtype, device=g.device
-            ).index_add_(0, crystal, g.to(gamma.dtype))
+        d_latent = _sum_over_queries(g, ctx.n_crystals, gamma.dtype, crystal)
         if d_queries is not None:
             d_queries = d_queries + g.to(gamma.dtype) @ first_query
         return (d_queries, d_latent, None, None, None, d_first, *gradients)

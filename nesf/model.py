@@ -6,6 +6,7 @@ only. paper: «ReLU, batch norm» per layer / official: this order / here: as of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         momentum = config.batch_norm_momentum
-        self.n_species = config.n_species
+        self.n_species, self.counts = config.n_species, config.pooling == "max_mean_count"
         self.position = MLP(3, config.encoder_position, batch_norm=True, momentum=momentum)
         self.species = MLP(
             config.n_species, config.encoder_species, batch_norm=True, momentum=momentum
@@ -71,8 +72,13 @@ class Encoder(nn.Module):
             dropout=config.dropout,
             momentum=momentum,
         )
+        n_pooled = config.encoder_mix[-1] * (1 + self.counts) + self.counts
+        self.lattice: MLP | None = None
+        if config.lattice_input == "scaled":
+            widths = config.encoder_lattice
+            self.lattice = MLP(6, widths, batch_norm=True, momentum=momentum)
         self.latent = MLP(
-            config.encoder_mix[-1] + 6,
+            n_pooled + (config.encoder_lattice[-1] if self.lattice else 6),
             latent_widths,
             batch_norm=True,
             dropout=config.dropout,
@@ -89,9 +95,22 @@ class Encoder(nn.Module):
         one_hot = functional.one_hot(species, self.n_species).to(positions.dtype)
         # [n, 512]
         features = self.mix(torch.cat([self.position(positions), self.species(one_hot)], dim=-1))
-        # [B, 512]
-        pooled = torch.segment_reduce(features, "max", lengths=crystals.mask.sum(1), unsafe=True)
-        return self.latent(torch.cat([pooled, crystals.lengths, crystals.angles], dim=-1))
+        n_atoms = crystals.mask.sum(1)
+        parts = [torch.segment_reduce(features, "max", lengths=n_atoms, unsafe=True)]  # [B, 512]
+        if self.counts:
+            positive = torch.relu(features)
+            parts.append(torch.segment_reduce(positive, "mean", lengths=n_atoms, unsafe=True))
+            parts.append(n_atoms[:, None] / 10)
+        if self.lattice:
+            parts.append(self.lattice(scaled_lattice(crystals.lengths, crystals.angles)))
+        else:
+            parts += [crystals.lengths, crystals.angles]
+        return self.latent(torch.cat(parts, dim=-1))
+
+
+def scaled_lattice(lengths: Tensor, angles: Tensor) -> Tensor:
+    """Return lengths [B, 3], Å, and angles [B, 3], radians, as numbers of order 1 [B, 6]."""
+    return 4 * torch.cat([torch.log(lengths / 5), angles - math.pi / 2], dim=-1)
 
 
 class Field(nn.Module):
@@ -114,6 +133,11 @@ class Field(nn.Module):
             nn.BatchNorm1d(width, momentum=config.batch_norm_momentum) for width in widths
         )
         self.last = nn.Linear(widths[-1] + (n_query if config.query_in_last_layer else 0), n_out)
+        # the latent's weights in the later hidden layers
+        self.conditions = nn.ModuleList(
+            nn.Linear(config.latent_size, width, bias=False)
+            for width in (widths[1:] if config.condition == "every" else ())
+        )
 
     def encode_query(self, queries: Tensor) -> Tensor:
         """Append the positional encoding of queries [..., 3]: sin and cos of 2^l p, l < L."""
@@ -142,10 +166,12 @@ class Field(nn.Module):
         """
         query = self.encode_query(queries).reshape(-1, self.n_query)  # [M, 3]
         latent_weight, bias, query_weight = self.first_layer()
-        # [B, 256]: once per crystal, not per query
+        # [B, 256] and the later layers' parts: once per crystal, not per query
         per_crystal = functional.linear(z, latent_weight, bias)
+        later: list[Tensor | None] = [condition(z) for condition in self.conditions]
+        later += [None] * (len(self.norms) - len(later))
         if self.training:
-            values = self._train(query, per_crystal, crystal, query_weight, precision)
+            values = self._train(query, per_crystal, later, crystal, query_weight, precision)
         else:
             if crystal is None:
                 crystal = (
@@ -153,7 +179,7 @@ class Field(nn.Module):
                     .expand(queries.shape[:-1])
                     .reshape(-1)
                 )
-            values = self._evaluate(query, per_crystal, crystal, query_weight)
+            values = self._evaluate(query, per_crystal, later, crystal, query_weight)
         return values.view(*queries.shape[:-1], self.last.out_features)
 
     def first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,21 +198,31 @@ class Field(nn.Module):
         return layers  # type: ignore[return-value]
 
     def _evaluate(
-        self, query: Tensor, per_crystal: Tensor, crystal: Tensor, query_weight: Tensor
+        self,
+        query: Tensor,
+        per_crystal: Tensor,
+        later: list[Tensor | None],
+        crystal: Tensor,
+        query_weight: Tensor,
     ) -> Tensor:
         """Evaluate the field with running statistics [M, n_out], in fp32."""
         y = per_crystal[crystal] + functional.linear(query, query_weight)
-        for norm, weight, weight_query, bias in self.later_layers():
+        for (norm, weight, weight_query, bias), condition in zip(
+            self.later_layers(), later, strict=True
+        ):
             scale, shift = scale_and_shift(norm)
             y = functional.linear(torch.relu(y), weight * scale, bias + weight @ shift)
             if weight_query is not None:
                 y = y + functional.linear(query, weight_query)
+            if condition is not None:
+                y = y + condition[crystal]
         return y
 
     def _train(
         self,
         query: Tensor,
         per_crystal: Tensor,
+        later: list[Tensor | None],
         crystal: Tensor | None,
         query_weight: Tensor,
         precision: str,
@@ -195,8 +231,8 @@ class Field(nn.Module):
         layers = self.later_layers()
         flat = [
             t
-            for norm, weight, weight_query, bias in layers
-            for t in (norm.weight, norm.bias, weight, weight_query, bias)
+            for (norm, weight, weight_query, bias), condition in zip(layers, later, strict=True)
+            for t in (norm.weight, norm.bias, weight, weight_query, bias, condition)
         ]
         y, *statistics = FieldKernel.apply(
             query, per_crystal, crystal, precision == "bf16", layers[0][0].eps, query_weight, *flat
@@ -238,7 +274,11 @@ class Autoencoder(nn.Module):
 
     def decode_lattice(self, z: Tensor) -> Lattice:
         """Return lattice lengths (Å) and angles (radians) for latent vectors."""
-        return Lattice(self.length_decoder(z), self.angle_decoder(z))
+        lengths, angles = self.length_decoder(z), self.angle_decoder(z)
+        if self.config.lattice_output == "bounded":
+            lengths = 5 * torch.exp(3 * torch.tanh(lengths / 3))
+            angles = math.pi / 2 * (1 + torch.tanh(angles))
+        return Lattice(lengths, angles)
 
     @property
     def n_parameters(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nesf.augmentation import vary, with_near_misses
 from nesf.config import Config, TrainingConfig
 from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Dataset
@@ -62,7 +63,13 @@ def losses(
     fields = functions or FieldFunctions(model.position_field, model.species_field)
     t, periodic = config.training, config.sampling.periodic
     precision = t.precision if functions else "fp32"
-    z = model.encode(crystals)
+    margin = t.weight_margin > 0 and model.training
+    if margin:
+        draws = generator if isinstance(generator, BatchRandom) else BatchRandom(generator)
+        both = with_near_misses(crystals, config.model.n_species, draws)
+        z, near = model.encode(both).chunk(2)
+    else:
+        z = model.encode(crystals)
     p, index = sampler.position_queries(crystals, generator, n_global)
     nearest = partial(nearest_atom, periodic=periodic, search=fields.nearest)
     vectors, _ = nearest(Queries(p, index), crystals)
@@ -87,6 +94,10 @@ def losses(
     # λ of Eq. 2
     weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)
     loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    if margin:
+        squares = ((z - near).square() / z.detach().var(0).clamp(min=1e-6)).mean(-1)
+        distance = (squares + 1e-12).sqrt()
+        loss = loss + t.weight_margin * torch.relu(t.margin - distance).square().mean()
     return torch.cat([loss[None], terms])
 
 
@@ -320,8 +331,10 @@ class FieldTrainer(Trainer[TrainedModel]):
             int(self.n_atoms[indices].sum()) if self.n_atoms is not None else None,
         )
         n_global = int(self.n_global[indices].sum()) if self.n_global is not None else None
-        self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
+        if self.config.augmentation.share:
+            crystals = vary(crystals, self.config.augmentation, self.config.model.n_species, draws)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         terms = losses(
             self.model, crystals, self.sampler, self.config, draws, self.functions, n_global
         )

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -358,6 +359,7 @@ class PlainField(nn.Module):
         n_out: int,
         query_in_last_layer: bool,
         momentum: float,
+        condition: str = "first",
     ) -> None:
         super().__init__()
         self.query_in_last_layer = query_in_last_layer
@@ -368,11 +370,18 @@ class PlainField(nn.Module):
             self.norms.append(nn.BatchNorm1d(width, momentum=momentum))
             n_in = width
         self.last = nn.Linear(n_in + 3 * query_in_last_layer, n_out)
+        self.conditions = nn.ModuleList(
+            nn.Linear(latent_size, width, bias=False)
+            for width in (widths[1:] if condition == "every" else ())
+        )
 
     def forward(self, p: Tensor, z: Tensor, crystal: Tensor) -> Tensor:
         x = z[crystal]
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = norm(torch.relu(layer(torch.cat([x, p], dim=-1))))
+        for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            x = layer(torch.cat([x, p], dim=-1))
+            if i and self.conditions:
+                x = x + self.conditions[i - 1](z)[crystal]
+            x = norm(torch.relu(x))
         return self.last(torch.cat([x, p], dim=-1) if self.query_in_last_layer else x)
 
 
@@ -380,15 +389,19 @@ CONFIG = ModelConfig(latent_size=12, batch_norm_momentum=0.2)
 
 
 def both_fields(
-    query_in_last_layer: bool = False, widths: Sequence[int] = (24, 16, 16)
+    query_in_last_layer: bool = False,
+    widths: Sequence[int] = (24, 16, 16),
+    condition: Literal["first", "every"] = "first",
 ) -> tuple[Field, PlainField]:
     """The fast and the plain field with the same weights, scales, shifts and running statistics
     (float64)."""
     torch.manual_seed(0)
-    config = dataclasses.replace(CONFIG, query_in_last_layer=query_in_last_layer)
+    config = dataclasses.replace(
+        CONFIG, query_in_last_layer=query_in_last_layer, condition=condition
+    )
     fast = Field(config, widths, 3).double()
     plain = PlainField(
-        CONFIG.latent_size, widths, 3, query_in_last_layer, CONFIG.batch_norm_momentum
+        CONFIG.latent_size, widths, 3, query_in_last_layer, CONFIG.batch_norm_momentum, condition
     ).double()
     with torch.no_grad():
         for norm in fast.norms:
@@ -408,8 +421,11 @@ def both_fields(
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("query_in_last_layer", [False, True])
 @pytest.mark.parametrize("flat", [False, True], ids=["[B,Q,3]", "[M,3]"])
-def test_fast_field_is_the_plain_one(training: bool, query_in_last_layer: bool, flat: bool) -> None:
-    fast, plain = both_fields(query_in_last_layer)
+@pytest.mark.parametrize("condition", ["first", "every"])
+def test_fast_field_is_the_plain_one(
+    training: bool, query_in_last_layer: bool, flat: bool, condition: Literal["first", "every"]
+) -> None:
+    fast, plain = both_fields(query_in_last_layer, condition=condition)
     fast.train(training)
     plain.train(training)
     z_fast = torch.randn(5, CONFIG.latent_size, dtype=torch.float64, requires_grad=True)
