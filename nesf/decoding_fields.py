@@ -41,7 +41,7 @@ class FixedField:
         self.field, self.half = field, half
         latent_weight, bias, query_weight = field.first_layer()
         # of the hidden layers that read the latent vector, one after another
-        conditions = [condition.weight for condition in field.conditions]
+        conditions: list[Tensor] = [c.weight for c in field.conditions]  # type: ignore[misc]
         self.latent_weight = torch.cat([latent_weight, *conditions])
         self.latent_bias = functional.pad(bias, (0, len(self.latent_weight) - len(bias)))
         self.query_weight = query_weight.T.contiguous()

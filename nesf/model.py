@@ -267,6 +267,10 @@ class Autoencoder(nn.Module):
             config.latent_size, (*config.decoder_lattice, 3), batch_norm=False
         )
         self.angle_decoder = MLP(config.latent_size, (*config.decoder_lattice, 3), batch_norm=False)
+        self.composition_decoder: MLP | None = None
+        if config.composition:
+            widths = (*config.decoder_composition, config.n_species)
+            self.composition_decoder = MLP(config.latent_size, widths, batch_norm=False)
 
     def encode(self, crystals: PaddedCrystals) -> Tensor:
         """Return latent vectors z [B, latent_size] of crystals."""

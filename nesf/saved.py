@@ -75,6 +75,9 @@ class TrainedModel:
     box: Box  # bounding box of the training atoms, Å; particles start in it
     dataset: Mapping[str, Any]  # name, fold and hash of what it was trained on
     info: Mapping[str, Any] = field(default_factory=dict)  # epoch, losses and so on, as recorded
+    # standard deviations of the training split's latent vectors [latent_size]; empty in models of
+    # earlier versions
+    latent_scale: tuple[float, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -89,6 +92,7 @@ class TrainedModel:
             "vocabulary": list(self.vocabulary),
             "box": [list(corner) for corner in self.box],
             "dataset": dict(self.dataset),
+            "latent_scale": list(self.latent_scale),
             "versions": versions(),
         }
 
@@ -150,6 +154,7 @@ class TrainedModel:
             (tuple(low), tuple(high)),
             about["dataset"],
             about["info"],
+            tuple(about.get("latent_scale", ())),
         )
 
 

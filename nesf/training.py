@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nesf.augmentation import vary, with_near_misses
+from nesf.augmentation import vary
 from nesf.config import Config, TrainingConfig
 from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Dataset
@@ -63,13 +63,7 @@ def losses(
     fields = functions or FieldFunctions(model.position_field, model.species_field)
     t, periodic = config.training, config.sampling.periodic
     precision = t.precision if functions else "fp32"
-    margin = t.weight_margin > 0 and model.training
-    if margin:
-        draws = generator if isinstance(generator, BatchRandom) else BatchRandom(generator)
-        both = with_near_misses(crystals, config.model.n_species, draws)
-        z, near = model.encode(both).chunk(2)
-    else:
-        z = model.encode(crystals)
+    z = model.encode(crystals)
     p, index = sampler.position_queries(crystals, generator, n_global)
     nearest = partial(nearest_atom, periodic=periodic, search=fields.nearest)
     vectors, _ = nearest(Queries(p, index), crystals)
@@ -83,6 +77,7 @@ def losses(
     loss_length = functional.mse_loss(lattice.lengths, crystals.lengths)
     loss_angle = functional.mse_loss(lattice.angles, crystals.angles)
     terms = torch.stack([loss_position, loss_species, loss_length, loss_angle])
+    share: Tensor | float = 1.0  # of this rank, of the crystals
     # from means over this rank's part to parts of the means over the batch
     if model.training and n_processes() > 1:
         counts = torch.tensor(
@@ -90,14 +85,16 @@ def losses(
             dtype=terms.dtype,
             device=terms.device,
         )
-        terms = terms * counts / sum_over_ranks(counts)
+        shares = counts / sum_over_ranks(counts)
+        terms, share = terms * shares, shares[2]
     # λ of Eq. 2
     weights = (t.weight_position, t.weight_species, t.weight_length, t.weight_angle)
     loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
-    if margin:
-        squares = ((z - near).square() / z.detach().var(0).clamp(min=1e-6)).mean(-1)
-        distance = (squares + 1e-12).sqrt()
-        loss = loss + t.weight_margin * torch.relu(t.margin - distance).square().mean()
+    if model.composition_decoder is not None:
+        counts = torch.zeros(len(z), config.model.n_species, device=z.device)
+        counts.scatter_add_(1, crystals.species, crystals.mask.to(z.dtype))
+        errors = (model.composition_decoder(z) - counts).square().sum(-1)
+        loss = loss + t.weight_composition * share * errors.mean()
     return torch.cat([loss[None], terms])
 
 
@@ -281,6 +278,18 @@ class FieldTrainer(Trainer[TrainedModel]):
         if 0 < n % t.batch_size < max(2, n_processes()):
             # a single crystal has no batch statistics: it joins the last full batch
             self.steps -= 1
+
+    @torch.no_grad()
+    def end_network(self) -> None:
+        """See `Trainer`; also measure the latent vectors of the training split (4096 at most)."""
+        super().end_network()
+        n = min(len(self.train_split), 4096)
+        parts = torch.arange(n, device=self.home).split(512)
+        if isinstance(self.train_split, PaddedStream):
+            self.train_split.expect(part.cpu() for part in parts)
+        z = torch.cat([self.model.encode(self.train_split.select(part)) for part in parts])
+        scale = z.double().std(0, correction=0).clamp(min=1e-3)
+        self.trained.latent_scale = tuple(round(value, 9) for value in scale.tolist())
 
     def batch(self, epoch: int, step: int) -> slice:
         """Return where the crystals of a step are in `order`, which seed and epoch give."""
