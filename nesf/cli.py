@@ -206,7 +206,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="of ybco, 0-19")
     parser.add_argument(
         "--preset",
-        help="of nesf: paper, official or cpu (default); of icsg3d: as-published, repaired (default), or either with -reduced; "
+        help="of nesf: paper, official, cpu (default) or plus; of icsg3d: as-published, repaired (default), or either with -reduced; "
         "with --resume: that of the checkpoint",
     )
     parser.add_argument(

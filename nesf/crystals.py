@@ -81,6 +81,28 @@ def standard_lattice(
     return rows * lengths[:, :, None]
 
 
+def allowed_lattices(
+    lengths: np.ndarray, angles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Repair lengths [B, 3], Å, and angles [B, 3], radians, that form no cell; tell which [B].
+
+    A badly trained model may predict a length near zero or below, or angles that close no cell;
+    they become the nearest allowed length and 90°.
+    """
+    good_lengths = np.clip(lengths, 0.5, None)
+    good_angles = angles.copy()
+    for i in range(len(angles)):
+        try:
+            standard_lattice(good_lengths[i : i + 1], good_angles[i : i + 1])
+        except DataError:
+            good_angles[i] = np.pi / 2
+    return (
+        good_lengths,
+        good_angles,
+        np.any((good_lengths != lengths) | (good_angles != angles), axis=1),
+    )
+
+
 @dataclass(frozen=True)
 class Crystals:
     """B crystals with n atoms in all, as ragged numpy arrays.

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nesf.config import ReconstructionConfig
-from nesf.crystals import Crystals, concatenate, pad, standard_lattice
+from nesf.consistent import correct
+from nesf.crystals import Crystals, allowed_lattices, concatenate, pad, standard_lattice
 from nesf.data.dataset import Box
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
 from nesf.errors import DataError
@@ -100,7 +101,7 @@ def move_particles(
     step particles that moved less than `merge_step` and share a cell of edge `merge_distance` are
     merged into one at their mean.
     """
-    fast = config.mode == "fast"
+    fast = config.mode != "exact"
     converged: list[Particles] = []
     for i in range(config.iterations):
         if not len(particles.positions):
@@ -342,28 +343,6 @@ def build_crystals(
     return Reconstruction(crystals, reports)
 
 
-def allowed_lattices(
-    lengths: np.ndarray, angles: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Repair lengths [B, 3], Å, and angles [B, 3], radians, that form no cell; tell which [B].
-
-    A badly trained model may predict a length near zero or below, or angles that close no cell;
-    they become the nearest allowed length and 90°.
-    """
-    good_lengths = np.clip(lengths, 0.5, None)
-    good_angles = angles.copy()
-    for i in range(len(angles)):
-        try:
-            standard_lattice(good_lengths[i : i + 1], good_angles[i : i + 1])
-        except DataError:
-            good_angles[i] = np.pi / 2
-    return (
-        good_lengths,
-        good_angles,
-        np.any((good_lengths != lengths) | (good_angles != angles), axis=1),
-    )
-
-
 def _decode_batches(
     fields_of: Callable[[int, int], StructureFields],
     ids: Sequence[str],
@@ -405,15 +384,62 @@ def decode_latent(
     """Decode latent vectors z [B, latent_size]; config: by default that of the model's preset."""
     model.autoencoder.eval()
     fields = NeuralFields(model.autoencoder, z)
-    return _decode_batches(
-        fields.of,
-        ids,
-        model.box,
-        model.vocabulary,
-        config or model.config.decoding,
-        model.device,
-        progress,
+    config = config or model.config.decoding
+    decoded = _decode_batches(
+        fields.of, ids, model.box, model.vocabulary, config, model.device, progress
     )
+    return (
+        _made_consistent(model, z, decoded, config, progress)
+        if config.mode == "consistent"
+        else decoded
+    )
+
+
+def _made_consistent(
+    model: TrainedModel,
+    z: Tensor,
+    decoded: Reconstruction,
+    config: ReconstructionConfig,
+    progress: bool,
+) -> Reconstruction:
+    """Replace decoded crystals by those that the encoder confirms, where there are such."""
+    crystals, reports = decoded.crystals, []
+    start = pad(crystals, model.vocabulary, dtype=torch.float64)
+    cells = torch.tensor(
+        [r["lengths"] + np.radians(r["angles_degree"]).tolist() for r in decoded.reports]
+    )
+    found = correct(
+        model.autoencoder, z, model.latent_scale, start, cells.double(), config, progress
+    )
+    vocabulary = np.asarray(model.vocabulary, np.int64)
+    positions, numbers, lattice = [], [], crystals.lattice.copy()
+    for i, (answer, report) in enumerate(zip(found, decoded.reports, strict=True)):
+        report = report | {"certificate": answer.certificate}
+        if answer.certified:
+            lengths, angles, repaired = allowed_lattices(
+                *answer.lattice.numpy().reshape(1, 2, 3).transpose(1, 0, 2)
+            )
+            lattice[i] = standard_lattice(lengths, angles)[0]
+            positions.append(answer.positions.numpy())
+            numbers.append(vocabulary[answer.species.numpy()])
+            report |= {
+                "n_atoms": len(numbers[-1]),
+                "lengths": answer.lattice[:3].tolist(),
+                "angles_degree": np.degrees(answer.lattice[3:].numpy()).tolist(),
+                "lattice_repaired": bool(repaired[0]),
+                "atoms": [
+                    {"x": x, "y": y, "z": z, "atomic_number": int(number), "score": score}
+                    for (x, y, z), number, score in zip(
+                        positions[-1].tolist(), numbers[-1], answer.scores, strict=True
+                    )
+                ],
+            }
+        else:
+            atoms = crystals.atoms(i)
+            positions.append(crystals.positions[atoms])
+            numbers.append(crystals.species[atoms])
+        reports.append(report)
+    return Reconstruction(Crystals.from_arrays(crystals.ids, positions, numbers, lattice), reports)
 
 
 def reconstruct(

@@ -16,6 +16,7 @@ from nesf.files import write_atomically, write_json
 STRUCTURE_COLUMNS = (
     *("id", "formula", "n_atoms", "a", "b", "c", "alpha", "beta", "gamma"),
     *("worst_score", "fewest_particles", "shortest_distance", "lattice_repaired", "cif"),
+    *("certified", "latent_distance"),  # of the consistent decoding, otherwise blank
 )
 ATOM_COLUMNS = ("id", "element", "x", "y", "z", "score", "particles", "votes")
 
@@ -39,11 +40,13 @@ def write_reconstruction(
     for report, structure in zip(reconstruction.reports, crystals.to_structures(), strict=True):
         name = _file_name(report["id"], taken)
         if len(structure):
-            write_atomically(folder / "cif" / name, str(CifWriter(structure)))
+            comment = certificate_comment(report.get("certificate"))
+            write_atomically(folder / "cif" / name, comment + str(CifWriter(structure)))
         formula = structure.composition.reduced_formula if len(structure) else ""
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
         worst = max((a["score"] for a in report["atoms"] if "score" in a), default="")
         fewest = min((a["particles"] for a in report["atoms"] if "particles" in a), default="")
+        certificate = report.get("certificate", {"certified": "", "latent_distance": ""})
         # With periodic images: near 0 where an atom and its image on the other side of the cell
         # were both detected (CIF readers may refuse that).
         distances = (
@@ -64,13 +67,15 @@ def write_reconstruction(
                 shortest,
                 report["lattice_repaired"],
                 cif,
+                certificate["certified"],
+                certificate["latent_distance"],
             ]
         )
         for a in report["atoms"]:
             element = Element.from_Z(a["atomic_number"]).symbol
-            of_particles = (
-                (round(a["score"], 6), a["particles"], a["votes"]) if "score" in a else ("", "", "")
-            )  # only NeSF has them
+            # only NeSF has scores, and only atoms of the five steps have particles and votes
+            score = round(a["score"], 6) if "score" in a else ""
+            of_particles = score, a.get("particles", ""), a.get("votes", "")
             atoms.append([report["id"], element, *(round(a[k], 6) for k in "xyz"), *of_particles])
     write_atomically(folder / "structures.csv", _csv(STRUCTURE_COLUMNS, rows))
     write_atomically(folder / "atoms.csv", _csv(ATOM_COLUMNS, atoms))
@@ -80,7 +85,19 @@ def write_reconstruction(
         "nothing_detected": reconstruction.nothing_detected,
         "lattice_repaired": [r["id"] for r in reconstruction.reports if r["lattice_repaired"]],
     }
+    certificates = {r["id"]: r["certificate"] for r in reconstruction.reports if "certificate" in r}
+    if certificates:
+        summary["not_certified"] = [i for i, c in certificates.items() if not c["certified"]]
+        summary["certificates"] = certificates
     write_json(folder / "summary.json", summary)
+
+
+def certificate_comment(certificate: Mapping[str, Any] | None) -> str:
+    """Return the line of a CIF that says whether the encoder confirms the crystal, or nothing."""
+    if certificate is None:
+        return ""
+    verdict = "certified" if certificate["certified"] else "NOT CERTIFIED, as the five steps decode"
+    return f"# nesf: {verdict}; latent distance {certificate['latent_distance']:.1e}\n"
 
 
 def _file_name(identifier: str, taken: set[str]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nesf import methods
-from nesf.config import as_json
+from nesf.config import as_json, from_values
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 
@@ -143,9 +143,8 @@ class Run:
         if not same:
             return "everything"
         try:
-            decoded = (
-                self.method not in methods.TRAINED
-                or recorded.get("reconstruction") == self.decoding()
+            decoded = self.method not in methods.TRAINED or same_decoding(
+                recorded.get("reconstruction"), asked.decoding
             )
             decoded = (
                 decoded
@@ -162,6 +161,11 @@ class Run:
         """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
         return read_json(described).get("hash") if described.exists() else None
+
+
+def same_decoding(recorded: Mapping[str, Any] | None, asked: Any) -> bool:
+    """Tell whether a recorded decoding is the one asked for; what it lacks has its default."""
+    return recorded is not None and from_values(type(asked), recorded) == asked
 
 
 def train(

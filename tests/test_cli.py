@@ -258,7 +258,7 @@ def test_a_changed_preset_is_recorded_under_its_label(
         (["run", "nowhere"], ["nowhere", "nesf data import"]),
         (["run", "lcs6"], ["nesf data fetch lcs6", "--mirror"]),
         (["run", "ybco"], ["0-19"]),
-        (["run", "few", "--preset", "quick"], ["quick", "paper, official, cpu"]),
+        (["run", "few", "--preset", "quick"], ["quick", "paper, official, cpu, plus"]),
         (["run", "few", "--set", "training.epoch=3"], ["training.epoch", "training.epochs"]),
         (["run", "few", "--set", "training.epochs=many"], ["training.epochs", "many"]),
         (["run", "few", "--set", "training.epochs"], ["KEY=VALUE"]),
