@@ -150,6 +150,9 @@ def _add_reconstruct(commands: Any) -> None:
         "--dataset", help="name or path of the run's dataset, if it was a path"
     )
     reconstruct.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    reconstruct.add_argument(
+        "--label", help="record it as a run of this name beside the trained one, for --decode"
+    )
     _split_options(reconstruct)
     add_data_options(reconstruct)
 
@@ -368,11 +371,17 @@ def _reconstruct(options: argparse.Namespace) -> None:
             dataset_of(options),
             splits,
             decode=decode,
+            label=options.label,
             model=model,
             command=command_line(options.words),
         )
+        run = (
+            options.run
+            if options.label is None
+            else options.run.resolve().parents[1] / options.label / options.run.resolve().name
+        )
         for split, result in made.items():
-            folder = options.run / "reconstruction" / split
+            folder = run / "reconstruction" / split
             print(
                 f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}"
             )

@@ -49,6 +49,8 @@ class Run:
         fold: of a cross-validation, or None.
         label: under which a changed preset is recorded, or None.
         changes: dotted key and value (text, JSON), as for `--set`.
+        decode: parameter of the decoding and value, as for `--decode`: the trained weights of the
+            preset, decoded in another way; recorded under the label.
         splits: those that are decoded and scored.
 
     Raises:
@@ -63,6 +65,7 @@ class Run:
     label: str | None = None
     changes: tuple[tuple[str, str], ...] = ()
     splits: tuple[str, ...] = ("val", "test")
+    decode: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         method = methods.method(self.method)
@@ -73,6 +76,10 @@ class Run:
         if self.label is not None and not FOLDER_NAME.fullmatch(self.label):
             raise ConfigError(
                 f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder"
+            )
+        if self.decode and (self.label is None or self.changes):
+            raise ConfigError(
+                "another decoding of trained weights needs a label, and changes nothing else"
             )
 
     @property
@@ -94,9 +101,14 @@ class Run:
 
     def config(self) -> Any:
         """Return its config, or raise `ConfigError` where there is no such preset or key."""
-        return methods.method(self.method).config(
-            self.dataset, self.preset, dict(self.changes), self.label
-        )
+        method = methods.method(self.method)
+        config = method.config(self.dataset, self.preset, dict(self.changes), self.label)
+        return method.with_decoding(config, dict(self.decode))
+
+    @property
+    def weights(self) -> Run:
+        """The run whose weights it decodes: itself, but for another decoding."""
+        return dataclasses.replace(self, label=None, decode=()) if self.decode else self
 
     def decoding(self) -> dict[str, Any]:
         """Return the decoding as recorded; {} for a predictor, whose config says all."""
@@ -263,6 +275,7 @@ def reconstruct(
     splits: Sequence[str] = ("val", "test"),
     *,
     decode: Mapping[str, Any] | None = None,
+    label: str | None = None,
     model: Any = None,
     device: str = "auto",
     command: str | None = None,
@@ -275,6 +288,7 @@ def reconstruct(
         dataset: what it was trained on.
         splits: train, val or test.
         decode: changed parameters of the decoding.
+        label: record it as a run of this name, beside the trained one; None: in its folder.
         model: the run's model, where it is at hand; None: it is read, to `device`.
         command: what is recorded, where this stage has a command of its own.
 
@@ -289,6 +303,8 @@ def reconstruct(
     model = model or method.load(folder, device)
     decoding = method.with_decoding(model.config, decode or {}).decoding
     check_dataset(model.dataset, dataset, folder)
+    if label is not None:
+        folder = record_decoding(folder, label, decoding, command or "unknown")
     made = {}
     for split in splits:
         begin = time.monotonic()
@@ -304,6 +320,31 @@ def reconstruct(
             about |= {"command": command, "commit": commit()}
         write_reconstruction(folder / "reconstruction" / split, made[split], about)
     return made
+
+
+def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Path:
+    """Write the `run.json` of another decoding of a run's weights; return its folder.
+
+    Raises:
+        ConfigError: the label cannot name a folder, or is that of the run.
+    """
+    from nesf.records import commit, write_checked
+
+    folder = Path(folder).resolve()
+    out = folder.parent.parent / label / folder.name
+    if not FOLDER_NAME.fullmatch(label) or out == folder:
+        raise ConfigError(f"--label {label}: a new name of letters, digits and . _ - is expected")
+    run = read_json(folder / "run.json")
+    kept = {k: v for k, v in run.items() if k not in ("stages", "reconstruction")}
+    about = {
+        "preset": label,
+        "command": command,
+        "commit": commit(),
+        "weights": f"{folder.parent.name}/{folder.name}",
+        "config": run["config"] | {"preset": label, "decoding": as_json(decoding)},
+    }
+    write_checked(out / "run.json", kept | about, "run")
+    return out
 
 
 def evaluate(

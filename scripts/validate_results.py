@@ -53,7 +53,11 @@ def validate(folder: Path, *, layout: bool = True) -> list[str]:
         f"{folder / 'materials.csv'}: {problem}"
         for problem in _problems_of_materials(folder / "materials.csv", metrics)
     ]
-    if run["method"] in TRAINED:
+    if "weights" in run:  # another decoding of a run's weights
+        source = folder.parents[1] / run["weights"] / "run.json"
+        if not source.exists() or read_json(source)["checkpoint"] != run["checkpoint"]:
+            problems.append(f"{source}: is not the run whose weights {folder} decodes")
+    elif run["method"] in TRAINED:
         header, _ = _csv_rows(folder / "log.csv")
         if header != (columns := list(TRAINED[run["method"]].log_columns)):
             problems.append(f"{folder / 'log.csv'}: columns are {header}, not {columns}")

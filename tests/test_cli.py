@@ -13,6 +13,7 @@ from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
+from nesf.runs import Run
 from scripts.validate_results import validate
 
 TINY = [
@@ -100,6 +101,28 @@ def test_stages_one_by_one_give_the_same_metrics(run: Path, data: Path, tmp_path
     assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == json.loads(
         (run / "metrics.json").read_text()
     )
+
+
+def test_another_decoding_is_recorded_beside_the_run(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "run.json").read_bytes(), (run / "metrics.json").read_bytes()
+    words = ["reconstruct", str(run), "--data", str(data), "--split", "val"]
+    changes = ["--decode", "iterations=2", "--label"]
+    assert main([*words, *changes, "cpu-short"]) == 0
+    folder = run.parents[1] / "cpu-short" / "seed-1"
+    assert main(["evaluate", str(folder), "--data", str(data)]) == 0
+    assert validate(folder) == []
+    recorded = json.loads((folder / "run.json").read_text())
+    assert recorded["weights"] == "cpu/seed-1" and recorded["preset"] == "cpu-short"
+    assert recorded["config"]["decoding"]["iterations"] == 2
+    assert recorded["reconstruction"]["iterations"] == 2
+    assert before == ((run / "run.json").read_bytes(), (run / "metrics.json").read_bytes())
+    asked = Run("few", seed=1, label="cpu-short", decode=(("iterations", "2"),), splits=("val",))
+    assert asked.weights.name == "few/nesf/cpu/seed-1"
+    for label in ("cpu", "a/b"):
+        assert main([*words, *changes, label]) == 2
+        assert label in capsys.readouterr().err
 
 
 def test_own_structures_in_and_out(

@@ -83,6 +83,7 @@ def test_entries_become_runs() -> None:
                 "set": {"model.dropout": 0.1, "training.schedule": "step"},
             },
             {"dataset": "lcs6", "method": "oracle"},
+            {"dataset": "lcs6", "label": "cpu-consistent", "decode": {"mode": "consistent"}},
         ]
     )
     names = [run.name for run in runs]
@@ -94,7 +95,11 @@ def test_entries_become_runs() -> None:
         *(f"lcs6/nesf/paper/seed-{k}" for k in range(3)),
         "lcs6/nesf/trial-x/seed-4",
         "lcs6/oracle/default/seed-0",
+        "lcs6/nesf/cpu-consistent/seed-0",
     ]
+    decoded = runs[25]
+    assert decoded.weights.name == "lcs6/nesf/cpu/seed-0" and decoded.weights.decode == ()
+    assert decoded.decoding()["mode"] == "consistent" and runs[24].weights == runs[24]
     changed = runs[23].config()
     assert isinstance(changed, Config) and (
         changed.preset,
@@ -214,6 +219,17 @@ def test_content_decides_what_is_missing_of_the_voxel_baseline(
         ({"dataset": "lcs6", "preset": "best"}, "'best'"),
         ({"dataset": "lcs6", "set": {"model.dropout": 0.1}}, "label"),
         ({"dataset": "lcs6", "label": "x", "set": {"model.drop": 0.1}}, "model.drop"),
+        ({"dataset": "lcs6", "decode": {"mode": "fast"}}, "label"),
+        ({"dataset": "lcs6", "label": "x", "decode": {"mode": "slow"}}, "'slow'"),
+        (
+            {
+                "dataset": "lcs6",
+                "label": "x",
+                "decode": {"mode": "fast"},
+                "set": {"model.dropout": 0.1},
+            },
+            "changes nothing else",
+        ),
         ({"dataset": "lcs6", "label": "a/b"}, "'a/b'"),
         ({"dataset": "lcs6", "splits": ["all"]}, "splits"),
     ],

@@ -25,7 +25,7 @@ FETCHED = ("lcs6", "ybco", "icsg3d", "icsg3d-as-released")  # `nesf data fetch` 
 N_FOLDS = {"ybco": 20}
 SPLITS = ("train", "val", "test")
 RUN_NAME = re.compile(r"[\w.-]+/[\w.-]+/[\w.-]+/(seed|fold)-\d+")
-RUN_KEYS = ("dataset", "method", "preset", "label", "seeds", "folds", "set", "splits")
+RUN_KEYS = ("dataset", "method", "preset", "label", "seeds", "folds", "set", "decode", "splits")
 
 
 def planned_runs(entries: Sequence[Mapping[str, Any]]) -> list[Run]:
@@ -33,7 +33,8 @@ def planned_runs(entries: Sequence[Mapping[str, Any]]) -> list[Run]:
 
     Args:
         entries: one mapping each with `dataset`; optionally `method`, `preset`, `label`, `set`
-            (mapping of dotted keys), `splits`, and `seeds` or `folds`: how many, or a list of
+            (mapping of dotted keys), `decode` (mapping: trained weights decoded in another way),
+            `splits`, and `seeds` or `folds`: how many, or a list of
             numbers. Without either: seed 0, or all folds of a dataset that has folds.
 
     Returns:
@@ -65,10 +66,11 @@ def _runs_of(entry: Mapping[str, Any]) -> Iterable[Run]:
     for text in (dataset, label):
         if text is not None and not FOLDER_NAME.fullmatch(str(text)):
             raise ConfigError(f"{text!r} names a folder: letters, digits and . _ - are expected")
-    changes = {
-        k: v if isinstance(v, str) else json.dumps(v) for k, v in (entry.get("set") or {}).items()
-    }
-    if changes and not label:
+    changes, decode = (
+        {k: v if isinstance(v, str) else json.dumps(v) for k, v in (entry.get(key) or {}).items()}
+        for key in ("set", "decode")
+    )
+    if (changes or decode) and not label:
         raise ConfigError("a changed preset needs a `label`, under which it is recorded")
     splits = tuple(s for s in SPLITS if s in entry.get("splits", ("val", "test")))
     if not splits or set(entry.get("splits", ())) - set(SPLITS):
@@ -80,6 +82,7 @@ def _runs_of(entry: Mapping[str, Any]) -> Iterable[Run]:
         label=label,
         changes=tuple(changes.items()),
         splits=splits,
+        decode=tuple(decode.items()),
     )
     run.config()  # a wrong preset or key is said now, not in a job
     kind, other = ("folds", "seeds") if dataset in N_FOLDS else ("seeds", "folds")

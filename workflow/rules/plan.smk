@@ -76,7 +76,13 @@ def decoding_inputs(wildcards):
     run = planned(wildcards)
     if MISSING[run.name] == "nothing":
         return []
-    return [key(run, "decoding"), here(RESULTS / run.name / "model.safetensors")]
+    return [key(run, "decoding"), here(RESULTS / run.weights.name / "model.safetensors")]
+
+
+def decode_options(run):
+    """Options of `nesf reconstruct` for another decoding of trained weights."""
+    pairs = [word for key, value in run.decode for word in ("--decode", f"{key}={value}")]
+    return [*pairs, "--label", run.label] if pairs else []
 
 
 def scoring_inputs(wildcards):

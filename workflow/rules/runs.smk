@@ -41,7 +41,8 @@ rule reconstruct:
     wildcard_constraints:
         method=TRAINED,
     params:
-        out=str(RUN),
+        weights=lambda wildcards: str(RESULTS / planned(wildcards).weights.name),
+        options=lambda wildcards: shlex.join(decode_options(planned(wildcards))),
     log:
         here(BUILD / "logs" / "{dataset}-{method}-{preset}-{run}-reconstruct-{split}.log"),
     priority: 1 # a trained run is finished before the next one is begun
@@ -50,7 +51,7 @@ rule reconstruct:
         mem_mb=4000,
         runtime=2 * 60,
     shell:
-        "OMP_NUM_THREADS={threads} nesf reconstruct {params.out} --split {wildcards.split} --data {DATA} --device {DEVICE}"
+        "OMP_NUM_THREADS={threads} nesf reconstruct {params.weights} {params.options} --split {wildcards.split} --data {DATA} --device {DEVICE}"
         " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
