@@ -7,8 +7,10 @@ computes with is imported when it computes.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,6 @@ from nesf import config as nesf_config
 from nesf.config import Config, ConfigBase, ReconstructionConfig, with_fields
 from nesf.errors import ConfigError
 from nesf.files import read_json
-from nesf.icsg3d import config as icsg3d_config
-from nesf.icsg3d.config import VoxelBaselineConfig
 
 if TYPE_CHECKING:
     from nesf.crystals import Crystals
@@ -182,16 +182,6 @@ def _reconstruct_nesf(
     return reconstruct(model, crystals, decoding, progress=progress)
 
 
-def _load_icsg3d(folder: Path, device: str) -> Any:
-    from nesf.icsg3d.baseline import VoxelBaseline
-
-    return VoxelBaseline.load(folder, device)
-
-
-def _preset_icsg3d(name: str, dataset: str) -> VoxelBaselineConfig:
-    return icsg3d_config.for_dataset(icsg3d_config.preset(name), dataset)
-
-
 NESF = TrainedMethod(
     "nesf",
     lambda name, dataset: nesf_config.for_dataset(nesf_config.preset(name), dataset),
@@ -205,19 +195,6 @@ NESF = TrainedMethod(
     load=_load_nesf,
     reconstruct=_reconstruct_nesf,
     streams=True,
-)
-ICSG3D = TrainedMethod(
-    "icsg3d",
-    _preset_icsg3d,
-    "repaired",
-    config_class=VoxelBaselineConfig,
-    training="nesf.icsg3d.training",
-    machine_decides={"training": {"precision": "auto"}},
-    load=_load_icsg3d,
-    reconstruct=lambda model, crystals, decoding, progress: model.reconstruct(
-        crystals, decoding, seed=model.info["seed"], progress=progress
-    ),
-    keeps_maps=True,
 )
 
 
@@ -255,50 +232,50 @@ def _oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crysta
     ).crystals
 
 
-def _voxel_oracle(dataset: Dataset, split: str, config: Any, progress: bool) -> Crystals:
-    from nesf.icsg3d.segmentation import oracle
+OWN = (
+    NESF,
+    Predictor("copy", lambda name, dataset: NoConfig(), decoding=None, predict=_copy),
+    Predictor("constant", lambda name, dataset: NoConfig(), decoding=None, predict=_constant),
+    Predictor(
+        "oracle",
+        lambda name, dataset: OracleConfig(),
+        decoding="reconstruction",
+        predict=_oracle,
+    ),
+)
+# By name, in this order. Other packages add theirs by the entry point `nesf.methods` (a sequence of
+# methods): the voxel baseline, `nesf_icsg3d`. Both mappings are made on first use.
+METHODS: Mapping[str, TrainedMethod | Predictor]
+TRAINED: Mapping[str, TrainedMethod]
 
-    return oracle(dataset.split(split), config.voxels, config.decoding, progress=progress)
 
-
-METHODS: Mapping[str, TrainedMethod | Predictor] = {
-    method.name: method
-    for method in (
-        NESF,
-        ICSG3D,
-        Predictor("copy", lambda name, dataset: NoConfig(), decoding=None, predict=_copy),
-        Predictor("constant", lambda name, dataset: NoConfig(), decoding=None, predict=_constant),
-        Predictor(
-            "oracle",
-            lambda name, dataset: OracleConfig(),
-            decoding="reconstruction",
-            predict=_oracle,
-        ),
-        Predictor(
-            "icsg3d-oracle",
-            lambda name, dataset: _preset_icsg3d(name, dataset).oracle(),
-            "repaired",
-            predict=_voxel_oracle,
-        ),
-    )
-}
-TRAINED = {name: method for name, method in METHODS.items() if isinstance(method, TrainedMethod)}
+def __getattr__(name: str) -> Any:
+    if name not in ("METHODS", "TRAINED"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    points = sorted(metadata.entry_points(group="nesf.methods"), key=lambda point: point.name)
+    found = {m.name: m for m in (*OWN, *(m for point in points for m in point.load()))}
+    trained = {name: m for name, m in found.items() if isinstance(m, TrainedMethod)}
+    globals().update(METHODS=found, TRAINED=trained)
+    return globals()[name]
 
 
 def method(name: str) -> TrainedMethod | Predictor:
     """Return a method by name, or raise `ConfigError` where there is none."""
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} does not exist; choose from {', '.join(METHODS)}")
-    return METHODS[name]
+    known = sys.modules[__name__].METHODS
+    if name not in known:
+        raise ConfigError(f"method {name!r} does not exist; choose from {', '.join(known)}")
+    return known[name]
 
 
 def trained(name: str) -> TrainedMethod:
     """Return a method that is trained by name, or raise `ConfigError`."""
-    if method(name).name not in TRAINED:
+    found = method(name)
+    if not isinstance(found, TrainedMethod):
+        known = sys.modules[__name__].TRAINED
         raise ConfigError(
-            f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(TRAINED)}"
+            f"method {name!r} is not trained; use `nesf run DATASET --method {name}`, or choose from {', '.join(known)}"
         )
-    return TRAINED[name]
+    return found
 
 
 def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:

@@ -202,7 +202,7 @@ def train(
             holds: for a scheduler that runs the same command until it has succeeded.
         command: what is recorded.
         options: `device`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`;
-            `maps`, as in `nesf.icsg3d.training.train`.
+            `maps`, as in `nesf_icsg3d.training.train`.
     """
     from nesf.distributed import n_processes, rank
     from nesf.records import commit, write_run
@@ -277,7 +277,6 @@ def reconstruct(
     decode: Mapping[str, Any] | None = None,
     label: str | None = None,
     model: Any = None,
-    device: str = "auto",
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Reconstruction]:
@@ -289,7 +288,7 @@ def reconstruct(
         splits: train, val or test.
         decode: changed parameters of the decoding.
         label: record it as a run of this name, beside the trained one; None: in its folder.
-        model: the run's model, where it is at hand; None: it is read, to `device`.
+        model: the run's model, where it is at hand; None: it is read.
         command: what is recorded, where this stage has a command of its own.
 
     Raises:
@@ -300,7 +299,7 @@ def reconstruct(
     from nesf.records import commit
 
     method = methods.method_of(folder)
-    model = model or method.load(folder, device)
+    model = model or method.load(folder, "auto")
     decoding = method.with_decoding(model.config, decode or {}).decoding
     check_dataset(model.dataset, dataset, folder)
     if label is not None:

@@ -17,9 +17,9 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import oracle, reconstruct
 from nesf.errors import ConfigError, DataError
-from nesf.icsg3d.baseline import VoxelBaseline
 from nesf.metrics import align, evaluate
 from nesf.saved import TrainedModel
+from nesf_icsg3d.baseline import VoxelBaseline
 from nesf_studies.crystals import draw_crystal
 from nesf_studies.style import subplots
 

@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nesf.crystals import Crystals
-from nesf.icsg3d.baseline import DecodedMaps
-from nesf.icsg3d.config import LABEL_FRAC_ON, DecodingConfig, VoxelBaselineConfig, VoxelConfig
-from nesf.icsg3d.segmentation import find_atoms, segment
-from nesf.icsg3d.voxels import origin, voxelise
 from nesf.records import RecordedRun
+from nesf_icsg3d.baseline import DecodedMaps
+from nesf_icsg3d.config import LABEL_FRAC_ON, DecodingConfig, VoxelBaselineConfig, VoxelConfig
+from nesf_icsg3d.segmentation import find_atoms, segment
+from nesf_icsg3d.voxels import origin, voxelise
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import paper_table, table
 from nesf_studies.record import PAPERS_NAME, run_rows

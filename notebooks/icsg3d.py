@@ -18,7 +18,7 @@
 # **Question.** What is NeSF compared with in the paper's Table 1, how well could that method do, and what does the comparison show?
 #
 # For whoever wants to judge the comparison, or needs a voxel autoencoder that runs. ICSG3D (Court et al., *J. Chem. Inf. Model.* **60**, 4518, 2020) draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
-# gone and their code needs libraries that no longer install; `nesf.icsg3d` writes it anew. With another dataset: `papermill notebooks/icsg3d.ipynb out.ipynb -p dataset lcs6`.
+# gone and their code needs libraries that no longer install; `nesf_icsg3d` writes it anew. With another dataset: `papermill notebooks/icsg3d.ipynb out.ipynb -p dataset lcs6`.
 
 # %% tags=["parameters"]
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
@@ -40,20 +40,20 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
-from pymatgen.core import Lattice, Structure
-
-from nesf import data
-from nesf.config import ModelConfig
-from nesf.crystals import Crystals
-from nesf.icsg3d.baseline import VoxelBaseline
-from nesf.icsg3d.config import (
+from nesf_icsg3d.baseline import VoxelBaseline
+from nesf_icsg3d.config import (
     AS_PUBLISHED,
     REPAIRED,
     DecodingConfig,
     VoxelConfig,
 )
-from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
-from nesf.icsg3d.segmentation import LABEL_FRACS, oracle
+from nesf_icsg3d.networks import CondDFCVAE, UNet, n_parameters
+from nesf_icsg3d.segmentation import LABEL_FRACS, oracle
+from pymatgen.core import Lattice, Structure
+
+from nesf import data
+from nesf.config import ModelConfig
+from nesf.crystals import Crystals
 from nesf.metrics import evaluate
 from nesf.model import Autoencoder
 from nesf.records import all_runs, read_run
@@ -219,7 +219,7 @@ voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 # ## What to distrust
 #
 # - The datasets carry no formation energy, so the condition is one class for all crystals here.
-# - Where article and public code differ or are silent, `nesf.icsg3d` says so in a comment at the place; the radii are today's mean ionic radii of pymatgen.
+# - Where article and public code differ or are silent, `nesf_icsg3d` says so in a comment at the place; the radii are today's mean ionic radii of pymatgen.
 # - The oracle knows the lattice; its lattice errors are zero by construction.
 # - A stretched box is blind to angles: the oracle moves atoms back into the true, oblique cell, which the published variant cannot know.
 # - Errors of a reduced training say nothing about the method. While its settings were looked for, test crystals of the same fold were looked at too, so that column is a demonstration and no comparison.

@@ -1,4 +1,4 @@
-"""Write nesf/icsg3d/ionic_radii.json from pymatgen's element data: same pymatgen, same bytes.
+"""Write nesf_icsg3d/ionic_radii.json from pymatgen's element data: same pymatgen, same bytes.
 
     python scripts/build_ionic_radii.py
 

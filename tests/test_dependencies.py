@@ -29,6 +29,7 @@ LOCK = {
 }
 FIRST_PARTY = {
     "nesf",
+    "nesf_icsg3d",
     "nesf_studies",
     "benchmarks",
     "scripts",
@@ -44,11 +45,11 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
         "nesf",
         set(),
         {
-            "icsg3d/segmentation.py": "icsg3d",
             "data/materials_project.py": "materials-project",
             "data/files.py": "ase",
         },
     ),
+    ("nesf_icsg3d", set(), {"segmentation.py": "icsg3d"}),
     ("nesf_studies", {"book"}, {}),
     ("notebooks", {"book"}, {}),
     ("benchmarks", {"dev"}, {}),
@@ -56,7 +57,7 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
     ("tests", {"dev"}, {}),
 ]
 # imported when a command or method asks for them
-NEED_EXTRAS = {"nesf.__main__", "nesf.icsg3d.segmentation"}
+NEED_EXTRAS = {"nesf.__main__", "nesf_icsg3d.segmentation"}
 # declared in an extra, but dependencies of base packages as well
 OF_BASE_TOO = {"requests", "monty", "packaging", "setuptools"}
 CHILD = """

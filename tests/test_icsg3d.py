@@ -16,7 +16,8 @@ from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.icsg3d.config import (
+from nesf.metrics import evaluate
+from nesf_icsg3d.config import (
     AS_PUBLISHED,
     PRESETS,
     REPAIRED,
@@ -28,9 +29,9 @@ from nesf.icsg3d.config import (
     for_dataset,
     preset,
 )
-from nesf.icsg3d.networks import CondDFCVAE, UNet, n_parameters
-from nesf.icsg3d.segmentation import choose_label_frac, find_atoms, oracle, read_lengths, segment
-from nesf.icsg3d.voxels import (
+from nesf_icsg3d.networks import CondDFCVAE, UNet, n_parameters
+from nesf_icsg3d.segmentation import choose_label_frac, find_atoms, oracle, read_lengths, segment
+from nesf_icsg3d.voxels import (
     NO_TURN,
     Maps,
     cached_maps,
@@ -42,7 +43,6 @@ from nesf.icsg3d.voxels import (
     rotate,
     voxelise,
 )
-from nesf.metrics import evaluate
 
 VOXELS, DECODING = VoxelConfig(), DecodingConfig()
 NA, MG, CL, CA = 11, 12, 17, 20

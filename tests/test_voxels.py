@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from nesf.crystals import Crystals
-from nesf.icsg3d.baseline import DecodedMaps
-from nesf.icsg3d.config import AS_PUBLISHED, DecodingConfig, VoxelConfig
-from nesf.icsg3d.voxels import voxelise
 from nesf.metrics import HEADLINE
 from nesf.records import RecordedRun
+from nesf_icsg3d.baseline import DecodedMaps
+from nesf_icsg3d.config import AS_PUBLISHED, DecodingConfig, VoxelConfig
+from nesf_icsg3d.voxels import voxelise
 from nesf_studies.page import LABELS
 from nesf_studies.style import element_colour
 from nesf_studies.voxels import (

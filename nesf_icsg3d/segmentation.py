@@ -16,9 +16,9 @@ from skimage import measure, morphology, segmentation
 from tqdm import tqdm
 
 from nesf.crystals import Crystals, lattice_parameters, standard_lattice
-from nesf.icsg3d.config import DecodingConfig, VoxelConfig
-from nesf.icsg3d.voxels import origin, voxelise
 from nesf.metrics import evaluate
+from nesf_icsg3d.config import DecodingConfig, VoxelConfig
+from nesf_icsg3d.voxels import origin, voxelise
 
 FACES = ndimage.generate_binary_structure(3, 1)  # a voxel and its six neighbours
 LABEL_FRACS = (1.0, 0.85, 0.70, 0.50)
@@ -143,7 +143,7 @@ def to_crystals(
         lengths: [B, 3], Å.
         angles: [B, 3], radians; the published variant has 90°.
         origins: [B, 3], the fractional coordinates that voxelisation took away
-            (`nesf.icsg3d.voxels.origin`). The maps do not hold them; the published code compares
+            (`nesf_icsg3d.voxels.origin`). The maps do not hold them; the published code compares
             without them, which is the same where the lengths are right.
     """
     lattice = standard_lattice(lengths, angles)

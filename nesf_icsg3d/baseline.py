@@ -17,11 +17,11 @@ from tqdm import tqdm
 from nesf.crystals import Crystals
 from nesf.decode import Reconstruction, allowed_lattices
 from nesf.errors import DataError
-from nesf.icsg3d.config import DecodingConfig, VoxelBaselineConfig
-from nesf.icsg3d.networks import Networks
-from nesf.icsg3d.voxels import network_input, origin, voxelise
 from nesf.saved import load_network, read_description, save_network, versions
 from nesf.trainer import derived_seed
+from nesf_icsg3d.config import DecodingConfig, VoxelBaselineConfig
+from nesf_icsg3d.networks import Networks
+from nesf_icsg3d.voxels import network_input, origin, voxelise
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class VoxelBaseline:
             DataError: no crystals, one without atoms, or an element beyond the classes.
         """
         # needs scikit-image, which training does without
-        from nesf.icsg3d.segmentation import find_atoms, read_lengths, to_crystals
+        from nesf_icsg3d.segmentation import find_atoms, read_lengths, to_crystals
 
         if not len(crystals):
             raise DataError("there is no crystal to reconstruct")

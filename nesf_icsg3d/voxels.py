@@ -27,7 +27,7 @@ from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import Dataset
 from nesf.errors import DataError
 from nesf.files import write_atomically
-from nesf.icsg3d.config import VoxelConfig
+from nesf_icsg3d.config import VoxelConfig
 
 FORMAT = 1  # of the cache
 FAR = 1e4  # Å; position of padding: never nearest, never in the density
@@ -66,7 +66,7 @@ def ionic_radii() -> dict[int, float]:
 
     Some elements have none (scripts/build_ionic_radii.py).
     """
-    text = resources.files("nesf.icsg3d").joinpath("ionic_radii.json").read_text(encoding="utf-8")
+    text = resources.files("nesf_icsg3d").joinpath("ionic_radii.json").read_text(encoding="utf-8")
     return {int(z): radius for z, radius in json.loads(text).items()}
 
 

@@ -13,10 +13,12 @@ from nesf.data.dataset import Dataset
 from nesf.distributed import launched
 from nesf.errors import ConfigError
 from nesf.hardware import has_bf16, keep_freed_memory
-from nesf.icsg3d.baseline import VoxelBaseline, condition_of
-from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
-from nesf.icsg3d.networks import Latent, Networks
-from nesf.icsg3d.voxels import (
+from nesf.saved import choose_device, identity
+from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
+from nesf_icsg3d.baseline import VoxelBaseline, condition_of
+from nesf_icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
+from nesf_icsg3d.networks import Latent, Networks
+from nesf_icsg3d.voxels import (
     NO_TURN,
     cached_maps,
     class_weights,
@@ -24,8 +26,6 @@ from nesf.icsg3d.voxels import (
     random_turns,
     rotate,
 )
-from nesf.saved import choose_device, identity
-from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 
 CPU = torch.device("cpu")
 TERMS = {

@@ -135,7 +135,7 @@ class VoxelBaselineConfig(ConfigBase):
 
 @dataclass(frozen=True)
 class OracleConfig(ConfigBase):
-    """Config of the oracle, which needs no networks (`nesf.icsg3d.segmentation.oracle`)."""
+    """Config of the oracle, which needs no networks (`nesf_icsg3d.segmentation.oracle`)."""
 
     preset: str = "as-published"
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
@@ -176,7 +176,7 @@ def _reduced(config: VoxelBaselineConfig) -> VoxelBaselineConfig:
 PRESETS: Mapping[str, VoxelBaselineConfig] = {
     c.preset: c for c in (AS_PUBLISHED, REPAIRED, _reduced(AS_PUBLISHED), _reduced(REPAIRED))
 }
-# Chosen by `nesf.icsg3d.segmentation.choose_label_frac` on the validation splits (all folds'
+# Chosen by `nesf_icsg3d.segmentation.choose_label_frac` on the validation splits (all folds'
 # together for YBCO-like); other datasets: 0.85, as LCS6Å.
 LABEL_FRAC_ON: Mapping[str, float] = {
     "ybco": 0.70,

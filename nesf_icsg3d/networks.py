@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nesf.errors import ConfigError
-from nesf.icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
+from nesf_icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
 
 CHANNELS = 4  # density and three coordinates
 DECODER_GRID = (4, 4, 4, 4)  # channels and edges of the decoder's first map
