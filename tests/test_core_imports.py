@@ -60,7 +60,7 @@ else:
 import nesf.data
 from nesf.config import Config
 from nesf.data.dataset import load_packed
-from nesf import methods
+from nesf_icsg3d.methods import METHODS as voxel_methods
 from nesf_icsg3d import training as icsg3d  # the voxel baseline trains there too
 from nesf.decode import reconstruct
 from nesf.training import train
@@ -72,7 +72,7 @@ result = train(dataset, config, Path(sys.argv[4]), device="cpu", progress=False)
 decoded = reconstruct(result.model, dataset.splits["test"])
 narrow = {"voxels.n": 16, "unet.width": 1, "vae.filters": [2, 2, 2], "vae.latent_size": 4, "unet.epochs": 1, "vae.epochs": 1}
 narrow |= {"unet.rotations": 0, "vae.rotations": 0, "unet.batch_size": 4, "vae.batch_size": 4}
-both = icsg3d.train(dataset, methods.METHODS["icsg3d"].config("few", "repaired", narrow), Path(sys.argv[4] + "-icsg3d"), device="cpu", progress=False)
+both = icsg3d.train(dataset, voxel_methods[0].config("few", "repaired", narrow), Path(sys.argv[4] + "-icsg3d"), device="cpu", progress=False)
 assert [row["network"] for row in both.log] == ["unet", "vae"]
 used = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({"epochs": len(result.log), "decoded": len(decoded.crystals), "unexpected": sorted(used & known)}))

@@ -458,7 +458,7 @@ def test_every_method_has_presets_that_exist_and_can_be_read_again() -> None:
             and method.config_class.from_dict(config.to_dict()) == config
         )
         assert method.with_decoding(config, as_json(config.decoding)) == config
-    assert methods.ICSG3D.config("ybco", "repaired-reduced").voxels.label_frac == 0.7
+    assert methods.METHODS["icsg3d"].config("ybco", "repaired-reduced").voxels.label_frac == 0.7
     with pytest.raises(ConfigError, match="magic.*icsg3d-oracle"):
         methods.method("magic")
 
