@@ -29,6 +29,12 @@ SMALL = {
     "training.compile": False,
     "sampling.n_position": 48,
     "sampling.n_species": 24,
+    # what the preset `cpu` drew when the search was run
+    "sampling.global_region": "box",
+    "sampling.local_sigma": 0.15,
+    "sampling.species_range": 0.6,
+    "sampling.species_sigma": 0.05,
+    "sampling.half_open": True,
 }
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "starter": (
