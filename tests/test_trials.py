@@ -24,6 +24,9 @@ from nesf_studies.trials import (
 )
 
 
+BASE = CPU.with_values({"sampling.local_sigma": 0.15, "sampling.half_open": True})
+
+
 def run(
     label: str,
     atoms: float,
@@ -32,7 +35,7 @@ def run(
     split: str = "val",
     **settings: Any,
 ) -> RecordedRun:
-    config = CPU.with_values(
+    config = BASE.with_values(
         {key.replace("__", "."): value for key, value in settings.items()}
     ).to_dict()
     about = {
@@ -48,7 +51,7 @@ def run(
 
 def test_effects_are_measured_in_spreads_of_the_reference() -> None:
     runs = [
-        run("short-wide", 13.0, sampling__local_sigma=0.15),
+        run("short-wide", 13.0, sampling__local_sigma=0.5),
         run("short", 10.0),
         run("short", 12.0, seed=1),
         run("shorter", 99.0),
@@ -61,7 +64,7 @@ def test_effects_are_measured_in_spreads_of_the_reference() -> None:
         and table["n"].tolist() == [2, 1]
         and table["minutes"].tolist() == [2.0, 2.0]
     )
-    assert table["changed"].tolist() == ["", "local_sigma: 0.5 → 0.15"]
+    assert table["changed"].tolist() == ["", "local_sigma: 0.15 → 0.5"]
     assert table[ERRORS[0]].tolist() == [11.0, 13.0]
     shift = table[f"{ERRORS[0]} shift"].tolist()
     assert math.isnan(shift[0]) and shift[1] == pytest.approx(math.sqrt(2))
@@ -88,7 +91,7 @@ def test_effects_in_words() -> None:
     runs = [
         run("short", 10.0),
         run("short", 12.0, seed=1),
-        run("short-wide", 13.0, sampling__local_sigma=0.15),
+        run("short-wide", 13.0, sampling__local_sigma=0.5),
     ]
     table = effects_table(effects(runs, "lcs6", "short"))
     assert table.index.tolist() == ["short", "wide"] and table["changed"].tolist() == [
