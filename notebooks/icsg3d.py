@@ -40,6 +40,14 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
+from pymatgen.core import Lattice, Structure
+
+from nesf import data
+from nesf.config import ModelConfig
+from nesf.crystals import Crystals
+from nesf.metrics import evaluate
+from nesf.model import Autoencoder
+from nesf.records import all_runs, read_run
 from nesf_icsg3d.baseline import VoxelBaseline
 from nesf_icsg3d.config import (
     AS_PUBLISHED,
@@ -49,14 +57,6 @@ from nesf_icsg3d.config import (
 )
 from nesf_icsg3d.networks import CondDFCVAE, UNet, n_parameters
 from nesf_icsg3d.segmentation import LABEL_FRACS, oracle
-from pymatgen.core import Lattice, Structure
-
-from nesf import data
-from nesf.config import ModelConfig
-from nesf.crystals import Crystals
-from nesf.metrics import evaluate
-from nesf.model import Autoencoder
-from nesf.records import all_runs, read_run
 from nesf_studies import voxels
 from nesf_studies.page import RESULTS, TITLES, recorded_run
 from nesf_studies.tables import metrics_table

@@ -23,7 +23,6 @@ from nesf_studies.trials import (
     presets_table,
 )
 
-
 BASE = CPU.with_values({"sampling.local_sigma": 0.15, "sampling.half_open": True})
 
 
