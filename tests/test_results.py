@@ -198,7 +198,7 @@ def test_broken_run_is_reported(tmp_path: Path, dataset: Dataset, damage: Any, s
 
 def test_broken_content_is_never_written(tmp_path: Path, dataset: Dataset) -> None:
     schema = json.loads((REPOSITORY / "nesf/schema/run.json").read_text())
-    assert tuple(schema["properties"]["method"]["enum"]) == tuple(METHODS)
+    assert set(schema["properties"]["method"]["enum"]) == set(METHODS)
     with pytest.raises(DataError, match=r"method: 'guess' is not one of.*nothing was written"):
         record(tmp_path, dataset, method="guess")
     assert not list(tmp_path.rglob("run.json"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nesf import records as results
 from nesf.methods import run_folder
@@ -221,14 +222,20 @@ def test_comparison_of_a_dataset_that_the_paper_does_not_have() -> None:
 
 
 def test_progress_counts_what_is_recorded_as_asked_for(tmp_path: Path) -> None:
+    label = "trial-80-epochs"
+    changes = yaml.safe_load((page.RESULTS.parent / "workflow" / "trials.yaml").read_text())[
+        "more"
+    ][0]["set"]
     asked = {
-        "runs": [{"dataset": "lcs6", "seeds": 7}],
+        "runs": [
+            {"dataset": "lcs6", "seeds": 7, "label": label, "set": changes, "splits": ["val"]}
+        ],
         "predictors": [{"dataset": "starter", "method": "copy"}],
         "data": "nowhere",
     }
     (tmp_path / "config.yaml").write_text(json.dumps(asked))
     table = tables.progress_table(tmp_path / "config.yaml")
-    assert table.loc[("lcs6", "nesf", "cpu")].tolist() == [7, 3, "seed-3, …, seed-6 (4)"]
+    assert table.loc[("lcs6", "nesf", label)].tolist() == [7, 3, "seed-3, …, seed-6 (4)"]
     assert table.loc[("starter", "copy", "default")].tolist() == [1, 1, "–"]
     assert tables.progress_table(tmp_path / "no-clone.yaml").empty
 
