@@ -168,7 +168,7 @@ class ReconstructionConfig:
     search_candidates: int = 32  # moves of a round that are polished
     search_top: int = 6  # moves of a crystal and kind that are looked at
     # weight of the squared differences from the decoded composition, in the order of the search
-    composition_weight: float = 0.05
+    composition_weight: float = 0.01
     search_interval: float = 0.5  # Å, of the grid of places for an additional atom
 
     def __post_init__(self) -> None:
