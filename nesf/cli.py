@@ -362,6 +362,8 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
     if options.structures is not None and options.out is None:
         raise ConfigError("--out is missing: a folder for the reconstructed structures")
+    if options.structures is not None and options.label is not None:
+        raise ConfigError("--label is for splits of the run's dataset; own structures go to --out")
     method, decode = methods.method_of(options.run), assignments(options.decode, "--decode")
     model = method.load(options.run, options.device)
     if options.structures is None:

@@ -23,6 +23,9 @@ from nesf.crystals import PaddedCrystals, allowed_lattices, standard_lattice
 from nesf.model import Autoencoder
 from nesf.polishing import Candidates, FixedEncoder, polish
 
+# Atoms beyond which a crystal is polished, but not searched for: the pairs to swap would fill memory.
+MOST_SEARCHED = 64
+
 
 class Target(NamedTuple):
     """What the latent vector of one crystal asks for."""
@@ -357,7 +360,7 @@ def correct(
             d = float(distances[i])
             state = State(d, d, "polish", *polished.atoms(i), polished.lattice[i])
             search = Search(rough, wanted, config)
-            if d >= config.certified or not n_found:
+            if (d >= config.certified or not n_found) and n_found <= MOST_SEARCHED:
                 plain = Candidates(*start, lattice[part]).atoms(i)
                 state = search.run([State(d, math.inf, "start", *plain, lattice[k]), state])
                 state = finished(encoder, state, wanted)

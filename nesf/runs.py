@@ -325,7 +325,7 @@ def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Pa
     """Write the `run.json` of another decoding of a run's weights; return its folder.
 
     Raises:
-        ConfigError: the label cannot name a folder, or is that of the run.
+        ConfigError: the label cannot name a folder, or is that of the run or of another one.
     """
     from nesf.records import commit, write_checked
 
@@ -333,13 +333,18 @@ def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Pa
     out = folder.parent.parent / label / folder.name
     if not FOLDER_NAME.fullmatch(label) or out == folder:
         raise ConfigError(f"--label {label}: a new name of letters, digits and . _ - is expected")
+    weights = f"{folder.parent.name}/{folder.name}"
+    if out.exists() and (
+        not (out / "run.json").exists() or read_json(out / "run.json").get("weights") != weights
+    ):
+        raise ConfigError(f"--label {label}: {out} holds something else; choose another label")
     run = read_json(folder / "run.json")
     kept = {k: v for k, v in run.items() if k not in ("stages", "reconstruction")}
     about = {
         "preset": label,
         "command": command,
         "commit": commit(),
-        "weights": f"{folder.parent.name}/{folder.name}",
+        "weights": weights,
         "config": run["config"] | {"preset": label, "decoding": as_json(decoding)},
     }
     write_checked(out / "run.json", kept | about, "run")

@@ -343,6 +343,7 @@ class FieldTrainer(Trainer[TrainedModel]):
         draws = BatchRandom(self.generator, own.start - batch.start, batch.stop - batch.start)
         if self.config.augmentation.share:
             crystals = vary(crystals, self.config.augmentation, self.config.model.n_species, draws)
+            n_global = None  # cells have changed
         self.optimizer.param_groups[0]["lr"] = learning_rate(t, epoch + step / self.steps)
         terms = losses(
             self.model, crystals, self.sampler, self.config, draws, self.functions, n_global

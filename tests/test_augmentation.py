@@ -87,6 +87,19 @@ def test_bounded_lattices_stay_bounded() -> None:
     assert lattice.angles.min() >= 0 and lattice.angles.max() <= math.pi
 
 
+def test_every_grid_point_of_strained_cells_is_sampled(tmp_path: Path) -> None:
+    config = preset("plus").with_values(
+        {"training.epochs": 1, "training.compile": False, "training.precision": "fp32"}
+        | {"sampling.n_position": 0, "sampling.n_species": 0, "augmentation.share": 1.0}
+        | {"training.batch_size": 4, "sampling.local_range": 0.3, "sampling.species_range": 0.1}
+    )
+    starter = data.load("starter")
+    few = replace(
+        starter, splits={name: starter.split(name).select(range(8)) for name in starter.splits}
+    )
+    assert train(few, config, tmp_path, progress=False).finished
+
+
 def test_a_short_training_of_nesf_plus(tmp_path: Path) -> None:
     config = preset("plus").with_values(
         {"training.epochs": 2, "training.compile": False, "training.precision": "fp32"}

@@ -3,6 +3,7 @@ mistake in one sentence."""
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +121,14 @@ def test_another_decoding_is_recorded_beside_the_run(
     assert before == ((run / "run.json").read_bytes(), (run / "metrics.json").read_bytes())
     asked = Run("few", seed=1, label="cpu-short", decode=(("iterations", "2"),), splits=("val",))
     assert asked.weights.name == "few/nesf/cpu/seed-1"
-    for label in ("cpu", "a/b"):
+    other = run.parents[1] / "other" / "seed-1"
+    other.mkdir(parents=True)
+    (other / "run.json").write_text(json.dumps({"preset": "other"}))
+    for label in ("cpu", "a/b", "other"):
         assert main([*words, *changes, label]) == 2
         assert label in capsys.readouterr().err
+    assert (other / "run.json").read_text() == json.dumps({"preset": "other"})
+    shutil.rmtree(other.parent)
 
 
 def test_own_structures_in_and_out(
