@@ -385,7 +385,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
         for split, result in made.items():
             folder = run / "reconstruction" / split
             print(
-                f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}"
+                f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}{result.verdict}"
             )
         return
     decoding = method.with_decoding(model.config, decode).decoding
@@ -408,7 +408,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
         f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ",
         end="",
     )
-    print(f"nothing detected in {len(result.nothing_detected)}")
+    print(f"nothing detected in {len(result.nothing_detected)}{result.verdict}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

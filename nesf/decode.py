@@ -57,6 +57,12 @@ class Reconstruction:
         """Ids of the crystals without a detected atom."""
         return [i for i, n in zip(self.crystals.ids, self.crystals.n_atoms, strict=True) if n == 0]
 
+    @property
+    def verdict(self) -> str:
+        """How many crystals the encoder does not confirm, in words; empty without certificates."""
+        certified = [r["certificate"]["certified"] for r in self.reports if "certificate" in r]
+        return f", {certified.count(False)} not certified" if certified else ""
+
 
 class Particles(NamedTuple):
     """Particles of a batch of crystals."""

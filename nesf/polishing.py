@@ -62,15 +62,15 @@ class Layer(NamedTuple):
 
 
 def layers_of(mlp: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
-    """Return an MLP in evaluation as its layers."""
+    """Return an MLP in evaluation as its layers, on the CPU."""
     layers: list[Layer] = []
     for module in mlp:
         if isinstance(module, nn.Linear):
             one = torch.ones(module.out_features, dtype=dtype)
-            weight, bias = (t.detach().to(dtype) for t in (module.weight, module.bias))
+            weight, bias = (t.detach().to("cpu", dtype) for t in (module.weight, module.bias))
             layers.append(Layer(weight, bias, (one, 0 * one)))
         elif isinstance(module, nn.BatchNorm1d):
-            scale, shift = (t.detach().to(dtype) for t in scale_and_shift(module))
+            scale, shift = (t.detach().to("cpu", dtype) for t in scale_and_shift(module))
             layers[-1] = layers[-1]._replace(after=(scale, shift))
     layers[-1] = layers[-1]._replace(after=None)
     return layers
