@@ -6,7 +6,6 @@ A user's mistake ends in one sentence and exit code 2.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 import warnings
@@ -16,9 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import __version__, methods
+from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
 from nesf.errors import ConfigError, NesfError
-from nesf.options import add_command, add_data_options, assignments, dataset_of, print_skipped
+from nesf.options import (
+    add_command,
+    add_data_options,
+    add_split_options,
+    assignments,
+    dataset_of,
+)
 from nesf.runs import Run
 
 if TYPE_CHECKING:
@@ -92,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run folder (default: results/<dataset>/<method>/<preset>/<seed-N or fold-K>)",
     )
     _training_options(run)
-    _split_options(run)
+    add_split_options(run)
 
     train = add_command(commands, "train", _train, "train the autoencoder")
     train.add_argument(
@@ -106,55 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _training_options(train)
 
-    _add_reconstruct(commands)
+    add_crystal_commands(commands)
     _add_evaluate(commands)
     # of nesf_studies: analyse, aggregate
     for point in metadata.entry_points(group="nesf.commands"):
         point.load()(commands)
     return parser
-
-
-def _add_reconstruct(commands: Any) -> None:
-    reconstruct = add_command(
-        commands,
-        "reconstruct",
-        _reconstruct,
-        "reconstruct splits of a run's dataset, or any structures",
-    )
-    reconstruct.add_argument(
-        "run", type=Path, help="run folder with model.safetensors and model.json"
-    )
-    reconstruct.add_argument(
-        "structures",
-        type=Path,
-        nargs="?",
-        help="own structures: a CIF or POSCAR file, a folder of them, extxyz, csv; default: the run's dataset",
-    )
-    reconstruct.add_argument(
-        "--out",
-        type=Path,
-        help="folder for own structures' reconstructions (required with STRUCTURES)",
-    )
-    reconstruct.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out entries that cannot be used, and list them",
-    )
-    reconstruct.add_argument(
-        "--cell",
-        default="as-given",
-        choices=("as-given", "conventional", "primitive"),
-        help="cell of own structures (paper: conventional)",
-    )
-    reconstruct.add_argument(
-        "--dataset", help="name or path of the run's dataset, if it was a path"
-    )
-    reconstruct.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    reconstruct.add_argument(
-        "--label", help="record it as a run of this name beside the trained one, for --decode"
-    )
-    _split_options(reconstruct)
-    add_data_options(reconstruct)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -183,21 +146,6 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     add_data_options(evaluate)
-
-
-def _split_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split",
-        action="append",
-        help="train, val or test; may be repeated (default: val and test)",
-    )
-    parser.add_argument(
-        "--decode",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4 (icsg3d: binary_threshold=0.5)",
-    )
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -352,63 +300,6 @@ def _train(options: argparse.Namespace) -> None:
             options.dataset, fold=options.fold, data_dir=options.data, mirror=options.mirror
         )
     _trained(options, _asked(options, dataset), dataset, options.out)
-
-
-def _reconstruct(options: argparse.Namespace) -> None:
-    from nesf import runs
-    from nesf.data.files import read_structures
-    from nesf.export import write_reconstruction
-    from nesf.records import command_line
-
-    if options.structures is not None and options.out is None:
-        raise ConfigError("--out is missing: a folder for the reconstructed structures")
-    if options.structures is not None and options.label is not None:
-        raise ConfigError("--label is for splits of the run's dataset; own structures go to --out")
-    method, decode = methods.method_of(options.run), assignments(options.decode, "--decode")
-    model = method.load(options.run, options.device)
-    if options.structures is None:
-        splits = tuple(options.split or ("val", "test"))
-        made = runs.reconstruct(
-            options.run,
-            dataset_of(options),
-            splits,
-            decode=decode,
-            label=options.label,
-            model=model,
-            command=command_line(options.words),
-        )
-        run = (
-            options.run
-            if options.label is None
-            else options.run.resolve().parents[1] / options.label / options.run.resolve().name
-        )
-        for split, result in made.items():
-            folder = run / "reconstruction" / split
-            print(
-                f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}{result.verdict}"
-            )
-        return
-    decoding = method.with_decoding(model.config, decode).decoding
-    crystals, skipped = read_structures(
-        options.structures,
-        cell=options.cell,
-        skip_bad=options.skip_bad,
-        vocabulary=model.vocabulary,
-    )
-    result = method.reconstruct(model, crystals, decoding, True)
-    about = {
-        "model": dict(model.dataset),
-        "input": options.structures.name,
-        "reconstruction": dataclasses.asdict(decoding),
-    }
-    about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
-    write_reconstruction(options.out, result, about)
-    print_skipped(skipped)
-    print(
-        f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ",
-        end="",
-    )
-    print(f"nothing detected in {len(result.nothing_detected)}{result.verdict}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

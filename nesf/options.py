@@ -29,6 +29,22 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
         )
 
 
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which splits are decoded, and how."""
+    parser.add_argument(
+        "--split",
+        action="append",
+        help="train, val or test; may be repeated (default: val and test)",
+    )
+    parser.add_argument(
+        "--decode",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4 (icsg3d: binary_threshold=0.5)",
+    )
+
+
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     """Return the values of a repeated KEY=VALUE option."""
     for pair in pairs:
