@@ -6,10 +6,12 @@ A user's mistake ends in one sentence and exit code 2.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nesf import __version__, methods
 from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
+from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
 from nesf.options import (
     add_command,
@@ -39,19 +42,24 @@ EPILOG = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    3: `--strict`, and something speaks against a reconstruction.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin for long while they wait make torch many times slower as soon as another
         # program wants a core; threads that sleep at once cost a quarter of a training step on a
         # quiet machine. Read when torch is loaded, hence not in nesf.hardware.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    options = parser.parse_args(words)
-    options.words = words
+    known = parser()
+    options = known.parse_args(words)
+    options.words, options.parser = words, known
     warnings.formatwarning = lambda message, *_: f"nesf: warning: {message}\n"
+    silent = options.quiet and getattr(options, "json", None) is not True
     try:
-        options.call(options)
+        with redirect_stdout(io.StringIO()) if silent else nullcontext():
+            return options.call(options) or 0
     except NesfError as error:
         print(f"nesf: error: {error}", file=sys.stderr)
         return 2
@@ -74,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the commands of other packages."""
     parser = argparse.ArgumentParser(
         prog="nesf",
         description="Neural Structure Fields: an autoencoder for crystals (Chiba et al. 2023).",
@@ -88,7 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_data_commands(commands)
 
-    run = add_command(commands, "run", _run, "train, reconstruct and evaluate: the main job")
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        "train, reconstruct and evaluate: the main job",
+        "nesf run starter --minutes 2 --out runs/first",
+        "nesf run lcs6 --preset paper",
+        "nesf run ybco --fold 0 --split test --decode mode=consistent",
+    )
     run.add_argument(
         "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
     )
@@ -100,7 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     _training_options(run)
     add_split_options(run)
 
-    train = add_command(commands, "train", _train, "train the autoencoder")
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "train the autoencoder",
+        "nesf train mine --out runs/mine --max-minutes 30",
+        "nesf train mine --out runs/mine --resume",
+    )
     train.add_argument(
         "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
     )
@@ -114,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add_crystal_commands(commands)
     _add_evaluate(commands)
-    # of nesf_studies: analyse, aggregate
+    add_doctor_commands(commands)
+    # of nesf_studies: analyse, aggregate, view
     for point in metadata.entry_points(group="nesf.commands"):
         point.load()(commands)
     return parser
@@ -126,6 +150,8 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "score a run's reconstructions, or any structures against any others",
+        "nesf evaluate runs/mine",
+        "nesf evaluate --actual a/ --detected b/ --out scores/",
     )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument(
@@ -239,6 +265,7 @@ def _trained(options: argparse.Namespace, run: Run, dataset: Any, folder: Path) 
                 "minutes": options.minutes,
                 "max_minutes": options.max_minutes,
                 "maps": _maps(options),
+                "progress": not options.quiet,
             },
         )
     if number > 0:  # the first process says it, and does all that follows
@@ -265,19 +292,26 @@ def _run(options: argparse.Namespace) -> None:
     dataset = dataset_of(options)
     run = _asked(options, dataset)
     method.with_decoding(run.config(), decode)  # a wrong value is said before the training
-    folder = options.out or Path("results") / run.name
+    folder, shown = options.out or Path("results") / run.name, not options.quiet
     for split in run.splits:
         dataset.split(split)
     if run.method not in methods.TRAINED:
         scores = runs.predict(
-            run, dataset, folder, decode=decode, command=command_line(options.words)
+            run,
+            dataset,
+            folder,
+            decode=decode,
+            command=command_line(options.words),
+            progress=shown,
         )
     else:
         trained = _trained(options, run, dataset, folder)
         if trained is None or not trained.finished:
             return
-        runs.reconstruct(folder, dataset, run.splits, decode=decode, model=trained.model)
-        scores = runs.evaluate(folder, dataset, run.splits)
+        runs.reconstruct(
+            folder, dataset, run.splits, decode=decode, model=trained.model, progress=shown
+        )
+        scores = runs.evaluate(folder, dataset, run.splits, progress=shown)
     print(f"{dataset.label}, {options.method}; everything is in {folder}")
     print(_summary(scores))
 
@@ -318,6 +352,7 @@ def _evaluate(options: argparse.Namespace) -> None:
                     dataset_of(options),
                     options.split,
                     command=command_line(options.words),
+                    progress=not options.quiet,
                 )
             )
         )
@@ -327,7 +362,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if (options.out / "run.json").exists():
         raise ConfigError(f"--out {options.out}: holds a run, whose scores this would replace")
     actual, detected = read_structures(options.actual)[0], read_structures(options.detected)[0]
-    scores = {"test": evaluate(actual, align(actual, detected), progress=True)}
+    scores = {"test": evaluate(actual, align(actual, detected), progress=not options.quiet)}
     write_metrics(options.out, scores)
     print(_summary(scores))
 
