@@ -85,5 +85,4 @@ class NeSFFeaturizer(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
-        tags.no_validation = True
         return tags
