@@ -329,7 +329,9 @@ def _deliver(
     doubtful = untrusted(made)
     if not (options.json and options.quiet):
         print_skipped(skipped, said)
-        reports = sorted(made.reports, key=lambda report: report["trust"]["ok"])  # doubtful first
+        reports = list(made.reports)
+        if len(reports) > SHOWN:  # doubtful ones first
+            reports.sort(key=lambda report: report["trust"]["ok"])
         for report, formula in _with_formulas(reports[:SHOWN], made):
             print(f"{report['id']}: {formula}; {line(report)}", file=said)
         if len(reports) > SHOWN:

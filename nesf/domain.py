@@ -14,7 +14,9 @@ from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 
-LENGTH_SLACK, ANGLE_SLACK = 0.05, 0.5  # Å and degrees beyond the range that still count as inside
+# Å and degrees beyond the range that still count as inside: of a crystal that was given, and of a
+# decoded one, whose lattice is a prediction
+GIVEN, DECODED = (0.05, 0.5), (0.5, 5.0)
 SAMPLE = 256  # crystals of the training split whose centring is looked at
 CENTRED = 0.05  # share of centred cells from which a dataset is one of conventional cells
 
@@ -75,7 +77,9 @@ def _is_centred(crystals: Crystals, i: int, tolerance: float = 0.05) -> bool:
     return False
 
 
-def outside(crystals: Crystals, domain: Mapping[str, Any]) -> list[list[str]]:
+def outside(
+    crystals: Crystals, domain: Mapping[str, Any], slack: tuple[float, float] = GIVEN
+) -> list[list[str]]:
     """Return for each crystal in what it is outside the domain, in words; [] for one inside."""
     found: list[list[str]] = []
     degrees = np.degrees(crystals.angles)
@@ -85,13 +89,13 @@ def outside(crystals: Crystals, domain: Mapping[str, Any]) -> list[list[str]]:
         if not low <= n <= high:
             limit = f"at most {high}" if n > high else f"at least {low}"
             reasons.append(f"{n} atom{'s' * (n != 1)}, {limit} in training")
-        for names, values, key, unit, slack in (
-            ("abc", crystals.lengths[i], "length", " Å", LENGTH_SLACK),
-            ("αβγ", degrees[i], "angle", "°", ANGLE_SLACK),
+        for names, values, key, unit, extra in (
+            ("abc", crystals.lengths[i], "length", " Å", slack[0]),
+            ("αβγ", degrees[i], "angle", "°", slack[1]),
         ):
             low, high = domain[key]
             for name, value in zip(names, values.tolist(), strict=True):
-                if not low - slack <= value <= high + slack:
+                if not low - extra <= value <= high + extra:
                     reasons.append(
                         f"{name} = {value:.4g}{unit}, {low:.4g} to {high:.4g}{unit} in training"
                     )

@@ -11,7 +11,7 @@ import numpy as np
 from nesf.crystals import Crystals, concatenate
 from nesf.data.files import as_crystals, standard_cell
 from nesf.decode import Reconstruction
-from nesf.domain import outside
+from nesf.domain import DECODED, GIVEN, outside
 from nesf.errors import ConfigError, DataError
 from nesf.matching import match_rmse
 
@@ -95,8 +95,8 @@ def judged(
         cells: the notes of `in_cell`.
         match: run StructureMatcher against the input, up to 200 atoms a cell.
     """
-    looked_at = made.crystals if used is None else used
-    reasons = outside(looked_at, domain) if domain else [None] * len(looked_at)
+    looked_at, slack = (made.crystals, DECODED) if used is None else (used, GIVEN)
+    reasons = outside(looked_at, domain, slack) if domain else [None] * len(looked_at)
     inputs = _compared(made.crystals, used, match) if used is not None else [{}] * len(looked_at)
     formulas = [_formula(s) for s in (given or looked_at).to_structures()]
     reports = []

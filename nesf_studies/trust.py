@@ -182,7 +182,7 @@ def wilson(share: float, n: int, z: float = 1.0) -> tuple[float, float]:
     """Return Wilson's interval of a share of n, z standard deviations wide on each side."""
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return float(min(share, centre - half)), float(max(share, centre + half))
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
