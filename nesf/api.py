@@ -24,7 +24,6 @@ from nesf.trainer import TrainingResult
 from nesf.trust import ModelCell, in_cell, judged
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from pymatgen.core import Structure
 
     from nesf.data.files import Structures
@@ -140,8 +139,8 @@ def reconstruct(
 
 def interpolate(
     model: TrainedModel,
-    source: Crystals | Structure | Atoms,
-    destination: Crystals | Structure | Atoms,
+    source: Structures,
+    destination: Structures,
     steps: int = 9,
     *,
     cell: ModelCell = "auto",
@@ -152,8 +151,8 @@ def interpolate(
 
     Args:
         model: a trained model.
-        source: where the line begins.
-        destination: where it ends.
+        source: where the line begins: one structure.
+        destination: where it ends: one structure.
         steps: number of frames, both ends included; their ids are frame-0, frame-1, ...
         cell: as of `reconstruct`.
         progress: a progress bar on standard error.
@@ -164,11 +163,13 @@ def interpolate(
 
     Raises:
         ConfigError: fewer than 2 steps.
-        DataError: a structure cannot be used.
+        DataError: an end cannot be used, or is not one structure.
     """
     if steps < 2:
         raise ConfigError(f"steps = {steps}: at least 2 are needed, the two ends")
     ends = concatenate([as_crystals(end) for end in (source, destination)])
+    if len(ends) != 2:
+        raise DataError(f"{len(ends)} structures where the two ends of a line are expected")
     used, _ = in_cell(ends, cell, model.domain)
     z = decode.latent_path(model, used, np.linspace(0, 1, steps))
     ids = [f"frame-{i:0{len(str(steps - 1))}d}" for i in range(steps)]

@@ -216,7 +216,7 @@ def _encode(options: argparse.Namespace) -> int:
     from nesf.domain import outside
     from nesf.latent import ids_beside, write_latent
     from nesf.saved import TrainedModel, model_folder
-    from nesf.trust import in_cell
+    from nesf.trust import in_cell, warning
 
     if options.out.suffix not in (".npy", ".csv"):
         raise ConfigError(f"--out {options.out}: the name of a .npy or .csv file is expected")
@@ -228,13 +228,8 @@ def _encode(options: argparse.Namespace) -> int:
     z = model.encode(used).cpu().numpy()
     write_latent(options.out, z, used.ids)
     print_skipped(skipped)
-    found = outside(used, model.domain) if model.domain else []
-    if count := sum(map(bool, found)):
-        first = next(i for i, reasons in enumerate(found) if reasons)
-        warnings.warn(
-            f"{count} of {len(used)} crystals lie outside the training domain; the first is {used.ids[first]} ({'; '.join(found[first])})",
-            stacklevel=2,
-        )
+    if model.domain and (sentence := warning(used.ids, outside(used, model.domain))):
+        warnings.warn(sentence, stacklevel=2)
     if converted := sum("converted" in cell for cell in cells):
         print(f"{converted} crystals were converted to the model's kind of cell (--cell as-given)")
     print(f"{len(z)} latent vectors of {z.shape[1]} numbers in {options.out}")
@@ -264,12 +259,8 @@ def _interpolate(options: argparse.Namespace) -> int:
     _refuse_existing(options.out)
     model = nesf.load_model(options.run, device=options.device)
     changes: dict[str, Any] = {**assignments(options.decode, "--decode")}
-    ends = []
-    for path in (options.source, options.destination):
-        end, _ = read_structures(path, vocabulary=model.vocabulary)
-        if len(end) != 1:
-            raise DataError(f"{path}: holds {len(end)} structures where an end is one")
-        ends.append(end)
+    files = options.source, options.destination
+    ends = [read_structures(path, vocabulary=model.vocabulary)[0] for path in files]
     made = nesf.interpolate(
         model,
         ends[0],
@@ -332,8 +323,8 @@ def _deliver(
         reports = list(made.reports)
         if len(reports) > SHOWN:  # doubtful ones first
             reports.sort(key=lambda report: report["trust"]["ok"])
-        for report, formula in _with_formulas(reports[:SHOWN], made):
-            print(f"{report['id']}: {formula}; {line(report)}", file=said)
+        for report in reports[:SHOWN]:
+            print(f"{report['id']}: {line(report)}", file=said)
         if len(reports) > SHOWN:
             print(
                 f"and {len(reports) - SHOWN} more, {max(len(doubtful) - SHOWN, 0)} of them doubtful",
@@ -349,20 +340,6 @@ def _deliver(
             + f"; nothing detected in {len(made.nothing_detected)}{made.verdict}",
             file=said,
         )
-    if sentence := warning(made):
+    if sentence := warning(made.crystals.ids, [r["trust"]["outside"] for r in made.reports]):
         warnings.warn(sentence, stacklevel=2)
     return STRICT if doubtful and getattr(options, "strict", False) else 0
-
-
-def _with_formulas(
-    reports: Sequence[Mapping[str, Any]], made: Reconstruction
-) -> list[tuple[Mapping[str, Any], str]]:
-    """Return reports with the formulas of input and output in words."""
-    place = {name: i for i, name in enumerate(made.crystals.ids)}
-    found = made.crystals.select([place[r["id"]] for r in reports]).to_structures()
-    pairs = []
-    for report, structure in zip(reports, found, strict=True):
-        after = structure.composition.reduced_formula if len(structure) else "nothing"
-        before = report["trust"].get("formula_input")
-        pairs.append((report, f"{before} → {after}" if before else after))
-    return pairs

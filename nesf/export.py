@@ -145,17 +145,17 @@ def _comments(report: Mapping[str, Any]) -> list[str]:
             "certified" if certificate["certified"] else "NOT CERTIFIED, as the five steps decode"
         )
         said.append(f"{verdict}; latent distance {certificate['latent_distance']:.1e}")
-    if (trust := report.get("trust")) is not None:
-        of_input = f"input {trust['formula_input']}; " if "formula_input" in trust else ""
-        said.append(of_input + line(report))
+    if "trust" in report:
+        said.append(line(report))
     return said
 
 
 def line(report: Mapping[str, Any]) -> str:
     """Return a report with its `trust` (`nesf.trust`) as one line of text."""
-    trust = report["trust"]
-    parts = [f"{report['n_atoms']} atom{'s' * (report['n_atoms'] != 1)}"]
+    trust, n = report["trust"], report["n_atoms"]
+    parts = [trust["formula"], f"{n} atom{'s' * (n != 1)}"]
     if "cell" in trust:
+        parts[0] = f"{trust['formula_input']} → {trust['formula']}"
         parts.append(f"cell {trust['cell']}")
     if trust.get("matched") is not None:
         matches = f"matches the input, RMSD {trust['rmsd'] or 0:.3f} Å"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, write_atomically, write_json
@@ -29,18 +29,15 @@ def write_latent(path: Path, z: np.ndarray, ids: Sequence[str]) -> None:
     Raises:
         ConfigError: another suffix.
     """
-    buffer = io.BytesIO()
     if path.suffix == ".npy":
+        buffer = io.BytesIO()
         np.save(buffer, z.astype(np.float32))
         write_atomically(path, buffer.getvalue())
         write_json(ids_beside(path), list(ids))
     elif path.suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", *feature_names(z.shape[1])])
+        table = pd.DataFrame(z, pd.Index(ids, name="id"), feature_names(z.shape[1]))
         # nine digits give each float32 back
-        writer.writerows([i, *(f"{v:.9g}" for v in row)] for i, row in zip(ids, z, strict=True))
-        write_atomically(path, text.getvalue())
+        write_atomically(path, table.to_csv(float_format="%.9g", lineterminator="\n"))
     else:
         raise ConfigError(f"{path}: the name of a .npy or .csv file is expected")
 
@@ -60,11 +57,9 @@ def read_latent(path: Path) -> tuple[np.ndarray, list[str]]:
             if ids_beside(path).exists():
                 ids = [str(i) for i in read_json(ids_beside(path))]
         elif path.suffix == ".csv":
-            with open(path, newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            if header[:1] == ["id"]:
-                ids = [row[0] for row in rows]
-            z = np.array([[float(v) for v in row[ids is not None :]] for row in rows])
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            ids = list(table.pop("id")) if "id" in table else None
+            z = table.to_numpy(dtype=np.float64)
         else:
             raise DataError(f"{path}: latent vectors are read from a .npy or .csv file")
         z = np.asarray(z, dtype=np.float32)

@@ -143,13 +143,14 @@ class TrainedModel:
         `nesf.reconstruct` also chooses the cell, and says of each how far it can be trusted.
         """
         crystals = as_crystals(structures)
+        decoded = decode_latent(self, self.encode(crystals), crystals.ids).crystals
         found = outside(crystals, self.domain) if self.domain else []
         if count := sum(map(bool, found)):
             warnings.warn(
                 f"{count} of {len(crystals)} crystals lie outside the training domain ({'; '.join(next(filter(None, found)))})",
                 stacklevel=2,
             )
-        return decode_latent(self, self.encode(crystals), crystals.ids).crystals.to_structures()
+        return decoded.to_structures()
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""

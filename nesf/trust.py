@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from nesf.decode import Reconstruction
 from nesf.domain import DECODED, GIVEN, outside
 from nesf.errors import ConfigError, DataError
 from nesf.matching import match_rmse
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 ModelCell: TypeAlias = Literal["auto", "as-given", "conventional", "primitive"]
 CELLS = ("auto", "as-given", "conventional", "primitive")
@@ -98,11 +95,15 @@ def judged(
     looked_at, slack = (made.crystals, DECODED) if used is None else (used, GIVEN)
     reasons = outside(looked_at, domain, slack) if domain else [None] * len(looked_at)
     inputs = _compared(made.crystals, used, match) if used is not None else [{}] * len(looked_at)
-    formulas = [_formula(s) for s in (given or looked_at).to_structures()]
+    made_formulas, formulas = (
+        [s.composition.reduced_formula if len(s) else "nothing" for s in c.to_structures()]
+        for c in (made.crystals, given or looked_at)
+    )
     reports = []
     for i, report in enumerate(made.reports):
         verdict, ok = _verdict(report, reasons[i])
         trust: dict[str, Any] = {"verdict": verdict, "ok": ok, "outside": reasons[i]}
+        trust["formula"] = made_formulas[i]
         if used is not None:
             trust |= {"cell": cells[i] if cells else "as given", "formula_input": formulas[i]}
         reports.append(report | {"trust": trust | inputs[i]})
@@ -143,22 +144,15 @@ def _compared(detected: Crystals, actual: Crystals, match: bool) -> list[dict[st
     ]
 
 
-def _formula(structure: Structure) -> str:
-    return structure.composition.reduced_formula if len(structure) else ""
-
-
 def untrusted(made: Reconstruction) -> list[str]:
     """Return the ids of the crystals against which something speaks."""
     return [r["id"] for r in made.reports if not r["trust"]["ok"]]
 
 
-def warning(made: Reconstruction) -> str:
-    """Return one sentence on the crystals outside the domain, or nothing."""
-    found = [r for r in made.reports if r["trust"]["outside"]]
+def warning(ids: Sequence[str], reasons: Sequence[list[str] | None]) -> str:
+    """Return one sentence on the crystals outside the training domain, or nothing."""
+    found = [(name, of_one) for name, of_one in zip(ids, reasons, strict=True) if of_one]
     if not found:
         return ""
-    first = found[0]
-    return (
-        f"{len(found)} of {len(made.reports)} crystals lie outside the training domain, so nothing is known about their reconstructions; "
-        f"the first is {first['id']} ({'; '.join(first['trust']['outside'])})"
-    )
+    name, first = found[0]
+    return f"{len(found)} of {len(ids)} crystals lie outside the training domain, so nothing is known about what the model makes of them; the first is {name} ({'; '.join(first)})"

@@ -23,6 +23,7 @@ from nesf.saved import RECORDED, TrainedModel, model_for
 from nesf.trust import in_cell
 from scripts.complete_models import complete
 
+# conventional cell of 8 atoms
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
 )

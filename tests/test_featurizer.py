@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -113,10 +113,11 @@ def test_ase_atoms_series_arrays_and_one_column_are_taken(
 def test_a_primitive_cell_has_the_latent_vector_of_the_conventional_one(
     fitted: nesf.NeSFFeaturizer,
 ) -> None:
-    from tests.test_domain import ROCK_SALT
-
-    primitive = ROCK_SALT.get_primitive_structure()
-    both = fitted.transform([ROCK_SALT, primitive])
+    salt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    primitive = salt.get_primitive_structure()
+    both = fitted.transform([salt, primitive])
     np.testing.assert_allclose(both[0], both[1], atol=1e-3)
     raw = clone(fitted).set_params(cell="as-given").fit(None).transform([primitive])
     assert np.abs(raw - both[1]).max() > 0.01
