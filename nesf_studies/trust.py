@@ -44,6 +44,9 @@ def signals(
 ) -> pd.DataFrame:
     """Return what is known about each decoded crystal of a split, and whether it is right.
 
+    In a consistent decoding the scores of certified crystals are those at the corrected positions,
+    of the others those of the five steps: compare scores within a run of mode exact or fast.
+
     Args:
         folder: of a run, with `materials.csv` and `reconstruction/<split>`.
         split: train, val or test.
@@ -208,7 +211,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def roc_chart(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw ROC curves: a panel a title (of `OUTCOMES`, a dataset, ...), a line a signal of `roc`."""
-    figure, axes = subplots(len(curves), 4.2 * len(curves), 4.0)
+    figure, axes = subplots(len(curves), 4.2 * len(curves), 4.8)
     for ax, (title, table) in zip(axes, curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=TRIVIAL, linewidth=0.8, linestyle="--")
         for signal, part in table.groupby("signal", sort=False):
@@ -221,7 +224,10 @@ def roc_chart(curves: Mapping[str, pd.DataFrame]) -> Figure:
             )
         ax.set(xlabel="right crystals doubted", ylabel="failures caught", title=title)
         ax.set_aspect("equal")
-        ax.legend(loc="lower right", fontsize=7, title="area under the curve", title_fontsize=7)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # below the panel
+        ax.legend(
+            **place, fontsize=7, title="area under the curve", title_fontsize=7, frameon=False
+        )
     return figure
 
 
