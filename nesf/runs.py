@@ -386,6 +386,9 @@ def evaluate(
         for s, p in parts.items()
     }
     summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
+    for split, summary in summaries.items():
+        if "certificates" in summary:
+            scores[split] = metrics.with_certificates(scores[split], summary["certificates"])
     records.write_metrics(folder, scores)
     before = (
         run["wall_time_seconds"]
