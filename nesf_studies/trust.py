@@ -224,9 +224,13 @@ def roc_chart(curves: Mapping[str, pd.DataFrame]) -> Figure:
             )
         ax.set(xlabel="right crystals doubted", ylabel="failures caught", title=title)
         ax.set_aspect("equal")
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # below the panel
         ax.legend(
-            **place, fontsize=7, title="area under the curve", title_fontsize=7, frameon=False
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),  # below the panel
+            fontsize=7,
+            title="area under the curve",
+            title_fontsize=7,
+            frameon=False,
         )
     return figure
 
