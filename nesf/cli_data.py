@@ -20,11 +20,24 @@ def add_data_commands(commands: Any) -> None:
         description="Get, import, build and inspect datasets.",
     )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    fetch = add_command(actions, "fetch", _fetch, "get a dataset of the official release")
+    fetch = add_command(
+        actions,
+        "fetch",
+        _fetch,
+        "get a dataset of the official release",
+        "nesf data fetch lcs6",
+        "nesf data fetch ybco --fold 0 --mirror release/",
+    )
     fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
     add_data_options(fetch)
-    own = add_command(actions, "import", _import, "make a dataset of own structures")
+    own = add_command(
+        actions,
+        "import",
+        _import,
+        "make a dataset of own structures",
+        "nesf data import my_cifs/ --name mine --cell conventional",
+    )
     own.add_argument(
         "path",
         type=Path,
@@ -44,7 +57,13 @@ def add_data_commands(commands: Any) -> None:
         help="leave out entries that cannot be used, and list them",
     )
     add_data_options(own, mirror=False)
-    build = add_command(actions, "build", _build, "query the Materials Project by selection rules")
+    build = add_command(
+        actions,
+        "build",
+        _build,
+        "query the Materials Project by selection rules",
+        "nesf data build lcs6 --api-key KEY",
+    )
     build.add_argument("rules", help="lcs6, icsg3d, ybco, or a JSON file of rules")
     build.add_argument("--name", help="name of the dataset (default: RULES-mp)")
     build.add_argument(
@@ -65,6 +84,7 @@ def add_data_commands(commands: Any) -> None:
         "audit",
         _audit,
         "counts, elements, cell shapes, shared ids and near-duplicates of a dataset",
+        "nesf data audit mine --json audit.json",
     )
     audit.add_argument("dataset")
     audit.add_argument("--fold", type=int)
@@ -73,7 +93,9 @@ def add_data_commands(commands: Any) -> None:
         "--no-near-duplicates", action="store_true", help="leave the comparison of structures out"
     )
     add_data_options(audit)
-    listed = add_command(actions, "list", _list, "datasets that are on this machine")
+    listed = add_command(
+        actions, "list", _list, "datasets that are on this machine", "nesf data list"
+    )
     add_data_options(listed, mirror=False)
 
 
