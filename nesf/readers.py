@@ -80,7 +80,9 @@ class Parsed:
     reason: str
 
 
-def parse(path: Path, name: str, column: str, cell: str) -> Iterator[Callable[[], Parsed]]:
+def parse(
+    path: Path, name: str, column: str, cell: str, split: str | None
+) -> Iterator[Callable[[], Parsed]]:
     """Yield what parses each structure of a file, for `nesf.worker.stream`.
 
     Args:
@@ -88,12 +90,16 @@ def parse(path: Path, name: str, column: str, cell: str) -> Iterator[Callable[[]
         name: from which its form and ids follow; "" for the content of standard input.
         column: of a table, with the structures.
         cell: as of `nesf.data.files.read`.
+        split: that the file is, which may be empty; None for another file.
 
     Raises:
         DataError: it cannot be opened, is too big, or holds no structure (`NoStructureError`).
     """
+    part = None
     for part in _parts(path, name, column):
         yield partial(_parsed, part, cell)
+    if part is None and split is None:
+        raise DataError("it holds no structure")
 
 
 def _parsed(part: Part, cell: str) -> Parsed:

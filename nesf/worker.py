@@ -2,125 +2,86 @@
 
 Guaranteed, whatever a reader does with a file: an entry without an answer after `LIMIT_S`, or that
 needs more than `MEMORY`, is given up with an error, the process is started again, and reading goes
-on. It works from any thread; an entry costs a fraction of a millisecond more, the start a second.
-(On Windows memory is not limited.)
+on. It works from any thread, each with a process of its own; the start takes about a second, and
+then they read ahead. (On Windows memory is not limited.)
 """
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nesf.errors import DataError, NesfError
 
 LIMIT_S = 10.0  # for an entry
-START_S = 120.0  # for the start of the process, on a busy machine
+START_S = 120.0  # for the start of a process, on a busy machine
 MEMORY = 4 << 30  # bytes
 MAX_ENDED = 3  # entries in a row that end the process; then the rest of their file is left
 START = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import nesf.worker as w; w.serve()"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-_lock = threading.Lock()
-_numbers = itertools.count()
-_closed: list[int] = []  # streams that nobody reads any more
-_process: subprocess.Popen[bytes] | None = None
-_owner = 0  # id of the process that started it: after a fork it is another's
+_idle: list[subprocess.Popen[bytes]] = []
+_owner = os.getpid()  # after a fork the processes are another's
 
 
 class EndedError(DataError):
     """The process ended, or was ended, before it had answered."""
 
 
-def stream(function: Callable[..., Iterator[Callable[[], Any]]], *arguments: Any) -> Iterator[Any]:
-    """Yield the values of the callables that `function(*arguments)` yields, made in the process.
+def stream(
+    function: Callable[..., Iterator[Callable[[], Any]]], jobs: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Any]]:
+    """Yield the values of the callables that `function(*job)` yields, made in another process.
 
     Args:
-        function: of a module. It may be called again, and then goes on where it was; a callable is
-            not called twice.
-        arguments: what can be pickled.
+        function: of a module. It may be called again for a job, and then goes on where it was; a
+            callable is not called twice.
+        jobs: arguments, which can be pickled.
 
     Yields:
-        A value; or an `EndedError` where there is none.
-
-    Raises:
-        DataError: of the function, or after `MAX_ENDED` values in a row that ended the process.
+        Number of the job, and a value; or an `EndedError` for one that took too long; or a
+        `DataError` that ends the job.
     """
-    number, done, ended = next(_numbers), 0, 0
+    job, done, ended, process = 0, 0, 0, _taken()
     try:
-        while True:
+        _send(process, (function, jobs, job, done))
+        while job < len(jobs):
             try:
-                kind, value = _ask((number, function, arguments, done))
+                whole, value = _answer(process, LIMIT_S)
             except EndedError as error:
-                kind, value, ended = "item", error, ended + 1
+                whole, value, ended = False, error, ended + 1
                 if ended == MAX_ENDED:
-                    raise DataError(f"{error}; what follows in the file is not read") from None
+                    whole, value = True, DataError(f"{error}; what follows in the file is not read")
+                process = _taken()
             else:
                 ended = 0
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-            done += 1
+            at, job, done = job, job + whole, 0 if whole else done + 1
+            if ended:
+                ended *= not whole
+                _send(process, (function, jobs, job, done))
+            if value is not None:
+                yield at, value
     finally:
-        _closed.append(number)
+        _give_back(process, len(jobs) - job)
 
 
-def _ask(request: Any) -> Any:
-    global _process, _owner
-    with _lock:
-        if _process is None or _owner != os.getpid():
-            _process, _owner = _started(), os.getpid()
-        closed = _closed[:]
-        del _closed[: len(closed)]
-        return _answer(_process, (closed, *request), LIMIT_S)
-
-
-def _answer(process: subprocess.Popen[bytes], request: Any, limit: float) -> Any:
-    assert process.stdin is not None and process.stdout is not None
-    late = threading.Event()
-
-    def give_up() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(limit, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        if request is not None:
-            pickle.dump(request, process.stdin)
-            process.stdin.flush()
-        answer = pickle.load(process.stdout)
-        timer.cancel()
-        timer.join()
-        if late.is_set():  # in the last moment
-            _end(process)
-        return answer
-    except (OSError, EOFError, pickle.UnpicklingError):
-        _end(process)
-        raise EndedError(
-            f"it took over {limit:g} s and was given up"
-            if late.is_set()
-            else f"it ended the process that reads files (exit status {process.returncode}): it is damaged, or needs more than {MEMORY >> 30} GiB of memory"
-        ) from None
-    except BaseException:  # Ctrl-C in the middle of an answer
-        _end(process)
-        raise
-    finally:
-        timer.cancel()
-
-
-def _started() -> subprocess.Popen[bytes]:
+def _taken() -> subprocess.Popen[bytes]:
+    """Return an idle process, or a new one."""
+    global _owner
+    if _owner != os.getpid():
+        _idle.clear()
+        _owner = os.getpid()
+    with suppress(IndexError):
+        return _idle.pop()
     # What this process imports, the other can import; -P: a file numpy.py in the current folder is
     # not taken for the library.
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, sys.path)])
@@ -132,7 +93,7 @@ def _started() -> subprocess.Popen[bytes]:
         env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
     )
     try:
-        _answer(process, None, START_S)
+        _answer(process, START_S)
     except EndedError as error:
         raise NesfError(
             f"the process that reads files does not start ({error}); see what `python -c 'import pymatgen.io.cif'` says"
@@ -140,10 +101,51 @@ def _started() -> subprocess.Popen[bytes]:
     return process
 
 
+def _send(process: subprocess.Popen[bytes], request: Any) -> None:
+    assert process.stdin is not None
+    with suppress(OSError):  # it has ended, as its answer will say
+        pickle.dump(request, process.stdin)
+        process.stdin.flush()
+
+
+def _answer(process: subprocess.Popen[bytes], limit: float) -> Any:
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        return pickle.load(process.stdout)
+    except (OSError, EOFError, pickle.UnpicklingError):
+        _end(process)
+        raise EndedError(
+            f"it took over {limit:g} s and was given up"
+            if late.is_set()
+            else f"it ended the process that reads files (exit status {process.returncode}): it is damaged, or needs more than {MEMORY >> 30} GiB of memory"
+        ) from None
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _give_back(process: subprocess.Popen[bytes], jobs: int) -> None:
+    """Keep a process whose jobs are done, but for the word that says so; end another."""
+    whole = jobs == 0
+    if jobs == 1:
+        with suppress(EndedError):
+            whole = _answer(process, 0.2)[0]
+    if whole and process.poll() is None:
+        _idle.append(process)
+    else:
+        _end(process)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    global _process
-    if _process is process:
-        _process = None
     process.kill()
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):  # what was not sent
@@ -153,8 +155,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @atexit.register
 def _end_at_exit() -> None:
-    if _process is not None and _owner == os.getpid():
-        _end(_process)
+    while _owner == os.getpid() and _idle:
+        _end(_idle.pop())
 
 
 def serve() -> None:
@@ -169,27 +171,25 @@ def serve() -> None:
     import pymatgen.io.cif
     import pymatgen.io.vasp.inputs  # noqa: F401
 
-    running: dict[int, Iterator[Callable[[], Any]]] = {}
-    answer: Any = "ready"
-    while True:
+    def say(answer: Any) -> None:
         pickle.dump(answer, answers)
         answers.flush()
-        try:
-            closed, number, function, arguments, done = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        for one in closed:
-            running.pop(one, None)
-        try:
-            if number not in running:
-                running[number] = itertools.islice(function(*arguments), done, None)
-            answer = "item", next(running[number])()
-        except StopIteration:
-            answer = "end", None
-        except DataError as error:
-            answer = "error", error
-        except BaseException as error:
-            answer = "error", DataError(f"it cannot be read ({in_one_line(error)})")
+
+    say("ready")
+    with suppress(EOFError):
+        while True:
+            function, jobs, first, done = pickle.load(sys.stdin.buffer)
+            for job in jobs[first:]:
+                error = None
+                try:
+                    for make in islice(function(*job), done, None):
+                        say((False, make()))
+                except DataError as raised:
+                    error = raised
+                except Exception as raised:
+                    error = DataError(f"it cannot be read ({in_one_line(raised)})")
+                say((True, error))
+                done = 0
 
 
 def in_one_line(error: BaseException) -> str:

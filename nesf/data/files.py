@@ -27,7 +27,7 @@ from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 from nesf.parsers import from_atoms
 from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, parse, unpacked_name
-from nesf.worker import EndedError, stream
+from nesf.worker import stream
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -361,36 +361,29 @@ def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
 
 
 def _entries(
-    sources: Iterable[_Source], cell: str, column: str, notes: list[Note]
+    sources: Sequence[_Source], cell: str, column: str, notes: list[Note]
 ) -> Iterator[Entry]:
-    """Yield what the process of `nesf.worker` reads; a fault is raised by the `read` of its entry."""
-    for path, name, label, part, of_folder in sources:
-        inner = unpacked_name(name)[0]
-        if not WITHOUT_ASE.fullmatch(inner):
-            with needs_extra("ase"):
-                import ase  # noqa: F401
-        stem, i = shown(Path(inner).stem) or "stdin", -1
-        try:
-            for i, parsed in enumerate(stream(parse, path, name, column, cell)):
-                if isinstance(parsed, EndedError):
-                    where = f"{label}, entry {i + 1}" if i else label
-                    yield Entry(where, f"{stem}-{i}", partial(_raise, parsed), part, {}, True)
-                    continue
-                where = f"{label}, {shown(parsed.place)}" if parsed.place else label
-                call = (
-                    partial(_raise, DataError(parsed.reason))
-                    if parsed.reason
-                    else partial(_as_is, parsed.arrays)
-                )
-                identifier = shown(parsed.identifier) if parsed.derived else parsed.identifier
-                yield Entry(where, identifier, call, part, parsed.row, parsed.derived, parsed.notes)
-            if i < 0 and part is None:
-                raise DataError("it holds no structure")
-        except DataError as error:
-            if of_folder and isinstance(error, NoStructureError):
-                notes.append(Note(label, f"not read: {error}"))
-            else:
-                yield Entry(label, stem, partial(_raise, error), part, {}, True)
+    """Yield what `nesf.worker` reads; a fault is raised by the `read` of its entry."""
+    if not all(WITHOUT_ASE.fullmatch(unpacked_name(source.name)[0]) for source in sources):
+        with needs_extra("ase"):
+            import ase  # noqa: F401
+    found = [0] * len(sources)
+    for i, parsed in stream(parse, [(s.path, s.name, column, cell, s.split) for s in sources]):
+        _, name, label, part, of_folder = sources[i]
+        found[i] += 1
+        if isinstance(parsed, NoStructureError) and of_folder:
+            notes.append(Note(label, f"not read: {parsed}"))
+        elif isinstance(parsed, DataError):
+            where = f"{label}, entry {found[i]}" if found[i] > 1 else label
+            yield Entry(
+                where, shown(Path(name).stem) or "stdin", partial(_raise, parsed), part, {}, True
+            )
+        else:
+            where = f"{label}, {shown(parsed.place)}" if parsed.place else label
+            fault = DataError(parsed.reason) if parsed.reason else None
+            call = partial(_raise, fault) if fault else partial(_as_is, parsed.arrays)
+            identifier = shown(parsed.identifier) if parsed.derived else parsed.identifier
+            yield Entry(where, identifier, call, part, parsed.row, parsed.derived, parsed.notes)
 
 
 def _raise(error: DataError) -> NoReturn:
