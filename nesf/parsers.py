@@ -85,41 +85,41 @@ def from_block(block: str) -> Found:
     """Read a block of a CIF; what pymatgen makes of it without a word is a note or an error."""
     from pymatgen.io.cif import CifParser
 
-    parser = CifParser.from_str("data_" + one_entry(block), check_cif=False)
+    columns = re.findall(r"^\s*_atom_site_fract_x\b(.*)", one_entry(block), re.MULTILINE)
+    if len(columns) != 1 or columns[0].strip():  # pymatgen takes the last, or letters for sites
+        raise DataError("its sites are not one loop_ with one column _atom_site_fract_x")
+    parser = CifParser.from_str("data_" + block, check_cif=False)
     data: Mapping[str, Any] = next(iter(parser.as_dict().values()), {})
-    if len(re.findall(r"^\s*_atom_site_fract_x\b", block, re.MULTILINE)) > 1:
-        raise DataError("it lists its sites twice; keep one loop of _atom_site_fract_x")
-    empty = _check_sites(data)
+    empty, notes = _check_sites(data)
     structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-    notes = list(parser.warnings)
     _check_symmetry(data, parser)
-    notes += [f"site {label}: occupancy 0, left out" for label, _ in empty]
-    notes += _formula_notes(data, structure, {symbol for _, symbol in empty})
-    return structure, notes, None
+    return structure, [*parser.warnings, *notes, *_formula_notes(data, structure, empty)], None
 
 
-def _check_sites(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Raise a DataError for a site that pymatgen leaves out; return label, symbol of empty ones."""
+def _check_sites(data: Mapping[str, Any]) -> tuple[set[str], list[str]]:
+    """Return elements of sites with occupancy 0, and notes; DataError: pymatgen leaves out a site."""
     from pymatgen.core import Element
 
     labels = data.get("_atom_site_label", [])
-    if isinstance(labels, str):  # pymatgen reads its letters as sites
-        raise DataError("its sites stand outside a loop_; write them as a loop")
     symbols = data.get("_atom_site_type_symbol", labels)
     occupancies = data.get("_atom_site_occupancy", ["1"] * len(labels))
     places = zip(*(data.get(f"_atom_site_fract_{x}", labels) for x in "xyz"), strict=True)
-    empty = []
+    empty, notes = set(), []
     for label, symbol, occupancy, place in zip(labels, symbols, occupancies, places, strict=True):
-        if symbol.startswith("OH") or not (
-            Element.is_valid_symbol(symbol[:2].title())
-            or Element.is_valid_symbol(symbol[:1].upper())
-        ):
+        letters = re.match("[A-Za-z]*", symbol)[0].title()  # type: ignore[index]
+        found = next((e for e in (letters[:2], letters[:1]) if Element.is_valid_symbol(e)), None)
+        if found is None or letters.startswith("Oh"):
             raise DataError(f"site {label}: {symbol!r} is no element, and its atom would be lost")
+        if letters != found:
+            notes.append(f"site {label}: {symbol!r} is read as {found}")
         if {".", "?"} & {occupancy, *place}:
             raise DataError(f"site {label}: a coordinate or its occupancy is not known (. or ?)")
-        if re.fullmatch(r"[+-]?0*\.?0*(\(\d*\))?", occupancy):
-            empty.append((label, re.match("[A-Za-z]*", symbol)[0].title()))  # type: ignore[index]
-    return empty
+        if (filled := float(occupancy.partition("(")[0])) < 0:
+            raise DataError(f"site {label}: occupancy {occupancy} is below 0")
+        if filled == 0:
+            empty.add(found)
+            notes.append(f"site {label}: occupancy 0, left out")
+    return empty, notes
 
 
 def _check_symmetry(data: Mapping[str, Any], parser: Any) -> None:

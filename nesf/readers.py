@@ -44,7 +44,7 @@ FORMS = "CIF, POSCAR, extxyz, JSON of pymatgen, CSV, another form of ASE or pyma
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # names that are taken from a folder
 OF_FOLDERS = re.compile(
-    r"(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|xyz|extxyz|traj|xsf|cell|cssr|res|gen|xtl)"
+    r"(?is)(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|xyz|extxyz|traj|xsf|cell|cssr|res|gen|xtl)"
 )
 # of pymatgen alone; of ASE those that run a program or open a server, which no file may ask for
 OF_PYMATGEN = {"cssr", "chgcar", "locpot", "mcsqs", "lmto", "pwmat"}

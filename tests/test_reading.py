@@ -78,7 +78,7 @@ def written(path: Path) -> Path:
     elif path.suffix == ".cssr":
         ROCK_SALT.to(filename=str(path))
     elif path.suffix == ".mcif":
-        ROCK_SALT.copy(site_properties={"magmom": [1.0] * 8}).to(filename=str(path), fmt="mcif", write_magmoms=True)  # fmt: skip
+        ROCK_SALT.copy(site_properties={"magmom": [1.0] * 8}).to(filename=str(path), fmt="mcif")  # fmt: skip
     elif path.suffix == ".csv":
         pd.DataFrame({"material_id": ["s"], "cif": [CIF]}).to_csv(path, index=False)
     else:
@@ -89,8 +89,8 @@ def written(path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore")  # of the writers
 @pytest.mark.parametrize(
     "name",
-    ["s.cif", "s.mcif", "s.vasp", "POSCAR", "s.json", "s.mson", "s.csv", "s.xyz", "s.extxyz"]
-    + ["s.traj", "s.db", "s.xsf", "s.cell", "s.cssr", "s.res", "s.gen"],
+    ["s.cif", "s.mcif", "s.vasp", "POSCAR", "s.json", "s.mson", "s.csv", "s.xyz", "s.extxyz",
+     "s.traj", "s.db", "s.xsf", "s.cell", "s.cssr", "s.res", "s.gen"],
 )  # fmt: skip
 def test_every_form_gives_the_same_crystal(tmp_path: Path, name: str) -> None:
     crystals, skipped, _ = read_structures(written(tmp_path / name))
@@ -221,7 +221,7 @@ def test_a_file_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
         (cif("Li1 Li 0 0 0 1\nH1 H .5 .5 .5 1\n", more=P1 + "_chemical_formula_sum 'Li H'\n_cell_formula_units_Z 4\n"), "Li1 H1", "means 8 atoms; its sites are 2"),
         (cif("Li1 Li 0 0 0 1\n", more=""), "Li1", "Defaulting to P1"),
         (cif("Li1 Li .3333 0 0 1\n"), "Li1", "1 fractional coordinates rounded"),
-        (cif("Vac Vac 0 0 0 1\n"), "V1", "Vac parsed as V"),
+        (cif("Vac Vac 0 0 0 1\n"), "V1", "site Vac: 'Vac' is read as V"),
     ],
 )  # fmt: skip
 def test_changes_are_notes(tmp_path: Path, text: str, formula: str, note: str) -> None:
@@ -238,11 +238,12 @@ def test_changes_are_notes(tmp_path: Path, text: str, formula: str, note: str) -
         (cif("O1 OH 0 0 0 1\nCl1 Cl .5 .5 .5 1\n"), "site O1: 'OH' is no element"),
         (cif("H1 H . . . 1\nCl1 Cl .5 .5 .5 1\n"), "site H1: a coordinate or its occupancy is not known"),
         (cif("H1 H 0 0 0 .\nCl1 Cl .5 .5 .5 1\n"), "site H1: a coordinate or its occupancy is not known"),
+        (cif("H1 H 0 0 0 -1\nCl1 Cl .5 .5 .5 1\n"), "site H1: occupancy -1 is below 0"),
         (cif("Na1 Na 0 0 0 1\n", more="_symmetry_Int_Tables_number 999\n"), "space group 999 is unknown"),
         (cif("Na1 Na 0 0 0 1 4\n", more="", columns="_atom_site_symmetry_multiplicity\n"), "multiplicity above 1"),
         (SYMMETRIC.replace("'-x, -y, -z'\n", "", 1).replace("  2  ", "", 1), "191 symmetry operators are no group"),
-        (cif("Na1 Na 0 0 0 1\n") + SITES + "Cl1 Cl .5 .5 .5 1\n", "lists its sites twice"),
-        (f"data_x\n{CELL}" + "".join(f"_atom_site_{k} {v}\n" for k, v in zip(["label", "type_symbol", "fract_x", "fract_y", "fract_z"], ["Cu1", "Cu", 0, 0, 0], strict=True)), "outside a loop_"),
+        (cif("Na1 Na 0 0 0 1\n") + SITES + "Cl1 Cl .5 .5 .5 1\n", "are not one loop_"),
+        (f"data_x\n{CELL}" + "".join(f"_atom_site_{k} {v}\n" for k, v in zip(["label", "type_symbol", "fract_x", "fract_y", "fract_z"], ["Cu1", "Cu", 0, 0, 0], strict=True)), "are not one loop_"),
     ],
 )  # fmt: skip
 def test_lost_atoms_are_an_error(tmp_path: Path, text: str, reason: str) -> None:
@@ -335,7 +336,7 @@ def hostile(name: str) -> bytes:
     [
         ("atoms.vasp", "500000000 500000000 are not between 1 and 1000"),
         ("atoms.xyz", "999999999 atoms"),
-        ("header.xyz", "header of 400034 characters"),
+        ("header.xyz", r"header of 4\d+ characters"),
         ("bomb.cif.gz", "unpacks from .* to more than 64 MiB"),
         ("columns.csv", "100002 columns"),
         ("deep.json", "RecursionError"),
@@ -359,15 +360,11 @@ def test_what_is_too_big_or_damaged_is_refused_soon(tmp_path: Path, name: str, r
     assert crystals.ids == ("good",) and is_rock_salt(crystals) and name in skipped[0].entry
 
 
-def calls(*made):
-    """Callables that are not finished, as a reader's generator would give them."""
-    return iter(made)
-
-
 def test_an_entry_that_takes_too_long_or_ends_the_process_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "LIMIT_S", 1.5)
+    monkeypatch.setattr(worker, "LIMIT_S", 1.0)
+    monkeypatch.setattr(worker, "MAX_ENDED", 2)
     first, second = partial(int, 1), partial(int, 2)
     jobs = [([first, partial(time.sleep, 60), second],), ([partial(os._exit, 3), first],)]
     start = time.monotonic()
@@ -375,12 +372,12 @@ def test_an_entry_that_takes_too_long_or_ends_the_process_is_given_up(
     assert time.monotonic() - start < 50
     assert [job for job, _ in found] == [0, 0, 0, 1, 1]
     assert [v for _, v in found if isinstance(v, int)] == [1, 2, 1]
-    assert "took over 1.5 s" in str(found[1][1]) and "exit status 3" in str(found[3][1])
+    assert "took over 1 s" in str(found[1][1]) and "exit status 3" in str(found[3][1])
     # a file whose every entry does so is left, and the next one is read
     jobs = [([partial(os._exit, 3)] * 9,), ([second],)]
     found = list(worker.stream(iter, jobs))
-    assert [job for job, _ in found] == [0, 0, 0, 1] and found[-1][1] == 2
-    assert "what follows in the file is not read" in str(found[2][1])
+    assert [job for job, _ in found] == [0, 0, 1] and found[-1][1] == 2
+    assert "what follows in the file is not read" in str(found[1][1])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is not limited there")
@@ -390,7 +387,7 @@ def test_a_reader_gets_no_more_memory_than_its_limit() -> None:
 
 
 def test_from_threads_and_with_streams_left_open(tmp_path: Path) -> None:
-    for i in range(6):
+    for i in range(3):
         write(tmp_path / f"c{i}.cif", CIF.replace("5.64", f"5.7{i}"))
     left = worker.stream(iter, [([partial(int, 1)] * 1000,)])
     assert next(left) == (0, 1)  # nobody reads the rest
@@ -399,10 +396,10 @@ def test_from_threads_and_with_streams_left_open(tmp_path: Path) -> None:
     def one(i: int) -> None:
         results[i] = read_structures(tmp_path / f"c{i}.cif")[0].lengths[0, 0]
 
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(6)]
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(3)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert results == {i: pytest.approx(5.70 + i / 100) for i in range(6)}
+    assert results == {i: pytest.approx(5.70 + i / 100) for i in range(3)}
     left.close()
 
 

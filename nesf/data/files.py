@@ -42,7 +42,7 @@ Paths: TypeAlias = str | Path | Sequence[str | Path]
 # atom across the cell
 WRAP_TOLERANCE = 1e-6
 SHOWN = 20  # notes that are printed
-WITHOUT_ASE = re.compile(r"|(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|csv|cssr)", re.I)
+WITHOUT_ASE = re.compile(r"(?is)|(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|csv|cssr)")
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
         sources = [_Source(files[n], Path(n).name, shown(n), None, True) for n in names]
     read = {source.label for source in sources}
     notes += [
-        Note(f"{shown(str(folder))}/{shown(n)}", "not read, for its name tells no form of structures in folders; give it by itself if it holds some")
+        Note(shown(f"{folder.resolve().name}/{n}"), "not read, for its name tells no form of structures in folders; give it by itself if it holds some")
         for n in files
         if shown(n) not in read and not any(part.startswith(".") for part in n.split("/"))
     ]  # fmt: skip
