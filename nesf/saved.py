@@ -19,15 +19,16 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 import nesf
-from nesf.config import FORMAT, Config, ConfigBase, Range, read_form
+from nesf.config import Config, ConfigBase
 from nesf.crystals import pad
-from nesf.data.dataset import Box, Dataset, bounding_box
+from nesf.data.dataset import Box, Dataset, bounding_box, check_vocabulary
 from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
-from nesf.domain import domain_of, outside
+from nesf.domain import Domain, domain_of, outside
 from nesf.errors import ConfigError, DataError
 from nesf.files import sha256_of, write_atomically, write_json
+from nesf.forms import FORMAT, Element, Identity, Range, Sha256, read_form
 from nesf.model import Autoencoder
 
 if TYPE_CHECKING:
@@ -45,17 +46,8 @@ NO_MODEL = (
 RECORDED = Path(__file__).resolve().parents[1] / "results"
 MOST_WEIGHTS = 1 << 28  # of a network: 1 GiB; the paper's has 0.77 million
 
-Sha256 = Annotated[str, "[0-9a-f]{64}"]
 Coordinate = Annotated[float, Range(-1e5, 1e5)]  # Å
 Corner = tuple[Coordinate, Coordinate, Coordinate]
-
-
-class Identity(TypedDict):
-    """A dataset in a JSON file."""
-
-    name: str
-    fold: int | None
-    hash: Sha256
 
 
 class ModelFile(TypedDict):
@@ -72,9 +64,10 @@ class ModelFile(TypedDict):
 class NesfFile(ModelFile):
     """What the `model.json` of NeSF holds, as attributes of `TrainedModel`."""
 
-    vocabulary: list[Annotated[int, Range(1, 118)]]
+    vocabulary: tuple[Element, ...]
     box: tuple[Corner, Corner]
     latent_scale: NotRequired[list[Annotated[float, Range(1e-6, 1e6)]]]
+    domain: NotRequired[Domain]
 
 
 def versions() -> dict[str, str]:
@@ -135,9 +128,8 @@ class TrainedModel:
             "box": [list(corner) for corner in self.box],
             "dataset": dict(self.dataset),
             "latent_scale": list(self.latent_scale),
-            "domain": dict(self.domain),
             "versions": versions(),
-        }
+        } | ({"domain": dict(self.domain)} if self.domain else {})
 
     @torch.no_grad()
     def encode(self, structures: Structures, batch_size: int = 1024) -> Tensor:
@@ -205,13 +197,13 @@ class TrainedModel:
         about, path = read_description(folder, "nesf", NesfFile), Path(folder) / "model.json"
         config = config_in(path, Config, about["config"])
         vocabulary, (low, high) = tuple(about["vocabulary"]), about["box"]
+        check_vocabulary(path, vocabulary)
         scale, width = about.get("latent_scale", []), config.model.latent_size
         wrong = {
             f"{len(vocabulary)} species in vocabulary, {config.model.n_species} in the config": len(
                 vocabulary
             )
             != config.model.n_species,
-            "vocabulary does not ascend": sorted(set(vocabulary)) != list(vocabulary),
             f"box from {low} to {high} has no volume": not np.less(low, high).all(),
             f"{len(scale)} entries in latent_scale, {width} in a latent vector": len(scale)
             not in (0, width),
@@ -225,7 +217,7 @@ class TrainedModel:
             autoencoder,
             config,
             vocabulary,
-            (low, high),
+            (tuple(low), tuple(high)),
             about["dataset"],
             about["info"],
             tuple(about.get("latent_scale", ())),
@@ -275,11 +267,13 @@ def save_network(
     )
 
 
-def read_description(folder: Path, method: str, form: Any = ModelFile) -> dict[str, Any]:
-    """Return the content of a method's `model.json`, checked against its form."""
+def read_description(
+    folder: Path, method: str | None = None, form: Any = ModelFile
+) -> dict[str, Any]:
+    """Return the content of a method's `model.json` (None: any), checked against its form."""
     path = Path(folder) / "model.json"
     about: dict[str, Any] = read_form(path, ModelFile, NO_MODEL)
-    if (found := about.get("method", "nesf")) != method:
+    if (found := about.get("method", "nesf")) != (method or found):
         raise DataError(
             f"{path}: is a model of method {found}; this asks for one of {method}; load it with its own method"
         )

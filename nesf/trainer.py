@@ -21,15 +21,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nesf.config import FORMAT, ConfigBase, Range, read_form
+from nesf.config import ConfigBase
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.files import write_atomically, write_json
+from nesf.forms import FORMAT, Identity, Range, Sha256, read_form
 from nesf.saved import (
-    Identity,
-    Sha256,
     check_finite,
     choose_device,
     config_in,

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from nesf.config import Range, as_json, from_values
+from nesf.config import as_json
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf.forms import Range, from_values
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
 CrystalSystem = Literal[
