@@ -325,7 +325,7 @@ class Trainer(ABC, Generic[Model]):
             },
         )
         # a kill while writing leaves the latter
-        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
+        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".*.part")):
             if old.name != name:
                 old.unlink()
 
