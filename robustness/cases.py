@@ -7,14 +7,13 @@ import random
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustness import mutate
 from robustness.base import DECODE, Base, train
 from robustness.runner import (
-    LIMIT_S,
-    START_S,
     Case,
     Fault,
     forked,
@@ -49,16 +48,10 @@ def structure_files(base: Base, kind: str, seeds: range) -> list[Case]:
     """Damaged structure files, read in batches by `nesf encode --skip-bad`."""
     cases = []
     for start in range(0, len(seeds), BATCH):
-        part = seeds[start : start + BATCH]
-        singles = [Case(kind, s, lambda work, _, s=s: _read(base, work, [s])) for s in part]
-        cases.append(
-            Case(
-                *(kind, part[0], lambda work, _, part=part: _read(base, work, list(part))),
-                limit=LIMIT_S + START_S,
-                parts=singles,
-                count=len(part),
-            )
-        )
+        part = list(seeds[start : start + BATCH])
+        singles = [Case(kind, s, partial(_read, base, [s])) for s in part]
+        body = partial(_read, base, part)
+        cases.append(Case(kind, part[0], body, parts=singles, count=len(part)))
     return cases
 
 
@@ -75,7 +68,7 @@ def damaged_structure(base: Base, seed: int) -> tuple[str, bytes]:
     return f"{seed}{source.suffix}", damaged
 
 
-def _read(base: Base, work: Path, seeds: list[int]) -> str:
+def _read(base: Base, seeds: list[int], work: Path, _: random.Random) -> str:
     for seed in seeds:
         name, damaged = damaged_structure(base, seed)
         # tables and extended XYZ are read as single files
@@ -85,7 +78,7 @@ def _read(base: Base, work: Path, seeds: list[int]) -> str:
     groups = [[p] for p in single] + [[p for p in work.iterdir() if p not in single]]
     for k, group in enumerate(filter(None, groups)):
         code, printed = nesf(
-            *("encode", base.run, *group, "--skip-bad", "--out", work / f"z{k}.npy")
+            *("encode", base.run, *group), *("--skip-bad", "--out", work / f"z{k}.npy")
         )
         if code == 2 and not any(p.name in printed for p in group):
             raise Fault("message", f"names none of {group[0].name}: {printed[-200:]}")
@@ -95,10 +88,7 @@ def _read(base: Base, work: Path, seeds: list[int]) -> str:
 
 def models_and_records(base: Base, kind: str, seeds: range) -> list[Case]:
     """Damaged models, checkpoints, datasets, records, latent vectors and rules."""
-    return [
-        Case(kind, s, lambda work, random_, s=s: TARGETS[s % len(TARGETS)](base, work, random_))
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(TARGETS[s % len(TARGETS)], base)) for s in seeds]
 
 
 def _model(base: Base, work: Path, random_: random.Random) -> str:
@@ -264,16 +254,12 @@ def kills(base: Base, kind: str, seeds: range) -> list[Case]:
     cases = []
     for seed in seeds:
         compiled = seed % COMPILED == COMPILED - 1
-        cases.append(
-            Case(
-                *(kind, seed, lambda work, r, c=compiled: _kill(base, work, r, c)),
-                limit=300 if compiled else 60,
-            )
-        )
+        body = partial(_kill, base, compiled)
+        cases.append(Case(kind, seed, body, limit=300 if compiled else 60))
     return cases
 
 
-def _kill(base: Base, work: Path, random_: random.Random, compiled: bool) -> str:
+def _kill(base: Base, compiled: bool, work: Path, random_: random.Random) -> str:
     changes = {"training__compile": "true"} if compiled else {}
     if random_.random() < 0.5:
         changes["training__average"] = "0.9"
@@ -415,21 +401,19 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
 def full_disks(base: Base, kind: str, seeds: range) -> list[Case]:
     """Every command on a disk that is, or becomes, full."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, r, s=s: _full(base, work, r, names[s % len(names)]), limit=40)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_full, base, names[s % len(names)]), limit=40) for s in seeds]
 
 
-def _full(base: Base, work: Path, random_: random.Random, name: str) -> str:
+def _full(base: Base, name: str, work: Path, random_: random.Random) -> str:
     out = work / "out"
     out.mkdir()
     size = random_.choice((0, 0, 4096, 8192, 20_000, 60_000))
     full_disk(out, size)
-    if size == 0:  # the file system has one page at least
+    if size == 0:  # a file system has one page at least: a file without a name takes it
+        filling = os.open(out / "filling", os.O_WRONLY | os.O_CREAT)
         with suppress(OSError):
-            (out / ".filled").write_bytes(bytes(4096))
-            (out / ".filled").rename(out.parent / "filled")
+            os.write(filling, bytes(4096))
+        os.unlink(out / "filling")
     words = commands(base)[name](out)
     code, printed = nesf(*words)
     if code == 0 and not any(out.rglob("*")):
@@ -444,13 +428,10 @@ def _full(base: Base, work: Path, random_: random.Random, name: str) -> str:
 def two_processes(base: Base, kind: str, seeds: range) -> list[Case]:
     """The same command twice at once on one folder."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, _, s=s: _twice(base, work, names[s % len(names)]), limit=60)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_twice, base, names[s % len(names)]), limit=60) for s in seeds]
 
 
-def _twice(base: Base, work: Path, name: str) -> str:
+def _twice(base: Base, name: str, work: Path, _: random.Random) -> str:
     alone, both = work / "alone", work / "both"
     alone.mkdir()
     both.mkdir()
@@ -463,7 +444,7 @@ def _twice(base: Base, work: Path, name: str) -> str:
             print(printed)
 
     _ended(forked(lambda: call(alone, work / "code")))
-    pids = [forked(lambda k=k: call(both, work / f"code-{k}")) for k in (0, 1)]
+    pids = [forked(partial(call, both, work / f"code-{k}")) for k in (0, 1)]
     for pid in pids:
         _ended(pid)
     codes = [int((work / f"code-{k}").read_text()) for k in (0, 1)]
@@ -489,13 +470,10 @@ def _names(folder: Path) -> set[str]:
 def foreign_files(base: Base, kind: str, seeds: range) -> list[Case]:
     """Every command on a folder that holds a user's own files, or another call's output."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, r, s=s: _foreign(base, work, r, names[s % len(names)]), limit=60)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_foreign, base, names[s % len(names)]), limit=60) for s in seeds]
 
 
-def _foreign(base: Base, work: Path, random_: random.Random, name: str) -> str:
+def _foreign(base: Base, name: str, work: Path, random_: random.Random) -> str:
     words = commands(base)[name](work / "out")
     (work / "out").mkdir()
     if random_.random() < 0.5:

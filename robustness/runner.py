@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 LIMIT_S = 10.0  # a command that takes longer hangs
@@ -223,9 +224,7 @@ def run_all(cases: Sequence[Case], workers: int) -> list[Failure]:
     """Run cases in so many lanes of processes, and batches that fail part by part."""
     folder = Path(tempfile.mkdtemp(prefix="nesf-fuzz-lanes-"))
     try:
-        lanes = [
-            forked(lambda k=k: _lane(cases[k::workers], folder / str(k))) for k in range(workers)
-        ]
+        lanes = [forked(partial(_lane, cases[k::workers], folder / str(k))) for k in range(workers)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in lanes]
         if any(codes):
             raise RuntimeError(f"a lane of the campaign ended with {codes}")
