@@ -23,11 +23,13 @@ from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
 from nesf.files import remedy_for
 from nesf.options import (
+    OWN_PATHS,
     add_command,
     add_data_options,
     add_split_options,
     assignments,
     dataset_of,
+    print_notes,
 )
 from nesf.runs import Run
 
@@ -175,11 +177,11 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument(
-        "--actual", type=Path, help="instead of a run: reference structures (file or folder)"
+        "--actual", nargs="+", help=f"instead of a run: reference structures: {OWN_PATHS}"
     )
     evaluate.add_argument(
         "--detected",
-        type=Path,
+        nargs="+",
         help="with --actual: predicted structures, matched by id (file name); a missing one is charged",
     )
     evaluate.add_argument(
@@ -381,7 +383,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
     if (options.out / "run.json").exists():
         raise ConfigError(f"--out {options.out}: holds a run, whose scores this would replace")
-    actual, detected = read_structures(options.actual)[0], read_structures(options.detected)[0]
+    actual, _, of_actual = read_structures(options.actual)
+    detected, _, of_detected = read_structures(options.detected)
+    print_notes([*of_actual, *of_detected])
     scores = {"test": evaluate(actual, align(actual, detected), progress=not options.quiet)}
     write_metrics(options.out, scores)
     print(_summary(scores))

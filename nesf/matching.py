@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from tqdm import tqdm
 
-from nesf.crystals import MAX_LENGTH, MIN_VOLUME, Crystals
+from nesf.crystals import Crystals
+from nesf.parsers import MAX_LENGTH, MIN_VOLUME
 
 # StructureMatcher's tolerances in CDVAE and later work
 MATCHER = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10}

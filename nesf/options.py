@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from nesf.errors import ConfigError
+
+OWN_PATHS = "files (CIF, POSCAR, extxyz, JSON, CSV, other forms of ASE and pymatgen; .gz), folders with subfolders, 'patterns/*.cif', or - for standard input"
 
 
 def add_command(
@@ -70,6 +73,13 @@ def add_decode_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_column_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the structures' column of a table."""
+    parser.add_argument(
+        "--column", default="cif", help="of a CSV: column with CIF or JSON texts (default: cif)"
+    )
+
+
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     """Return the values of a repeated KEY=VALUE option."""
     for pair in pairs:
@@ -111,3 +121,11 @@ def print_skipped(skipped: Sequence[Any], file: IO[str] | None = None) -> None:
         print(f"left out {len(skipped)}:", file=file)
         for one in skipped:
             print(f"  {one.entry}: {one.reason}", file=file)
+
+
+def print_notes(notes: Sequence[Any]) -> None:
+    """Print on standard error what was changed in reading, or not read."""
+    from nesf.data.files import summed
+
+    for text in summed(notes):
+        print(f"nesf: warning: {text}", file=sys.stderr)

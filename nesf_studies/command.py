@@ -8,7 +8,7 @@ from typing import Any
 
 from nesf.errors import ConfigError
 from nesf.files import write_atomically
-from nesf.options import add_command, add_data_options, assignments, dataset_of
+from nesf.options import add_command, add_data_options, assignments, dataset_of, print_notes
 from nesf_studies import ANALYSES
 
 
@@ -111,7 +111,9 @@ def _view(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
     if out.exists() and not options.replace:
         raise ConfigError(f"--out {out}: exists; give another name, or --replace")
-    structures = read_structures(options.structures)[0].to_structures()
+    crystals, _, notes = read_structures(options.structures)
+    print_notes(notes)
+    structures = crystals.to_structures()
     if out.suffix == ".html":
         write_atomically(out, standalone(structures))
     else:
