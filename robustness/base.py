@@ -104,7 +104,15 @@ def make(folder: Path) -> Base:
         rows.append(f'{i},"{cif}"')
     (place / "table.csv").write_text("\n".join(rows) + "\n")
     for suffix in ("npy", "csv"):
-        nesf("encode", base.run, place / "0.cif", place / "1.cif", "--out", folder / f"z.{suffix}")
+        nesf(
+            "encode",
+            base.run,
+            place / "0.cif",
+            place / "1.cif",
+            "--out",
+            folder / f"z.{suffix}",
+            exits=(0,),
+        )
     shutil.copyfile(RULES_FOLDER / "ybco.json", folder / "rules.json")
-    nesf("analyse", "latent-space", base.run, "--data", base.data)
+    nesf("analyse", "examples", base.run, "--data", base.data, "--set", "split=test", exits=(0,))
     return base

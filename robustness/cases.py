@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -77,9 +78,8 @@ def _read(base: Base, seeds: list[int], work: Path, _: random.Random) -> str:
     single = [p for p in work.iterdir() if p.suffix in (".csv", ".extxyz", ".json")]
     groups = [[p] for p in single] + [[p for p in work.iterdir() if p not in single]]
     for k, group in enumerate(filter(None, groups)):
-        code, printed = nesf(
-            *("encode", base.run, *group), *("--skip-bad", "--out", work / f"z{k}.npy")
-        )
+        out = work / f"z{k}.npy"
+        code, printed = nesf("encode", base.run, *group, "--skip-bad", "--out", out)
         if code == 2 and not any(p.name in printed for p in group):
             raise Fault("message", f"names none of {group[0].name}: {printed[-200:]}")
     still_there(before, work)
@@ -116,8 +116,7 @@ def _record(base: Base, work: Path, random_: random.Random) -> str:
         ]
     )
     _damage(file, random_)
-    replace = _option("evaluate", "--replace")
-    nesf("evaluate", run, "--data", base.data, *replace)
+    nesf(*with_option(["evaluate", str(run), "--data", str(base.data)], "--replace"))
     nesf("reconstruct", run, "--data", base.data, "--label", "other", *DECODE)
     return file.name
 
@@ -173,14 +172,14 @@ def _analysis(base: Base, work: Path, random_: random.Random) -> str:
 
     run = base.copy("run", work / "run")
     files = [
-        run / "analysis" / "latent-space" / "analysis.json",
+        run / "analysis" / "examples" / "analysis.json",
         run / "log.csv",
         run / "materials.csv",
     ]
     file = random_.choice([f for f in files if f.exists()])
     _damage(file, random_)
     for read in (
-        lambda: recorded_analysis("latent-space", run),
+        lambda: recorded_analysis("examples", run),
         lambda: (read_run(run).log(), read_run(run).materials()),
     ):
         try:
@@ -241,12 +240,16 @@ def _damage(path: Path, random_: random.Random) -> None:
     path.write_bytes(damaged)
 
 
-def _option(command: str, option: str) -> list[str]:
-    """Return an option as a list if the command has it."""
+def with_option(words: list[str], option: str) -> list[str]:
+    """Return a command with an option, if it has it."""
     from nesf.cli import parser
 
-    choices: Any = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    return [option] if option in choices[command]._option_string_actions else []
+    found: Any = parser()
+    for word in words:
+        if not found._subparsers:
+            break
+        found = found._subparsers._group_actions[0].choices[word]
+    return [*words, option] if option in found._option_string_actions else words
 
 
 def kills(base: Base, kind: str, seeds: range) -> list[Case]:
@@ -393,7 +396,17 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
             str(out),
             *DECODE,
         ],
-        "analyse": lambda out: ["analyse", "latent-space", run, "--data", data, "--out", str(out)],
+        "analyse": lambda out: [
+            "analyse",
+            "examples",
+            run,
+            "--data",
+            data,
+            "--set",
+            "split=test",
+            "--out",
+            str(out),
+        ],
         "view": lambda out: ["view", good, "--out", str(out / "picture.svg")],
     }
 
@@ -405,20 +418,33 @@ def full_disks(base: Base, kind: str, seeds: range) -> list[Case]:
 
 
 def _full(base: Base, name: str, work: Path, random_: random.Random) -> str:
-    out = work / "out"
+    command, first, out = commands(base)[name], work / "first", work / "out"
     out.mkdir()
-    size = random_.choice((0, 0, 4096, 8192, 20_000, 60_000))
-    full_disk(out, size)
-    if size == 0:  # a file system has one page at least: a file without a name takes it
+    free, again = random_.choice((0, 0, 4096, 8192, 20_000, 60_000)), random_.random() < 0.7
+    held = 0
+    if again:  # what the same command has written before must stay
+        nesf(*command(first / "new"), exits=(0,))
+        held = sum(4096 * (2 + p.stat().st_size // 4096) for p in first.rglob("*"))
+    full_disk(out, held + free)
+    if again:
+        shutil.copytree(first, out, dirs_exist_ok=True)
+        # a second name: what a command removes makes no room
+        shutil.copytree(out / "new", out / "kept", copy_function=os.link)
+    if not free:  # a file without a name takes what is left
         filling = os.open(out / "filling", os.O_WRONLY | os.O_CREAT)
         with suppress(OSError):
-            os.write(filling, bytes(4096))
+            while os.write(filling, bytes(4096)) and held < 10**9:
+                held += 4096
         os.unlink(out / "filling")
-    words = commands(base)[name](out)
-    code, printed = nesf(*words)
-    if code == 0 and not any(out.rglob("*")):
+    before = set(snapshot(out / "new").values())
+    words = command(out / "new")
+    code, printed = nesf(*(with_option(words, "--replace") if again else words))
+    refused = any(word in printed for word in ("exists", "already", "holds", "remove it"))
+    if code == 0 and not any((out / "new").rglob("*")):
         raise Fault("lost", f"{name}: exit code 0, and nothing is written")
-    if code == 2 and "full" not in printed and "so large" not in printed:
+    if code == 2 and not before <= set(snapshot(out / "new").values()):
+        raise Fault("lost", f"{name}: what was written before is gone")
+    if code == 2 and not ("full" in printed or "so large" in printed or (again and refused)):
         raise Fault("message", f"{name}: does not say that the disk is full: {printed[-200:]}")
     if parts := [p.name for p in out.rglob("*.part")]:
         raise Fault("lost", f"{name}: {parts[0]} is left")
@@ -432,10 +458,7 @@ def two_processes(base: Base, kind: str, seeds: range) -> list[Case]:
 
 
 def _twice(base: Base, name: str, work: Path, _: random.Random) -> str:
-    alone, both = work / "alone", work / "both"
-    alone.mkdir()
-    both.mkdir()
-    make = commands(base)[name]
+    alone, both, make = work / "alone", work / "both", commands(base)[name]
 
     def call(out: Path, report: Path) -> None:
         code, printed = nesf(*make(out))
@@ -443,12 +466,13 @@ def _twice(base: Base, name: str, work: Path, _: random.Random) -> str:
         if code:
             print(printed)
 
-    _ended(forked(lambda: call(alone, work / "code")))
+    _ended(forked(partial(call, alone, work / "code")))
     pids = [forked(partial(call, both, work / f"code-{k}")) for k in (0, 1)]
     for pid in pids:
         _ended(pid)
-    codes = [int((work / f"code-{k}").read_text()) for k in (0, 1)]
-    if 0 not in codes and (work / "code").read_text() == "0":
+    if (work / "code").read_text() != "0":
+        raise Fault("message", f"{name}: has failed alone")
+    if "0" not in [(work / f"code-{k}").read_text() for k in (0, 1)]:
         raise Fault("lost", f"{name}: neither of the two has succeeded")
     first, second = (_names(folder) for folder in (alone, both))
     if first != second:
@@ -475,11 +499,10 @@ def foreign_files(base: Base, kind: str, seeds: range) -> list[Case]:
 
 def _foreign(base: Base, name: str, work: Path, random_: random.Random) -> str:
     words = commands(base)[name](work / "out")
-    (work / "out").mkdir()
     if random_.random() < 0.5:
-        nesf(*words)
+        nesf(*words, exits=(0,))
     for own in ("notes.txt", "checkpoint-notes.txt", "cif/mine.cif", "mine/dataset.txt"):
-        (work / "out" / own).parent.mkdir(exist_ok=True)
+        (work / "out" / own).parent.mkdir(exist_ok=True, parents=True)
         (work / "out" / own).write_text("a user's")
     before = snapshot(work)
     nesf(*words)
