@@ -280,7 +280,7 @@ def _kill(base: Base, compiled: bool, work: Path, random_: random.Random) -> str
         if first != second:
             raise Fault("differs", f"{name} after a kill at event {n[0]} of {n_events} ({changes})")
     if left := [p.name for p in killed.glob(".*.part")]:
-        raise Fault("differs", f"{left[0]} is left")
+        raise Fault("left", f"{left[0]}, a part of a file")
     return ""
 
 
@@ -444,10 +444,11 @@ def _full(base: Base, name: str, work: Path, random_: random.Random) -> str:
         raise Fault("lost", f"{name}: exit code 0, and nothing is written")
     if code == 2 and not before <= set(snapshot(out / "new").values()):
         raise Fault("lost", f"{name}: what was written before is gone")
-    if code == 2 and not ("full" in printed or "so large" in printed or (again and refused)):
+    said = any(words in printed for words in ("No space left", "disk is full", "File too large"))
+    if code == 2 and not (said or (again and refused)):
         raise Fault("message", f"{name}: does not say that the disk is full: {printed[-200:]}")
     if parts := [p.name for p in out.rglob("*.part")]:
-        raise Fault("lost", f"{name}: {parts[0]} is left")
+        raise Fault("left", f"{name}: {parts[0]}, a part of a file")
     return name
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 LIMIT_S = 10.0  # a command that takes longer hangs
 START_S = 10.0  # beside it, for the process that reads structure files to start on a busy machine
 MEMORY = 12 << 30  # bytes of address space that a command may have
-FAULTS = ("traceback", "hang", "crash", "lost", "executed", "differs", "message")
+FAULTS = ("traceback", "hang", "crash", "lost", "executed", "differs", "left", "message")
 
 
 class Fault(Exception):  # noqa: N818
