@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from nesf import __version__, methods
 from nesf.cli_data import add_data_commands
 from nesf.errors import ConfigError, NesfError
-from nesf.options import add_command, add_data_options, assignments, dataset_of, print_skipped
+from nesf.files import write_json
+from nesf.options import (
+    add_command,
+    add_data_options,
+    add_replace,
+    assignments,
+    dataset_of,
+    print_skipped,
+)
+from nesf.outputs import output
 from nesf.runs import Run
 
 if TYPE_CHECKING:
@@ -154,6 +163,7 @@ def _add_reconstruct(commands: Any) -> None:
         "--label", help="record it as a run of this name beside the trained one, for --decode"
     )
     _split_options(reconstruct)
+    add_replace(reconstruct)
     add_data_options(reconstruct)
 
 
@@ -171,10 +181,17 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--detected",
         type=Path,
-        help="with --actual: predicted structures, matched by id (file name); a missing one is charged",
+        help="with --actual: predicted structures, matched by id (file name); a missing or unusable one is charged",
     )
     evaluate.add_argument(
-        "--out", type=Path, help="with --actual: folder for metrics.json and materials.csv"
+        "--no-images",
+        action="store_true",
+        help="with --actual: compare positions as they stand, as the paper does; by default each detected atom is taken at its periodic image nearest to an actual atom, for files keep atoms wrapped into the cell",
+    )
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        help="with --actual: folder for metrics.json, materials.csv and evaluation.json",
     )
     evaluate.add_argument(
         "--split",
@@ -182,6 +199,7 @@ def _add_evaluate(commands: Any) -> None:
         help="train, val or test; may be repeated (default: all that were reconstructed)",
     )
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
+    add_replace(evaluate)
     add_data_options(evaluate)
 
 
@@ -236,8 +254,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume-if-possible",
         action="store_true",
-        help="go on from the run folder's checkpoint if it is of this very training, else start anew in place of what the folder holds",
+        help="go on from the run folder's checkpoint if it is of this very training, else start anew (with --replace: in place of the run that the folder holds)",
     )
+    add_replace(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument(
         "--skip-bad", action="store_true", help="own data: leave out entries that cannot be used"
@@ -249,7 +268,7 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
     """Return the run that the options ask for."""
     changes = tuple(assignments(options.set, "--set").items())
     splits = tuple(getattr(options, "split", None) or ("val", "test"))
-    return Run(
+    run = Run(
         dataset.name,
         options.method,
         options.preset,
@@ -259,6 +278,10 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
         changes,
         splits,
     )
+    if options.minutes is None or run.label or not methods.method(run.method).has_presets:
+        return run
+    # planned by time, its epochs are not the preset's
+    return dataclasses.replace(run, label=f"{run.preset}-{options.minutes:g}-minutes")
 
 
 def _maps(options: argparse.Namespace) -> Path | None:
@@ -285,6 +308,7 @@ def _trained(options: argparse.Namespace, run: Run, dataset: Any, folder: Path) 
             folder,
             config=run.config() if not options.resume or options.preset or options.set else None,
             resume="if-possible" if options.resume_if_possible else options.resume,
+            replace=options.replace,
             command=launcher + command_line(options.words),
             **{
                 "device": device,
@@ -322,14 +346,22 @@ def _run(options: argparse.Namespace) -> None:
         dataset.split(split)
     if run.method not in methods.TRAINED:
         scores = runs.predict(
-            run, dataset, folder, decode=decode, command=command_line(options.words)
+            run,
+            dataset,
+            folder,
+            decode=decode,
+            command=command_line(options.words),
+            replace=options.replace,
         )
     else:
         trained = _trained(options, run, dataset, folder)
         if trained is None or not trained.finished:
             return
-        runs.reconstruct(folder, dataset, run.splits, decode=decode, model=trained.model)
-        scores = runs.evaluate(folder, dataset, run.splits)
+        # what follows from an earlier training went with it
+        runs.reconstruct(
+            folder, dataset, run.splits, decode=decode, model=trained.model, replace=True
+        )
+        scores = runs.evaluate(folder, dataset, run.splits, replace=True)
     print(f"{dataset.label}, {options.method}; everything is in {folder}")
     print(_summary(scores))
 
@@ -376,6 +408,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
             label=options.label,
             model=model,
             command=command_line(options.words),
+            replace=options.replace,
         )
         run = (
             options.run
@@ -389,20 +422,22 @@ def _reconstruct(options: argparse.Namespace) -> None:
             )
         return
     decoding = method.with_decoding(model.config, decode).decoding
-    crystals, skipped = read_structures(
-        options.structures,
-        cell=options.cell,
-        skip_bad=options.skip_bad,
-        vocabulary=model.vocabulary,
-    )
-    result = method.reconstruct(model, crystals, decoding, True)
-    about = {
-        "model": dict(model.dataset),
-        "input": options.structures.name,
-        "reconstruction": dataclasses.asdict(decoding),
-    }
-    about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
-    write_reconstruction(options.out, result, about)
+    inputs = (options.structures, options.run)
+    with output(options.out, replace=options.replace, inputs=inputs) as folder:
+        crystals, skipped = read_structures(
+            options.structures,
+            cell=options.cell,
+            skip_bad=options.skip_bad,
+            vocabulary=model.vocabulary,
+        )
+        result = method.reconstruct(model, crystals, decoding, True)
+        about = {
+            "model": dict(model.dataset),
+            "input": options.structures.name,
+            "reconstruction": dataclasses.asdict(decoding),
+        }
+        about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
+        write_reconstruction(folder, result, about)
     print_skipped(skipped)
     print(
         f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ",
@@ -413,9 +448,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import runs
-    from nesf.data.files import read_structures
-    from nesf.metrics import align, evaluate
-    from nesf.records import command_line, write_metrics
+    from nesf.records import command_line
 
     if options.run is not None:
         if options.actual or options.detected:
@@ -427,18 +460,47 @@ def _evaluate(options: argparse.Namespace) -> None:
                     dataset_of(options),
                     options.split,
                     command=command_line(options.words),
+                    replace=options.replace,
                 )
             )
         )
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
-    if (options.out / "run.json").exists():
-        raise ConfigError(f"--out {options.out}: holds a run, whose scores this would replace")
-    actual, detected = read_structures(options.actual)[0], read_structures(options.detected)[0]
-    scores = {"test": evaluate(actual, align(actual, detected), progress=True)}
-    write_metrics(options.out, scores)
+    inputs = (options.actual, options.detected)
+    with output(options.out, replace=options.replace, inputs=inputs) as folder:
+        scores = {"test": _score_files(options, folder)}
     print(_summary(scores))
+
+
+def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
+    """Score the structures of some files, and write how and with what into a folder."""
+    from nesf.data.files import read_structures
+    from nesf.metrics import align, evaluate, nearest_images
+    from nesf.records import command_line, commit, write_metrics
+
+    actual, _ = read_structures(options.actual)
+    detected, unusable = read_structures(options.detected, decoded=True)
+    left_out = [f"{one.entry} ({one.reason})" for one in unusable]
+    if left_out:
+        warnings.warn(f"{options.detected}: cannot be used: {'; '.join(left_out)}", stacklevel=2)
+    charged = [i for i in actual.ids if i not in {*detected.ids}]
+    if charged:
+        warnings.warn(f"charged as nothing detected: {', '.join(charged)}", stacklevel=2)
+    detected = align(actual, detected)
+    if not options.no_images:
+        detected = nearest_images(actual, detected)
+    metrics = evaluate(actual, detected, progress=True)
+    write_metrics(folder, {"test": metrics})
+    about = {
+        "command": command_line(options.words),
+        "commit": commit(),
+        "periodic_images": not options.no_images,
+        "left_out": left_out,
+        "charged": charged,
+    }
+    write_json(folder / "evaluation.json", about)
+    return metrics
 
 
 def _summary(scores: Mapping[str, Metrics]) -> str:

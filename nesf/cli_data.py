@@ -9,7 +9,8 @@ from typing import Any
 
 from nesf.errors import DataError
 from nesf.files import read_json
-from nesf.options import add_command, add_data_options, dataset_of, print_skipped
+from nesf.options import add_command, add_data_options, add_replace, dataset_of, print_skipped
+from nesf.outputs import PACKED, check_file, check_free
 
 
 def add_data_commands(commands: Any) -> None:
@@ -23,6 +24,7 @@ def add_data_commands(commands: Any) -> None:
     fetch = add_command(actions, "fetch", _fetch, "get a dataset of the official release")
     fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
+    add_replace(fetch)
     add_data_options(fetch)
     own = add_command(actions, "import", _import, "make a dataset of own structures")
     own.add_argument(
@@ -43,6 +45,7 @@ def add_data_commands(commands: Any) -> None:
         action="store_true",
         help="leave out entries that cannot be used, and list them",
     )
+    add_replace(own)
     add_data_options(own, mirror=False)
     build = add_command(actions, "build", _build, "query the Materials Project by selection rules")
     build.add_argument("rules", help="lcs6, icsg3d, ybco, or a JSON file of rules")
@@ -59,6 +62,7 @@ def add_data_commands(commands: Any) -> None:
         action="store_true",
         help="leave out documents that cannot be used, and list them",
     )
+    add_replace(build)
     add_data_options(build, mirror=False)
     audit = add_command(
         actions,
@@ -72,6 +76,7 @@ def add_data_commands(commands: Any) -> None:
     audit.add_argument(
         "--no-near-duplicates", action="store_true", help="leave the comparison of structures out"
     )
+    add_replace(audit)
     add_data_options(audit)
     listed = add_command(actions, "list", _list, "datasets that are on this machine")
     add_data_options(listed, mirror=False)
@@ -80,9 +85,14 @@ def add_data_commands(commands: Any) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     from nesf.data import fetch
 
-    print(
-        f"written: {fetch(options.name, fold=options.fold, data_dir=options.data, mirror=options.mirror)}"
+    folder = fetch(
+        options.name,
+        fold=options.fold,
+        data_dir=options.data,
+        mirror=options.mirror,
+        replace=options.replace,
     )
+    print(f"written: {folder}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -92,11 +102,12 @@ def _import(options: argparse.Namespace) -> None:
 
     name = options.name or options.path.resolve().name.split(".")[0]
     check_new_name(name)
+    folder = (options.data or default_data_dir()) / name
+    check_free(folder, options.replace, PACKED)
     dataset, skipped = read(
         options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad
     )
-    folder = (options.data or default_data_dir()) / name
-    save_dataset(dataset, folder)
+    save_dataset(dataset, folder, replace=options.replace)
     print_skipped(skipped)
     print(f"written: {folder} ({', '.join(f'{s} {len(c)}' for s, c in dataset.splits.items())})")
 
@@ -115,6 +126,7 @@ def _build(options: argparse.Namespace) -> None:
         data_dir=options.data,
         seed=options.seed,
         skip_bad=options.skip_bad,
+        replace=options.replace,
     )
     print(f"written: {folder}")
 
@@ -123,6 +135,8 @@ def _audit(options: argparse.Namespace) -> None:
     from nesf.data.audit import audit
     from nesf.files import write_json
 
+    if options.json:
+        check_file(options.json, options.replace)
     result = audit(dataset_of(options), near_duplicates=not options.no_near_duplicates)
     print(result)
     if options.json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from tqdm import tqdm
 
@@ -17,24 +19,28 @@ def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) 
     """Compute the RMS displacements [B] of matched crystals over (V/N)^(1/3); NaN: no match.
 
     As in CDVAE and later work, a pair matches when StructureMatcher's `get_rms_dist` (with
-    `MATCHER`) finds a mapping. An absurd cell, or one on which the matcher fails, does not match.
-    The crystals are in the same order.
+    `MATCHER`) finds a mapping between the primitive cells; here also when it finds one between the
+    cells as they are. Which primitive cell pymatgen finds of a crystal that is not exactly
+    symmetric depends on the order of its atoms, which differs between processors; that verdict
+    alone would, too. An absurd cell, or one on which the matcher fails, does not match. The
+    crystals are in the same order.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    matcher = StructureMatcher(**MATCHER)
+    matchers = [
+        StructureMatcher(**MATCHER, primitive_cell=primitive) for primitive in (True, False)
+    ]
     rmse = np.full(len(actual), np.nan)
     for i in tqdm(range(len(actual)), desc="matching", unit="crystal", disable=not progress):
         if not _may_match(actual, detected, i):
             continue
-        try:
-            result = matcher.get_rms_dist(
-                *detected.select([i]).to_structures(), *actual.select([i]).to_structures()
-            )
-        except (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError):
+        pair = *detected.select([i]).to_structures(), *actual.select([i]).to_structures()
+        for matcher in matchers:
             # Niggli reduction or the assignment fails on a strange cell
-            continue
-        rmse[i] = np.nan if result is None else result[0]
+            with suppress(ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError):
+                if (result := matcher.get_rms_dist(*pair)) is not None:
+                    rmse[i] = result[0]
+                    break
     return rmse
 
 

@@ -29,6 +29,15 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
         )
 
 
+def add_replace(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a command replace what it, or another one of this program, wrote."""
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace what this program wrote there before; without it nothing is overwritten",
+    )
+
+
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     """Return the values of a repeated KEY=VALUE option."""
     for pair in pairs:

@@ -22,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import metadata, resources
@@ -187,22 +187,28 @@ def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
     )
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
-    """Write `metrics.json` and `materials.csv` (6 significant digits) with exactly these splits.
+def write_metrics(folder: Path, metrics: Mapping[str, Metrics], keep: Collection[str] = ()) -> None:
+    """Write `metrics.json` and `materials.csv` (6 significant digits).
+
+    They hold exactly these splits, and those of the recorded ones that are to be kept.
 
     Raises:
-        DataError: a split is not train, val or test.
+        DataError: a split is not train, val or test, or a recorded file is missing.
     """
     import pandas as pd
 
-    summaries = {
-        split: metrics[split].summary
-        for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
-    }
-    write_checked(Path(folder) / "metrics.json", summaries, "metrics")
-    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])[
-        list(MATERIAL_COLUMNS)
-    ]
+    summaries = {split: one.summary for split, one in metrics.items()}
+    tables = {split: one.materials.assign(split=split) for split, one in metrics.items()}
+    if keep:
+        recorded = read_json(Path(folder) / "metrics.json")
+        summaries |= {split: recorded[split] for split in keep}
+        materials = read_csv(Path(folder) / "materials.csv")
+        tables |= {split: materials[materials["split"] == split] for split in keep}
+    order = sorted(summaries, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
+    write_checked(
+        Path(folder) / "metrics.json", {split: summaries[split] for split in order}, "metrics"
+    )
+    materials = pd.concat([tables[split] for split in order])[list(MATERIAL_COLUMNS)]
     write_atomically(
         Path(folder) / "materials.csv",
         materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
@@ -230,10 +236,9 @@ def read_run(folder: Path) -> RecordedRun:
 
 def run_folders(root: Path) -> list[Path]:
     """Return every folder under `root` that holds a run.json or a metrics.json, sorted."""
-    return sorted(
-        {p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)},
-        key=_natural,
-    )
+    found = {p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}
+    hidden = {p for p in found if any(n.startswith(".") for n in p.relative_to(root).parts)}
+    return sorted(found - hidden, key=_natural)
 
 
 def all_runs(root: Path) -> list[RecordedRun]:

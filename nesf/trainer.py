@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from nesf.data.streaming import StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.files import read_json, write_atomically, write_json
+from nesf.outputs import CHECKPOINT, PART
 from nesf.saved import choose_device, read_tensors, write_tensors
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
@@ -296,7 +298,7 @@ class Trainer(ABC, Generic[Model]):
         )
         # a kill while writing leaves the latter
         for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
-            if old.name != name:
+            if old.name != name and re.fullmatch(rf"{CHECKPOINT}|{PART}", old.name):
                 old.unlink()
 
     def restore(self, out: Path) -> None:

@@ -35,6 +35,7 @@ FORMS = "train/val/test.csv(.gz) in a folder, a .csv(.gz), a folder of .cif, .va
 # fractional; a coordinate this little below 0 or 1 counts as 0: noise in the last digit moves no
 # atom across the cell
 WRAP_TOLERANCE = 1e-6
+TAKEN = "is already that of"
 # What pymatgen and ase raise on damaged files (a KeyError is a LookupError, a division by zero an
 # ArithmeticError, ase's XYZError an OSError, pymatgen's BadPoscarWarning a UserWarning); no
 # AttributeError, so that a fault of this program is not taken for one of a file.
@@ -118,18 +119,26 @@ def read_structures(
     cell: Cell = "as-given",
     skip_bad: bool = False,
     vocabulary: Sequence[int] | None = None,
+    decoded: bool = False,
 ) -> tuple[Crystals, list[Skipped]]:
     """Read own data as one batch, in the order of the files (sorted names; train, val, test).
 
     Arguments as of `read`; structures with elements outside the vocabulary, if one is given, cannot
-    be used.
+    be used. With `decoded` they are what a decoder gives: with atoms as near to each other as they
+    may be, and what cannot be used is left out, but for a second structure of one id.
     """
-    crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
+    crystals, _, skipped = _read(Path(path), cell, skip_bad or decoded, vocabulary, decoded)
+    if decoded and (twice := [s for s in skipped if TAKEN in s.reason]):
+        raise DataError(f"{twice[0].entry}: {twice[0].reason}; keep one structure per material")
     return crystals, skipped
 
 
 def _read(
-    path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None = None
+    path: Path,
+    cell: str,
+    skip_bad: bool,
+    vocabulary: Sequence[int] | None = None,
+    decoded: bool = False,
 ) -> tuple[Crystals, list[str] | None, list[Skipped]]:
     """Return the crystals of a path, the split of each if the files tell, and what was left out."""
     if cell not in get_args(Cell):
@@ -139,7 +148,9 @@ def _read(
         warnings.simplefilter("ignore")
         entries = tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2)
         kept, skipped = usable_entries(
-            entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad
+            entries,
+            partial(_structure, cell=cell, vocabulary=vocabulary, decoded=decoded),
+            skip_bad,
         )
     if not kept:
         raise DataError(
@@ -176,9 +187,7 @@ def usable_entries(
             if not entry.identifier:
                 raise DataError("it has no material_id")
             if entry.identifier in labels:
-                raise DataError(
-                    f"its id {entry.identifier!r} is already that of {labels[entry.identifier]}"
-                )
+                raise DataError(f"its id {entry.identifier!r} {TAKEN} {labels[entry.identifier]}")
             kept.append((entry, read(entry)))
             labels[entry.identifier] = entry.label
         except DataError as error:
@@ -190,13 +199,15 @@ def usable_entries(
     return kept, skipped
 
 
-def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
+def _structure(
+    entry: Entry, cell: str, vocabulary: Sequence[int] | None, decoded: bool = False
+) -> Structure:
     """Return the structure of an entry in the requested cell; a DataError says why not."""
     try:
         structure = entry.read()
     except UNREADABLE as error:
         raise DataError(f"it cannot be read ({_first_line(error)})") from None
-    if reason := reason_against(structure):
+    if reason := (reason_against_decoded if decoded else reason_against)(structure):
         raise DataError(reason)
     if vocabulary is not None and (
         foreign := sorted(
@@ -392,15 +403,26 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     ids = ids if len(set(ids)) == len(ids) else [str(i) for i in range(len(ids))]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
-    if bad := [
-        name
-        for name, s in zip(ids, items, strict=True)
-        if not (s.is_ordered and all(hasattr(site.specie, "Z") for site in s))
-    ]:
-        raise DataError(
-            f"{bad[0]}: the detected structure is disordered or holds a dummy species; give one element a site"
-        )
+    for name, item in zip(ids, items, strict=True):
+        if reason := reason_against_decoded(item):
+            raise DataError(f"{name}: {reason}")
     return Crystals.from_structures(items, ids, check=False).in_standard_setting()
+
+
+def reason_against_decoded(structure: Structure) -> str | None:
+    """Return why a structure that a decoder gave cannot be scored, or None."""
+    if not (
+        structure.is_ordered and all(1 <= getattr(site.specie, "Z", 0) <= 118 for site in structure)
+    ):
+        return (
+            "the detected structure is disordered or holds a dummy species; give one element a site"
+        )
+    finite = (
+        np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()
+    )
+    if len(structure) and not (finite and structure.volume > 0):
+        return "a coordinate of the detected structure is not finite, or its cell has no volume"
+    return None
 
 
 def _as_structure(item: Any) -> Structure:

@@ -26,6 +26,7 @@ from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import check_new_name, packed_folder
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
+from nesf.outputs import PACKED, check_free
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -46,6 +47,7 @@ def build(
     seed: int = 0,
     skip_bad: bool = False,
     progress: bool = True,
+    replace: bool = False,
 ) -> Path:
     """Query the Materials Project, select, split, and write a packed dataset (Section 4.1).
 
@@ -54,6 +56,7 @@ def build(
         api_key: 32 characters; None, as for `endpoint`, for mp-api's usual configuration.
         skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead
             of raising an error.
+        replace: put it in the place of a dataset of this name.
 
     Returns:
         The packed folder; with folds, the folder that holds fold-0, fold-1 and so on.
@@ -66,6 +69,7 @@ def build(
     """
     check_new_name(name)
     folder = Path(data_dir or default_data_dir()) / name
+    check_free(folder, replace, rf"(fold-\d+/)?{PACKED}")
     query = prefilter(rules)
     with _client(api_key, endpoint, progress) as client:
         documents = _search(client, query)
@@ -82,7 +86,8 @@ def build(
     }
     for fold, parts in enumerate(split_by_rules(selected.in_standard_setting(), rules, seed=seed)):
         k = None if rules.folds is None else fold
-        save_dataset(Dataset(name, parts, k, provenance), packed_folder(name, k, folder.parent))
+        place = packed_folder(name, k, folder.parent)
+        save_dataset(Dataset(name, parts, k, provenance), place, replace=replace)
     return folder
 
 
