@@ -14,16 +14,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nesf.api import evaluate, load_model, oracle, read_structures, reconstruct, train
+    from nesf.api import (
+        evaluate,
+        interpolate,
+        load_model,
+        oracle,
+        read_structures,
+        reconstruct,
+        train,
+    )
     from nesf.config import Config, preset
     from nesf.crystals import Crystals
     from nesf.data import load as load_dataset
     from nesf.data.dataset import Dataset
     from nesf.errors import NesfError
+    from nesf.featurizer import NeSFFeaturizer as NeSFFeaturizer
     from nesf.saved import TrainedModel
 
 _HOME = dict.fromkeys(
-    ("evaluate", "load_model", "oracle", "read_structures", "reconstruct", "train"), "nesf.api"
+    ("evaluate", "interpolate", "load_model", "oracle", "read_structures", "reconstruct", "train"),
+    "nesf.api",
 )
 _HOME |= {
     "Config": "nesf.config",
@@ -31,10 +41,12 @@ _HOME |= {
     "Crystals": "nesf.crystals",
     "Dataset": "nesf.data.dataset",
 }
+# needs scikit-learn, of the extra `sklearn`; so it is not in __all__
+_HOME |= {"NeSFFeaturizer": "nesf.featurizer"}
 _HOME |= {"NesfError": "nesf.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
 __all__ = [  # noqa: RUF022 (in the order of use)
-    "load_model", "read_structures", "reconstruct", "evaluate", "oracle", "load_dataset", "train",
+    "load_model", "read_structures", "reconstruct", "interpolate", "evaluate", "oracle", "load_dataset", "train",
     "Config", "Crystals", "Dataset", "NesfError", "TrainedModel", "preset",
 ]  # fmt: skip
 

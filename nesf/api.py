@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nesf import data, decode, metrics, runs
 from nesf.config import ReconstructionConfig, with_fields
-from nesf.crystals import Crystals
+from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import Dataset, bounding_box
 from nesf.data.files import Cell, as_crystals
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
-from nesf.errors import DataError
+from nesf.errors import ConfigError, DataError
 from nesf.metrics import Metrics
-from nesf.saved import RECORDED, TrainedModel
+from nesf.saved import TrainedModel, model_folder
 from nesf.trainer import TrainingResult
+from nesf.trust import ModelCell, in_cell, judged
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -30,26 +33,14 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
     """Load a trained autoencoder.
 
     Args:
-        name: folder of a run, or the name of a dataset (`starter`, `lcs6`, …) whose model is
-            recorded in this clone of the repository.
+        name: folder of a run, or the name of a recorded model (`starter`, `lcs6`, `lcs6/cpu`, …),
+            as of `nesf.saved.model_folder`.
         device: auto, cpu, cuda, ...
 
     Raises:
         DataError: there is no such model; the message names those that there are.
     """
-    if (Path(name) / "model.json").exists():
-        return TrainedModel.load(Path(name), device)
-    recorded = {
-        p.parents[3].name: p.parent
-        for last in ("seed-0", "fold-0")
-        for p in RECORDED.glob(f"*/nesf/cpu/{last}/model.json")
-    }
-    if str(name) in recorded:
-        return TrainedModel.load(recorded[str(name)], device)
-    known = f"choose from {', '.join(sorted(recorded))}, or give" if recorded else "give"
-    raise DataError(
-        f"{name}: is no model; {known} the folder of a run (`nesf train DATASET --out FOLDER` makes one)"
-    )
+    return TrainedModel.load(model_folder(name), device)
 
 
 def read_structures(
@@ -113,27 +104,77 @@ def train(
 
 
 def reconstruct(
-    model: TrainedModel, structures: Structures, *, progress: bool = False, **decoding: Any
+    model: TrainedModel,
+    structures: Structures,
+    *,
+    cell: ModelCell = "auto",
+    match: bool = True,
+    progress: bool = False,
+    **decoding: Any,
 ) -> Reconstruction:
-    """Encode structures and decode them again; `reports` hold particles, scores and votes.
+    """Encode structures and decode them again; `reports` hold particles, scores, votes and `trust`.
+
+    `trust` says of each crystal what is known without its truth: in what it is outside the training
+    domain, which cell was encoded, match and RMSD against the input (`nesf.trust.judged`).
 
     Args:
         model: a trained model.
         structures: pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
+        cell: cell to encode; auto: the kind that the model was trained on (`nesf.trust.in_cell`).
+        match: run StructureMatcher against the input.
         progress: a progress bar on standard error.
         decoding: parameters of `ReconstructionConfig` that differ from the model's, for example
-            `mode="fast"`.
+            `mode="consistent"`.
 
     Raises:
         DataError: a structure cannot be used, for example for an element that the model has not
             learned.
     """
-    return decode.reconstruct(
-        model,
-        as_crystals(structures),
-        with_fields(model.config.decoding, decoding),
-        progress=progress,
-    )
+    given = as_crystals(structures)
+    used, cells = in_cell(given, cell, model.domain)
+    config = with_fields(model.config.decoding, decoding)
+    made = decode.reconstruct(model, used, config, progress=progress)
+    return judged(made, model.domain, used, given=given, cells=cells, match=match)
+
+
+def interpolate(
+    model: TrainedModel,
+    source: Structures,
+    destination: Structures,
+    steps: int = 9,
+    *,
+    cell: ModelCell = "auto",
+    progress: bool = False,
+    **decoding: Any,
+) -> Reconstruction:
+    """Decode a straight line between the latent vectors of two crystals (Section 4.5).
+
+    Args:
+        model: a trained model.
+        source: where the line begins: one structure.
+        destination: where it ends: one structure.
+        steps: number of frames, both ends included; their ids are frame-0, frame-1, ...
+        cell: as of `reconstruct`.
+        progress: a progress bar on standard error.
+        decoding: as of `reconstruct`.
+
+    Returns:
+        A frame a crystal; `trust` in the reports is about the decoded crystal.
+
+    Raises:
+        ConfigError: fewer than 2 steps.
+        DataError: an end cannot be used, or is not one structure.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps = {steps}: at least 2 are needed, the two ends")
+    ends = concatenate([as_crystals(end) for end in (source, destination)])
+    if len(ends) != 2:
+        raise DataError(f"{len(ends)} structures where the two ends of a line are expected")
+    used, _ = in_cell(ends, cell, model.domain)
+    z = decode.latent_path(model, used, np.linspace(0, 1, steps))
+    ids = [f"frame-{i:0{len(str(steps - 1))}d}" for i in range(steps)]
+    config = with_fields(model.config.decoding, decoding)
+    return judged(decode.decode_latent(model, z, ids, config, progress=progress), model.domain)
 
 
 def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -> Reconstruction:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import __version__, methods
+from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
+from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
 from nesf.files import write_json
 from nesf.options import (
     add_command,
     add_data_options,
     add_replace,
+    add_split_options,
     assignments,
     dataset_of,
-    print_skipped,
 )
 from nesf.outputs import output
 from nesf.runs import Run
@@ -42,19 +46,24 @@ EPILOG = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Entry point; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    3: `--strict`, and something speaks against a reconstruction.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin for long while they wait make torch many times slower as soon as another
         # program wants a core; threads that sleep at once cost a quarter of a training step on a
         # quiet machine. Read when torch is loaded, hence not in nesf.hardware.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    options = parser.parse_args(words)
-    options.words = words
+    known = parser()
+    options = known.parse_args(words)
+    options.words, options.parser = words, known
     warnings.formatwarning = lambda message, *_: f"nesf: warning: {message}\n"
+    silent = options.quiet and getattr(options, "json", None) is not True
     try:
-        options.call(options)
+        with redirect_stdout(io.StringIO()) if silent else nullcontext():
+            return options.call(options) or 0
     except NesfError as error:
         print(f"nesf: error: {error}", file=sys.stderr)
         return 2
@@ -77,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the commands of other packages."""
     parser = argparse.ArgumentParser(
         prog="nesf",
         description="Neural Structure Fields: an autoencoder for crystals (Chiba et al. 2023).",
@@ -91,7 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_data_commands(commands)
 
-    run = add_command(commands, "run", _run, "train, reconstruct and evaluate: the main job")
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        "train, reconstruct and evaluate: the main job",
+        "nesf run starter --minutes 2 --out runs/first",
+        "nesf run lcs6 --preset paper",
+        "nesf run ybco --fold 0 --split test --decode mode=consistent",
+    )
     run.add_argument(
         "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
     )
@@ -101,9 +118,16 @@ def _parser() -> argparse.ArgumentParser:
         help="run folder (default: results/<dataset>/<method>/<preset>/<seed-N or fold-K>)",
     )
     _training_options(run)
-    _split_options(run)
+    add_split_options(run)
 
-    train = add_command(commands, "train", _train, "train the autoencoder")
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "train the autoencoder",
+        "nesf train mine --out runs/mine --max-minutes 30",
+        "nesf train mine --out runs/mine --resume",
+    )
     train.add_argument(
         "dataset", help="starter, lcs6, ybco, icsg3d, an imported dataset, or a path to own data"
     )
@@ -115,56 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _training_options(train)
 
-    _add_reconstruct(commands)
+    add_crystal_commands(commands)
     _add_evaluate(commands)
-    # of nesf_studies: analyse, aggregate
+    add_doctor_commands(commands)
+    # of nesf_studies: analyse, aggregate, view
     for point in metadata.entry_points(group="nesf.commands"):
         point.load()(commands)
     return parser
-
-
-def _add_reconstruct(commands: Any) -> None:
-    reconstruct = add_command(
-        commands,
-        "reconstruct",
-        _reconstruct,
-        "reconstruct splits of a run's dataset, or any structures",
-    )
-    reconstruct.add_argument(
-        "run", type=Path, help="run folder with model.safetensors and model.json"
-    )
-    reconstruct.add_argument(
-        "structures",
-        type=Path,
-        nargs="?",
-        help="own structures: a CIF or POSCAR file, a folder of them, extxyz, csv; default: the run's dataset",
-    )
-    reconstruct.add_argument(
-        "--out",
-        type=Path,
-        help="folder for own structures' reconstructions (required with STRUCTURES)",
-    )
-    reconstruct.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out entries that cannot be used, and list them",
-    )
-    reconstruct.add_argument(
-        "--cell",
-        default="as-given",
-        choices=("as-given", "conventional", "primitive"),
-        help="cell of own structures (paper: conventional)",
-    )
-    reconstruct.add_argument(
-        "--dataset", help="name or path of the run's dataset, if it was a path"
-    )
-    reconstruct.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    reconstruct.add_argument(
-        "--label", help="record it as a run of this name beside the trained one, for --decode"
-    )
-    _split_options(reconstruct)
-    add_replace(reconstruct)
-    add_data_options(reconstruct)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -173,6 +154,8 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "score a run's reconstructions, or any structures against any others",
+        "nesf evaluate runs/mine",
+        "nesf evaluate --actual a/ --detected b/ --out scores/",
     )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument(
@@ -201,21 +184,6 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
     add_replace(evaluate)
     add_data_options(evaluate)
-
-
-def _split_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split",
-        action="append",
-        help="train, val or test; may be repeated (default: val and test)",
-    )
-    parser.add_argument(
-        "--decode",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4 (icsg3d: binary_threshold=0.5)",
-    )
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -315,6 +283,7 @@ def _trained(options: argparse.Namespace, run: Run, dataset: Any, folder: Path) 
                 "minutes": options.minutes,
                 "max_minutes": options.max_minutes,
                 "maps": _maps(options),
+                "progress": not options.quiet,
             },
         )
     if number > 0:  # the first process says it, and does all that follows
@@ -341,7 +310,7 @@ def _run(options: argparse.Namespace) -> None:
     dataset = dataset_of(options)
     run = _asked(options, dataset)
     method.with_decoding(run.config(), decode)  # a wrong value is said before the training
-    folder = options.out or Path("results") / run.name
+    folder, shown = options.out or Path("results") / run.name, not options.quiet
     for split in run.splits:
         dataset.split(split)
     if run.method not in methods.TRAINED:
@@ -351,6 +320,7 @@ def _run(options: argparse.Namespace) -> None:
             folder,
             decode=decode,
             command=command_line(options.words),
+            progress=shown,
             replace=options.replace,
         )
     else:
@@ -359,9 +329,15 @@ def _run(options: argparse.Namespace) -> None:
             return
         # what follows from an earlier training went with it
         runs.reconstruct(
-            folder, dataset, run.splits, decode=decode, model=trained.model, replace=True
+            folder,
+            dataset,
+            run.splits,
+            decode=decode,
+            model=trained.model,
+            progress=shown,
+            replace=True,
         )
-        scores = runs.evaluate(folder, dataset, run.splits, replace=True)
+        scores = runs.evaluate(folder, dataset, run.splits, progress=shown, replace=True)
     print(f"{dataset.label}, {options.method}; everything is in {folder}")
     print(_summary(scores))
 
@@ -386,66 +362,6 @@ def _train(options: argparse.Namespace) -> None:
     _trained(options, _asked(options, dataset), dataset, options.out)
 
 
-def _reconstruct(options: argparse.Namespace) -> None:
-    from nesf import runs
-    from nesf.data.files import read_structures
-    from nesf.export import write_reconstruction
-    from nesf.records import command_line
-
-    if options.structures is not None and options.out is None:
-        raise ConfigError("--out is missing: a folder for the reconstructed structures")
-    if options.structures is not None and options.label is not None:
-        raise ConfigError("--label is for splits of the run's dataset; own structures go to --out")
-    method, decode = methods.method_of(options.run), assignments(options.decode, "--decode")
-    model = method.load(options.run, options.device)
-    if options.structures is None:
-        splits = tuple(options.split or ("val", "test"))
-        made = runs.reconstruct(
-            options.run,
-            dataset_of(options),
-            splits,
-            decode=decode,
-            label=options.label,
-            model=model,
-            command=command_line(options.words),
-            replace=options.replace,
-        )
-        run = (
-            options.run
-            if options.label is None
-            else options.run.resolve().parents[1] / options.label / options.run.resolve().name
-        )
-        for split, result in made.items():
-            folder = run / "reconstruction" / split
-            print(
-                f"{split}: {len(result.crystals)} crystals in {folder}, nothing detected in {len(result.nothing_detected)}{result.verdict}"
-            )
-        return
-    decoding = method.with_decoding(model.config, decode).decoding
-    inputs = (options.structures, options.run)
-    with output(options.out, replace=options.replace, inputs=inputs) as folder:
-        crystals, skipped = read_structures(
-            options.structures,
-            cell=options.cell,
-            skip_bad=options.skip_bad,
-            vocabulary=model.vocabulary,
-        )
-        result = method.reconstruct(model, crystals, decoding, True)
-        about = {
-            "model": dict(model.dataset),
-            "input": options.structures.name,
-            "reconstruction": dataclasses.asdict(decoding),
-        }
-        about["skipped"] = [{"entry": s.entry, "reason": s.reason} for s in skipped]
-        write_reconstruction(folder, result, about)
-    print_skipped(skipped)
-    print(
-        f"{len(crystals)} crystals in {options.out} (cif/, structures.csv, atoms.csv, summary.json); ",
-        end="",
-    )
-    print(f"nothing detected in {len(result.nothing_detected)}{result.verdict}")
-
-
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import runs
     from nesf.records import command_line
@@ -460,6 +376,7 @@ def _evaluate(options: argparse.Namespace) -> None:
                     dataset_of(options),
                     options.split,
                     command=command_line(options.words),
+                    progress=not options.quiet,
                     replace=options.replace,
                 )
             )
@@ -490,7 +407,7 @@ def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
     detected = align(actual, detected)
     if not options.no_images:
         detected = nearest_images(actual, detected)
-    metrics = evaluate(actual, detected, progress=True)
+    metrics = evaluate(actual, detected, progress=not options.quiet)
     write_metrics(folder, {"test": metrics})
     about = {
         "command": command_line(options.words),

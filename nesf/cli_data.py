@@ -10,7 +10,7 @@ from typing import Any
 from nesf.errors import DataError
 from nesf.files import read_json
 from nesf.options import add_command, add_data_options, add_replace, dataset_of, print_skipped
-from nesf.outputs import PACKED, check_file, check_free
+from nesf.outputs import PACKED, check, check_file
 
 
 def add_data_commands(commands: Any) -> None:
@@ -21,12 +21,25 @@ def add_data_commands(commands: Any) -> None:
         description="Get, import, build and inspect datasets.",
     )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    fetch = add_command(actions, "fetch", _fetch, "get a dataset of the official release")
+    fetch = add_command(
+        actions,
+        "fetch",
+        _fetch,
+        "get a dataset of the official release",
+        "nesf data fetch lcs6",
+        "nesf data fetch ybco --fold 0 --mirror release/",
+    )
     fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
     add_replace(fetch)
     add_data_options(fetch)
-    own = add_command(actions, "import", _import, "make a dataset of own structures")
+    own = add_command(
+        actions,
+        "import",
+        _import,
+        "make a dataset of own structures",
+        "nesf data import my_cifs/ --name mine --cell conventional",
+    )
     own.add_argument(
         "path",
         type=Path,
@@ -47,7 +60,13 @@ def add_data_commands(commands: Any) -> None:
     )
     add_replace(own)
     add_data_options(own, mirror=False)
-    build = add_command(actions, "build", _build, "query the Materials Project by selection rules")
+    build = add_command(
+        actions,
+        "build",
+        _build,
+        "query the Materials Project by selection rules",
+        "nesf data build lcs6 --api-key KEY",
+    )
     build.add_argument("rules", help="lcs6, icsg3d, ybco, or a JSON file of rules")
     build.add_argument("--name", help="name of the dataset (default: RULES-mp)")
     build.add_argument(
@@ -69,6 +88,7 @@ def add_data_commands(commands: Any) -> None:
         "audit",
         _audit,
         "counts, elements, cell shapes, shared ids and near-duplicates of a dataset",
+        "nesf data audit mine --json audit.json",
     )
     audit.add_argument("dataset")
     audit.add_argument("--fold", type=int)
@@ -78,7 +98,9 @@ def add_data_commands(commands: Any) -> None:
     )
     add_replace(audit)
     add_data_options(audit)
-    listed = add_command(actions, "list", _list, "datasets that are on this machine")
+    listed = add_command(
+        actions, "list", _list, "datasets that are on this machine", "nesf data list"
+    )
     add_data_options(listed, mirror=False)
 
 
@@ -103,7 +125,7 @@ def _import(options: argparse.Namespace) -> None:
     name = options.name or options.path.resolve().name.split(".")[0]
     check_new_name(name)
     folder = (options.data or default_data_dir()) / name
-    check_free(folder, options.replace, PACKED)
+    check(folder, replace=options.replace, own=PACKED)
     dataset, skipped = read(
         options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad
     )

@@ -168,8 +168,10 @@ class ReconstructionConfig:
     search_candidates: int = 32  # moves of a round that are polished
     search_top: int = 6  # moves of a crystal and kind that are looked at
     # weight of the squared differences from the decoded composition, in the order of the search
-    composition_weight: float = 0.01
-    search_interval: float = 0.5  # Å, of the grid of places for an additional atom
+    composition_weight: float = 0.003
+    search_interval: float = 0.7  # Å, of the grid of places for an additional atom
+    # weight of the squared differences from the decoded lattice, Å and radians, while searching
+    search_lattice: float = 0.01
 
     def __post_init__(self) -> None:
         if self.max_queries < 1:

@@ -10,6 +10,7 @@ distance that is left is a certificate: it needs no truth.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from nesf.config import ReconstructionConfig
 from nesf.crystals import PaddedCrystals, allowed_lattices, standard_lattice
 from nesf.model import Autoencoder
-from nesf.polishing import Candidates, FixedEncoder, polish
+from nesf.polishing import LATTICE_WEIGHTS, Candidates, FixedEncoder, polish
 
 # Atoms beyond which a crystal is polished, but not searched for: the pairs to swap would fill memory.
 MOST_SEARCHED = 64
@@ -50,15 +51,16 @@ class State(NamedTuple):
     """A crystal of the search."""
 
     energy: float  # what the search is ordered by
-    distance: float  # latent distance
+    distance: float  # latent distance; infinite where an atom is missing or the lattice is held
     kind: str  # the move that led to it
     positions: Tensor  # [n, 3], Å
     species: Tensor  # [n]
     lattice: Tensor  # [6]
+    told: int  # number of atoms that the encoder is told: more than n where some are missing
 
     def key(self) -> tuple[float, ...]:
-        """Return what tells states apart."""
-        return (round(self.distance, 7), *sorted(self.species.tolist()))
+        """Return what tells moves apart."""
+        return (round(self.energy, 7), *sorted(self.species.tolist()))
 
 
 class Moves:
@@ -86,10 +88,17 @@ class Moves:
         if n > 1:
             self.remove()
         if n:
-            places = places[torch.cdist(places, self.state.positions).amin(1) > 0.8]  # Å
+            places = self.free(places)
         if len(places):
             self.add(places)
+            if n > 1:
+                self.move(places)
         return self.found
+
+    def free(self, places: Tensor) -> Tensor:
+        """Return the places [G, 3] that are not at an atom."""
+        taken = self.state.positions
+        return places[torch.cdist(places, taken).amin(1) > 0.8] if len(taken) else places  # Å
 
     def count(self, species: Tensor) -> Tensor:
         """Return the numbers of atoms of each species [A]."""
@@ -104,20 +113,25 @@ class Moves:
         have = have + given * torch.eye(len(have))
         return self.target.mismatch(have, self.config.composition_weight)
 
-    def energies(self, largest: Tensor, total: Tensor, n: int, mismatch: Tensor) -> Tensor:
-        """Return the energies [K] of pooled features [K, F] of n atoms."""
+    def energies(self, largest: Tensor, total: Tensor, told: int, mismatch: Tensor) -> Tensor:
+        """Return the energies [K] of pooled features [K, F]; told: number of atoms."""
         k = len(largest)
-        numbers = torch.full((k,), n)
+        numbers = torch.full((k,), told)
         latent = self.rough.of_pooled(largest, total, numbers, self.of_lattice.expand(k, -1))
         return ((latent - self.z) / self.scale).square().mean(-1) + mismatch
 
     def keep(
-        self, kind: str, energies: Tensor, atoms: Callable[[int], tuple[Tensor, Tensor]]
+        self,
+        kind: str,
+        energies: Tensor,
+        atoms: Callable[[int], tuple[Tensor, Tensor]],
+        told: int | None = None,
     ) -> None:
         """Keep the best moves of a kind."""
+        told = self.state.told if told is None else told
         top = energies.topk(min(self.config.search_top, len(energies)), largest=False)
         for energy, k in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            self.found.append(State(energy, energy, kind, *atoms(k), self.state.lattice))
+            self.found.append(State(energy, math.inf, kind, *atoms(k), self.state.lattice, told))
 
     def without(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled features [F] without some atoms (mask [n])."""
@@ -135,7 +149,7 @@ class Moves:
             of_group = self.energies(
                 torch.maximum(largest, named.amax(0)),
                 total + torch.relu(named).sum(0),
-                len(self.species),
+                self.state.told,
                 self.mismatch(group, int(group.sum())),
             )
             of_group[self.species[group][0]] = torch.inf  # it has this element already
@@ -160,7 +174,7 @@ class Moves:
         energies = self.energies(
             features.amax(1),
             torch.relu(features).sum(1),
-            len(self.species),
+            self.state.told,
             self.mismatch()[0],
         )
         self.keep("swap", energies, lambda k: (self.state.positions, species[k]))
@@ -169,23 +183,27 @@ class Moves:
         """Leave one atom out."""
         largest, total = (torch.stack(p) for p in zip(*map(self.without, self.single), strict=True))
         mismatch = torch.stack([self.mismatch(atom)[0] for atom in self.single])
-        energies = self.energies(largest, total, len(self.species) - 1, mismatch)
+        # of a complete crystal, the rest is complete
+        told = self.state.told - (self.state.told == len(self.species))
+        energies = self.energies(largest, total, told, mismatch)
         p, s = self.state.positions, self.species
-        self.keep("remove", energies, lambda k: (p[~self.single[k]], s[~self.single[k]]))
-        # an atom that can be missed may have another place
-        self.spare = energies.topk(min(4, len(energies)), largest=False).indices.tolist()
+        self.keep("remove", energies, lambda k: (p[~self.single[k]], s[~self.single[k]]), told)
 
     def add(self, places: Tensor) -> None:
-        """Add an atom of an element that is there, or move one, to one of the places [G, 3]."""
+        """Add an atom of an element that is there, or asked for, to one of the places [G, 3]."""
         p, s = self.state.positions, self.species
         parts = self.rough.of_positions(places.float())
-        elements = s.unique() if len(s) else torch.arange(len(self.table))
+        wanted = self.have > 0
+        if self.target.counts is not None:
+            wanted |= self.target.counts > 0.3
+        elements = wanted.nonzero()[:, 0] if wanted.any() else torch.arange(len(self.table))
         largest, total = self.without(torch.zeros(len(s), dtype=torch.bool))
         new = (parts[:, None] + self.table[elements]).flatten(0, 1)
+        told = max(self.state.told, len(s) + 1)
         energies = self.energies(
             torch.maximum(largest, new),
             total + torch.relu(new),
-            len(s) + 1,
+            told,
             self.mismatch(None, 1)[elements].repeat(len(places)),
         )
 
@@ -193,12 +211,23 @@ class Moves:
             place, element = divmod(k, len(elements))
             return torch.cat([p, places[place, None]]), torch.cat([s, elements[element, None]])
 
-        self.keep("add", energies, added)
-        for atom in self.spare if len(s) > 1 else ():
-            largest, total = self.without(self.single[atom])
+        self.keep("add", energies, added, told)
+
+    def move(self, places: Tensor) -> None:
+        """Move one of the atoms that are missed least to one of the places [G, 3]."""
+        p, s = self.state.positions, self.species
+        parts = self.rough.of_positions(places.float())
+        rest = [self.without(atom) for atom in self.single]
+        each, totals = (torch.stack(t) for t in zip(*rest, strict=True))
+        missed = self.energies(each, totals, self.state.told, self.mismatch()[0])
+        for atom in missed.topk(min(4, len(missed)), largest=False).indices.tolist():
+            largest, total = rest[atom]
             new = parts + self.table[s[atom]]
             energies = self.energies(
-                torch.maximum(largest, new), total + torch.relu(new), len(s), self.mismatch()[0]
+                torch.maximum(largest, new),
+                total + torch.relu(new),
+                self.state.told,
+                self.mismatch()[0],
             )
 
             def moved(k: int, atom: int = atom) -> tuple[Tensor, Tensor]:
@@ -210,8 +239,9 @@ class Moves:
 class Search:
     """The search for the crystal of one latent vector by discrete moves, best first.
 
-    In each round the best crystals that have not yet done so make their moves; the best moves are
-    polished, and join the others.
+    Atoms that the five steps missed are added first, up to the decoded number of atoms. Then, in
+    each round, the best crystals that have not yet done so make their moves; the best moves are
+    polished, and join the others. The lattice is held near the decoded one, and let go at the end.
     """
 
     def __init__(
@@ -224,37 +254,106 @@ class Search:
         self.places = grid_in_cell(target.lattice, config.search_interval)
         self.tried = 0
 
+    def completions(self, start: State) -> list[State]:
+        """Return a crystal with other elements, and with atoms up to the decoded number."""
+        made = self.polished([self.renamed(start)]) if len(start.species) else []
+        if self.target.counts is not None:
+            n = int(self.target.counts.sum().round())
+            for total in range(max(n - 1, len(start.species) + 1), n + 2):
+                made += self.completed(start, total)[:2]
+        return made
+
+    def renamed(self, state: State) -> State:
+        """Return a crystal with the elements that fit its positions best, changed one by one."""
+        for _ in range(len(state.species)):
+            moves = Moves(self.rough, state, self.target, self.config)
+            moves.rename()
+            moves.swap()
+            best = min(moves.found, key=lambda move: move.energy)
+            if best.energy >= state.energy:
+                break
+            state = best
+        return state
+
+    def completed(self, start: State, n: int) -> list[State]:
+        """Return crystals of n atoms, made by adding atoms to one of fewer, one after another."""
+        beam = [start._replace(told=n)]
+        while len(beam[0].species) < n:
+            moves: list[State] = []
+            for state in beam:
+                made = Moves(self.rough, state, self.target, self.config)
+                made.add(made.free(self.places))
+                moves += made.found
+            if not moves:
+                return []
+            beam = sorted(self.polished(moves), key=lambda state: state.energy)
+            beam = beam[: self.config.search_width]
+        return beam
+
     def run(self, starts: Sequence[State]) -> State:
-        """Return the most consistent crystal found from the given ones."""
-        best = min(starts, key=lambda state: state.distance)
-        waiting, seen = list(starts), set[tuple[float, ...]]()
+        """Return the most consistent crystal found from the given ones; the first is completed."""
+        if not self.config.search_rounds:
+            return min(starts, key=lambda state: state.distance)
+        made = sorted(self.completions(starts[0]), key=lambda state: state.energy)
+        waiting, seen = [*starts, *made], set[tuple[float, ...]]()
+        best = min(waiting, key=lambda state: state.distance)
         for _ in range(self.config.search_rounds):
+            if best.distance < self.config.certified:
+                break
             moves: dict[tuple[float, ...], State] = {}
-            for state in waiting[: self.config.search_width]:
-                made = Moves(self.rough, state, self.target, self.config).all(self.places)
-                moves |= {m.key(): m for m in made if m.key() not in seen}
+            moving = self.of_several_sizes(waiting)
+            for state in moving:
+                found = Moves(self.rough, state, self.target, self.config).all(self.places)
+                moves |= {m.key(): m for m in found if m.key() not in seen}
             chosen = self.best_of_each_kind(list(moves.values()))
             if not chosen:
                 break
             seen |= {state.key() for state in chosen}
-            waiting = sorted(
-                waiting[self.config.search_width :] + self.polished(chosen),
-                key=lambda state: state.energy,
-            )
+            rest = [state for state in waiting if all(state is not m for m in moving)]
+            waiting = sorted(rest + self.polished(chosen), key=lambda state: state.energy)
             best = min(best, *waiting, key=lambda state: state.distance)
-            if best.distance < self.config.certified:
-                break
         return best
 
-    def best_of_each_kind(self, moves: list[State]) -> list[State]:
-        """Return the best moves, but of no kind more than half of them."""
-        counts: dict[str, int] = {}
+    def pruned(self, state: State) -> State:
+        """Return a certified crystal without the atoms that z does not ask for.
+
+        An encoder that only keeps the largest features may not feel an atom too many.
+        """
+        while state.distance < self.config.certified and len(state.species) > 1:
+            moves = Moves(self.rough, state, self.target, self.config)
+            moves.remove()
+            rest = Candidates.of(
+                [(move.positions, move.species) for move in moves.found],
+                state.lattice.expand(len(moves.found), -1),
+            )
+            rest, distances = self.polish(rest, 10, LATTICE_WEIGHTS)
+            i = int(distances.argmin())
+            if distances[i] >= self.config.certified:
+                break
+            atoms, told = rest.atoms(i), int(rest.told[i])
+            d = float(distances[i])
+            state = State(d, d, "remove", *atoms, rest.lattice[i], told)
+        return state
+
+    def of_several_sizes(self, states: list[State]) -> list[State]:
+        """Return the first states, but of no number of atoms more than two."""
+        counts: Counter[int] = Counter()
         chosen = []
+        for state in states:
+            counts[len(state.species)] += 1
+            if counts[len(state.species)] <= 2:
+                chosen.append(state)
+        return chosen[: self.config.search_width]
+
+    def best_of_each_kind(self, moves: list[State]) -> list[State]:
+        """Return the best moves: of each kind some, and of none more than half of them."""
+        ranked: dict[str, list[State]] = {}
         for move in sorted(moves, key=lambda state: state.energy):
-            counts[move.kind] = counts.get(move.kind, 0) + 1
-            if counts[move.kind] <= self.config.search_candidates // 2:
-                chosen.append(move)
-        return chosen[: self.config.search_candidates]
+            ranked.setdefault(move.kind, []).append(move)
+        n = self.config.search_candidates
+        first = [move for kind in ranked.values() for move in kind[: n // 6]]
+        rest = [move for kind in ranked.values() for move in kind[n // 6 : n // 2]]
+        return (first + sorted(rest, key=lambda state: state.energy))[:n]
 
     def polished(self, states: Sequence[State]) -> list[State]:
         """Return the best third of the states, polished."""
@@ -262,28 +361,36 @@ class Search:
         crystals = Candidates.of(
             [(state.positions, state.species) for state in states],
             torch.stack([state.lattice for state in states]),
+            [state.told for state in states],
         )
-        target, kinds = self.target, [state.kind for state in states]
+        kinds, held = [state.kind for state in states], (self.config.search_lattice,) * 6
         for steps, share in ((3, 3), (7, 1)):
-            c = len(kinds)
-            crystals, distances = polish(
-                self.rough,
-                crystals,
-                target.z.expand(c, -1),
-                target.scale,
-                target.lattice.expand(c, -1),
-                steps,
-            )
-            have = distances.new_zeros(c, len(self.rough.of_species))
+            crystals, distances = self.polish(crystals, steps, held)
+            have = distances.new_zeros(len(kinds), len(self.rough.of_species))
             have.scatter_add_(1, crystals.species, crystals.mask.double())
-            energies = distances + target.mismatch(have, self.config.composition_weight)
-            kept = energies.argsort()[: max(1, c // share)]
-            crystals, distances, energies = crystals.select(kept), distances[kept], energies[kept]
+            energies = distances + self.target.mismatch(have, self.config.composition_weight)
+            kept = energies.argsort()[: max(1, len(kinds) // share)]
+            crystals, energies = crystals.select(kept), energies[kept]
             kinds = [kinds[k] for k in kept.tolist()]
+        whole = (crystals.mask.sum(1) == crystals.told).nonzero()[:2, 0]
+        free, distances = self.polish(crystals.select(whole), 10, LATTICE_WEIGHTS)
+        unknown = torch.full_like(energies, math.inf)
         return [
-            State(float(e), float(d), kind, *crystals.atoms(i), crystals.lattice[i])
-            for i, (e, d, kind) in enumerate(zip(energies, distances, kinds, strict=True))
+            State(float(e), float(d), kinds[k], *c.atoms(i), c.lattice[i], int(c.told[i]))
+            for c, of, ds in (
+                (crystals, range(len(kinds)), unknown),
+                (free, whole.tolist(), distances),
+            )
+            for i, (k, e, d) in enumerate(zip(of, energies[list(of)], ds, strict=True))
         ]
+
+    def polish(
+        self, crystals: Candidates, steps: int, lattice_weights: Sequence[float]
+    ) -> tuple[Candidates, Tensor]:
+        """Polish candidates for the one latent vector (`nesf.polishing.polish`)."""
+        c, target = len(crystals.told), self.target
+        known = target.z.expand(c, -1), target.scale, target.lattice.expand(c, -1)
+        return polish(self.rough, crystals, *known, steps, lattice_weights=lattice_weights)
 
 
 def grid_in_cell(lattice: Tensor, interval: float) -> Tensor:
@@ -349,7 +456,7 @@ def correct(
     for part in torch.arange(len(z)).split(64):
         start = with_an_atom(decoded.select(part), counts, part)
         known = target[part], scale, lattice[part]
-        polished = Candidates(*start, lattice[part])
+        polished = Candidates(*start, lattice[part], start[2].sum(1))
         polished, distances = polish(rough, polished, *known, config.polish_steps, config.certified)
         polished, distances = polish(encoder, polished, *known, 8, 1e-12)
         for i, k in enumerate(part.tolist()):
@@ -357,12 +464,16 @@ def correct(
             wanted = Target(
                 target[k], scale, lattice[k], None if counts is None else counts[k], n_found
             )
-            d = float(distances[i])
-            state = State(d, d, "polish", *polished.atoms(i), polished.lattice[i])
+            d, told = float(distances[i]), int(polished.told[i])
+            state = State(d, d, "polish", *polished.atoms(i), polished.lattice[i], told)
             search = Search(rough, wanted, config)
             if (d >= config.certified or not n_found) and n_found <= MOST_SEARCHED:
-                plain = Candidates(*start, lattice[part]).atoms(i)
-                state = search.run([State(d, math.inf, "start", *plain, lattice[k]), state])
+                plain = Candidates(*start, lattice[part], start[2].sum(1)).atoms(i)
+                first = State(d, math.inf, "start", *plain, lattice[k], told)
+                state = search.run([first, state])
+            if not encoder.counts:
+                state = search.pruned(state)
+            if state.kind != "polish":
                 state = finished(encoder, state, wanted)
             answers.append(answer(autoencoder, z[k], state, wanted, search.tried, config))
             bar.update()

@@ -464,6 +464,13 @@ def reconstruct(
     return decode_latent(model, model.encode(crystals), crystals.ids, config, progress=progress)
 
 
+def latent_path(model: TrainedModel, ends: Crystals, t: np.ndarray) -> Tensor:
+    """Return z(t) = (1 - t) z_src + t z_dst, [n, latent_size], for t [n] from 0 to 1 (Section 4.5)."""
+    source, destination = model.encode(ends)
+    weight = torch.as_tensor(t, dtype=source.dtype, device=source.device)[:, None]
+    return (1 - weight) * source + weight * destination
+
+
 def oracle(
     crystals: Crystals,
     box: Box,

@@ -1,4 +1,4 @@
-"""Reconstructions as files: CIF, CSV, safetensors and JSON."""
+"""Reconstructions as files: CIF, POSCAR, extxyz or JSON, CSV and safetensors."""
 
 from __future__ import annotations
 
@@ -6,42 +6,50 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nesf.data.dataset import needs_extra
 from nesf.decode import Reconstruction
+from nesf.errors import ConfigError
 from nesf.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+FORMATS = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}  # and suffixes
 
 STRUCTURE_COLUMNS = (
     *("id", "formula", "n_atoms", "a", "b", "c", "alpha", "beta", "gamma"),
     *("worst_score", "fewest_particles", "shortest_distance", "lattice_repaired", "cif"),
     *("certified", "latent_distance"),  # of the consistent decoding, otherwise blank
+    # of own structures, otherwise blank (`nesf.trust`); rmsd in Å
+    *("formula_input", "cell", "matched", "rmsd", "trust"),
 )
 ATOM_COLUMNS = ("id", "element", "x", "y", "z", "score", "particles", "votes")
 
 
 def write_reconstruction(
-    folder: Path, reconstruction: Reconstruction, about: Mapping[str, Any]
+    folder: Path, reconstruction: Reconstruction, about: Mapping[str, Any], form: str = "cif"
 ) -> None:
     """Write a reconstruction in the forms that people and programs read.
 
-    `crystals.safetensors` (packed), `cif/<id>.cif`, `structures.csv` (one row per crystal, also for
+    `crystals.safetensors` (packed), `cif/<id>.cif` (or of another of `FORMATS`, in a folder of its
+    name, column `cif` of the table), `structures.csv` (one row per crystal, also for
     those without atoms), `atoms.csv` (one row per atom: position in Å, element; of NeSF also score
     in Å, particles, votes) and `summary.json`, with the entries of `about`.
     """
     from pymatgen.core import Element
-    from pymatgen.io.cif import CifWriter
 
     folder, crystals = Path(folder), reconstruction.crystals
     crystals.save(folder / "crystals.safetensors")
     rows, atoms = [], []
     taken: set[str] = set()
     for report, structure in zip(reconstruction.reports, crystals.to_structures(), strict=True):
-        name = _file_name(report["id"], taken)
+        name = _file_name(report["id"], taken, FORMATS[form])
         if len(structure):
-            comment = certificate_comment(report.get("certificate"))
-            write_atomically(folder / "cif" / name, comment + str(CifWriter(structure)))
+            write_atomically(folder / form / name, structure_text(structure, report, form))
         formula = structure.composition.reduced_formula if len(structure) else ""
         lattice = [round(v, 5) for v in (*structure.lattice.abc, *structure.lattice.angles)]
         worst = max((a["score"] for a in report["atoms"] if "score" in a), default="")
@@ -55,7 +63,7 @@ def write_reconstruction(
             else np.zeros(0)
         )
         shortest = round(float(distances.min()), 4) if len(distances) else ""
-        cif = f"cif/{name}" if len(structure) else ""
+        cif = f"{form}/{name}" if len(structure) else ""
         rows.append(
             [
                 report["id"],
@@ -69,6 +77,7 @@ def write_reconstruction(
                 cif,
                 certificate["certified"],
                 certificate["latent_distance"],
+                *_trust_cells(report.get("trust", {})),
             ]
         )
         for a in report["atoms"]:
@@ -89,24 +98,94 @@ def write_reconstruction(
     if certificates:
         summary["not_certified"] = [i for i, c in certificates.items() if not c["certified"]]
         summary["certificates"] = certificates
+    trust = {r["id"]: r["trust"] for r in reconstruction.reports if "trust" in r}
+    if trust:
+        summary["outside_training_domain"] = [i for i, t in trust.items() if t["outside"]]
+        summary["trust"] = trust
     write_json(folder / "summary.json", summary)
 
 
-def certificate_comment(certificate: Mapping[str, Any] | None) -> str:
-    """Return the line of a CIF that says whether the encoder confirms the crystal, or nothing."""
-    if certificate is None:
-        return ""
-    verdict = "certified" if certificate["certified"] else "NOT CERTIFIED, as the five steps decode"
-    return f"# nesf: {verdict}; latent distance {certificate['latent_distance']:.1e}\n"
+def structure_text(structure: Structure, report: Mapping[str, Any], form: str = "cif") -> str:
+    """Return a reconstructed structure in one of `FORMATS`, with what its report says of trust.
+
+    Raises:
+        ConfigError: there is no such format.
+        NesfError: extxyz without ASE, which the extra `ase` installs.
+    """
+    comments = _comments(report)
+    if form == "cif":
+        from pymatgen.io.cif import CifWriter
+
+        return "".join(f"# nesf: {c}\n" for c in comments) + str(CifWriter(structure))
+    if form == "poscar":
+        from pymatgen.io.vasp.inputs import Poscar
+
+        title = "; ".join([f"{structure.composition.reduced_formula}, nesf", *comments])
+        return Poscar(structure, comment=title, sort_structure=True).get_str()
+    if form == "extxyz":
+        with needs_extra("ase"):
+            from ase.io import write
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        atoms, buffer = AseAtomsAdaptor.get_atoms(structure, msonable=False), io.StringIO()
+        atoms.info = {"material_id": report["id"], "nesf": "; ".join(comments)}
+        write(buffer, atoms, format="extxyz")
+        return buffer.getvalue()
+    if form != "json":
+        raise ConfigError(f"format {form!r} does not exist; choose from {', '.join(FORMATS)}")
+    structure.properties |= {"nesf": comments}
+    return structure.to(fmt="json") + "\n"
 
 
-def _file_name(identifier: str, taken: set[str]) -> str:
+def _comments(report: Mapping[str, Any]) -> list[str]:
+    """Return what a file says of a crystal: whether the encoder confirms it, and `nesf.trust`."""
+    said = []
+    if (certificate := report.get("certificate")) is not None:
+        verdict = (
+            "certified" if certificate["certified"] else "NOT CERTIFIED, as the five steps decode"
+        )
+        said.append(f"{verdict}; latent distance {certificate['latent_distance']:.1e}")
+    if "trust" in report:
+        said.append(line(report))
+    return said
+
+
+def line(report: Mapping[str, Any]) -> str:
+    """Return a report with its `trust` (`nesf.trust`) as one line of text."""
+    trust, n = report["trust"], report["n_atoms"]
+    parts = [trust["formula"], f"{n} atom{'s' * (n != 1)}"]
+    if "cell" in trust:
+        parts[0] = f"{trust['formula_input']} → {trust['formula']}"
+        parts.append(f"cell {trust['cell']}")
+    if trust.get("matched") is not None:
+        matches = f"matches the input, RMSD {trust['rmsd'] or 0:.3f} Å"
+        parts.append(matches if trust["matched"] else "does not match the input")
+    return "; ".join([*parts, trust["verdict"]])
+
+
+def _trust_cells(trust: Mapping[str, Any]) -> list[Any]:
+    """Return the last columns of a row of `structures.csv`."""
+    values = [trust.get(key) for key in ("formula_input", "cell", "matched", "rmsd", "verdict")]
+    return ["" if value is None else value for value in values]
+
+
+def as_document(reconstruction: Reconstruction, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a reconstruction as JSON: `about`, and per crystal its report with its structure.
+
+    `structure` is pymatgen's dictionary; None where nothing was detected.
+    """
+    pairs = zip(reconstruction.reports, reconstruction.crystals.to_structures(), strict=True)
+    crystals = [report | {"structure": s.as_dict() if len(s) else None} for report, s in pairs]
+    return dict(about) | {"crystals": crystals}
+
+
+def _file_name(identifier: str, taken: set[str], suffix: str) -> str:
     """Return a name not yet `taken`; to a file system a/b and a_b, or A and a, may be one name."""
     stem = name = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)
     while name.lower() in taken:
         name = f"{stem}-{len(taken)}"
     taken.add(name.lower())
-    return f"{name}.cif"
+    return f"{name}{suffix}"
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

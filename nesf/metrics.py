@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +42,8 @@ HEADLINE = (
     "match_rate_percent",
     "match_rmse",
 )
+CERTIFICATE_COLUMNS = ("certified", "latent_distance", "field_distance")
+RIGHT_WITHIN = 0.01  # Å
 ERRORS = HEADLINE[2:8]  # the headline metrics that are a column of `Metrics.materials`, too
 
 
@@ -58,6 +60,34 @@ class Metrics:
 
     summary: dict[str, Any]
     materials: pd.DataFrame
+
+
+def with_certificates(metrics: Metrics, certificates: Mapping[str, Mapping[str, Any]]) -> Metrics:
+    """Add what consistent decoding says of each material, by id, to the errors of a split.
+
+    To `materials`: `CERTIFICATE_COLUMNS`. To `summary`: `certified_percent`, and
+    `certified_wrong_percent`, the share of the certified ones that are wrong: another number of
+    atoms, a wrong element, or a mean position error of `RIGHT_WITHIN` or more.
+    """
+    rows = [certificates[i] for i in metrics.materials["id"]]
+    materials = metrics.materials.assign(**{c: [r[c] for r in rows] for c in CERTIFICATE_COLUMNS})
+    certified = materials[materials["certified"]]
+    summary = metrics.summary | {
+        "certified_percent": 100 * len(certified) / len(materials),
+        "certified_wrong_percent": 100 * float((~is_right(certified)).mean())
+        if len(certified)
+        else None,
+    }
+    return Metrics(summary, materials)
+
+
+def is_right(materials: pd.DataFrame) -> pd.Series:
+    """Return whether numbers of atoms, elements and positions (`RIGHT_WITHIN`) are right."""
+    return (
+        (materials["n_atoms_actual"] == materials["n_atoms_detected"])
+        & (materials["species_error_actual_percent"] == 0)
+        & (materials["position_error_actual_angstrom"] < RIGHT_WITHIN)
+    )
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,18 +5,39 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nesf.errors import ConfigError
 from nesf.files import read_json
 
 
 def add_command(
-    commands: Any, name: str, call: Callable[[argparse.Namespace], None], text: str
+    commands: Any,
+    name: str,
+    call: Callable[[argparse.Namespace], int | None],
+    text: str,
+    *examples: str,
 ) -> argparse.ArgumentParser:
-    """Add a command to the parser's commands: its name, what it calls, and its one line of help."""
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    """Add a command to the parser's commands.
+
+    Args:
+        commands: the parser's.
+        name: of the command.
+        call: what it calls; returns the exit code, None for 0.
+        text: its one line of help.
+        examples: whole command lines, shown below the options.
+    """
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(call=call)
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print nothing but warnings and errors"
+    )
     return parser
 
 
@@ -35,6 +56,27 @@ def add_replace(parser: argparse.ArgumentParser) -> None:
         "--replace",
         action="store_true",
         help="replace what this program wrote there before; without it nothing is overwritten",
+    )
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which splits are decoded, and how."""
+    parser.add_argument(
+        "--split",
+        action="append",
+        help="train, val or test; may be repeated (default: val and test)",
+    )
+    add_decode_option(parser)
+
+
+def add_decode_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes the decoding."""
+    parser.add_argument(
+        "--decode",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter of the decoding, e.g. mode=fast or nms_radius=0.4 (icsg3d: binary_threshold=0.5)",
     )
 
 
@@ -65,9 +107,9 @@ def dataset_of(options: argparse.Namespace) -> Any:
     )
 
 
-def print_skipped(skipped: Sequence[Any]) -> None:
-    """Print what was left out, and why."""
+def print_skipped(skipped: Sequence[Any], file: IO[str] | None = None) -> None:
+    """Print what was left out, and why; None: on standard output."""
     if skipped:
-        print(f"left out {len(skipped)}:")
+        print(f"left out {len(skipped)}:", file=file)
         for one in skipped:
-            print(f"  {one.entry}: {one.reason}")
+            print(f"  {one.entry}: {one.reason}", file=file)

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypedDict
 
 from nesf.errors import ConfigError, NesfError
 from nesf.files import read_json, write_json
@@ -24,6 +25,14 @@ LOCK, LISTED, REPLACED = ".nesf-lock", ".nesf.json", ".nesf-replaced"
 # New content that is being built; new content that is complete; old content on its way out.
 NEW, READY, OLD = ".nesf-new", ".nesf-ready", ".nesf-old"
 HIDDEN = (LOCK, LISTED, REPLACED, NEW, READY, OLD)
+
+
+class WriteOptions(TypedDict, total=False):
+    """Options of functions that compute and write."""
+
+    replace: bool  # what this program wrote there before (False)
+    progress: bool  # bars on standard error (True)
+
 
 CHECKPOINT = r"checkpoint-([a-z]+-)?\d+-\d+\.safetensors"
 # Files of a place that only this program writes, as patterns of relative paths.
@@ -111,49 +120,55 @@ def output(
         NesfError: another process writes there, or it cannot be written.
     """
     folder = Path(folder)
-    for path in inputs:
-        if Path(path).resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(
-                f"--out {folder}: holds the input {path}; choose a folder outside of it"
-            )
+    check(folder, replace=replace, own=own, inputs=inputs)
     with locked(folder):
         _settle(folder)
-        listed = read_json(folder / LISTED)["files"] if (folder / LISTED).exists() else []
-        old = check_free(folder, replace, own, listed)
+        old = check(folder, replace=replace, own=own)
         try:
             (folder / NEW).mkdir()
             yield folder / NEW
             made = [p.relative_to(folder / NEW).as_posix() for p in files_in(folder / NEW)]
             if not own:
                 write_json(folder / NEW / LISTED, {"files": made})
-                old.append(folder / LISTED)
+                old += [path for path in [folder / LISTED] if path.exists()]
             _move(folder, folder / OLD, old)
             os.rename(folder / NEW, folder / READY)  # from here on it is the new content
         finally:
             _settle(folder)
 
 
-def check_free(
-    folder: Path, replace: bool, own: str, listed: Iterable[str] = (), instead: str = ""
+def check(
+    folder: Path, *, replace: bool = False, own: str = "", inputs: Iterable[Path] = ()
 ) -> list[Path]:
-    """Return this program's own files in a folder, all of which may be replaced.
+    """Return this program's own files in a folder, which may be replaced; arguments as of `output`.
 
     Raises:
-        ConfigError: it holds something else, or there are some and `replace` is not given.
+        ConfigError: it holds something else, or an input, or something and `replace` is not given.
     """
-    files, listed = files_in(folder), set(listed)
-    names = [path.relative_to(folder).as_posix() for path in files]
-    foreign = [n for n in names if n not in listed and not re.fullmatch(f"{own or '()'}|{PART}", n)]
-    if foreign:
-        raise ConfigError(
-            f"{folder}: holds {foreign[0]}, which this program has not written there and does not touch; "
-            f"choose another folder{instead}, or move that away"
-        )
+    folder = Path(folder)
+    for path in inputs:
+        if Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{folder}: holds the input {path}; choose a folder outside of it")
+    instead = "choose another folder" + (", go on with --resume" if own == RUN else "")
+    files = files_in(folder)
+    listed = set(read_json(folder / LISTED)["files"]) if (folder / LISTED).exists() else set()
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if name not in listed and not re.fullmatch(f"{own or '()'}|{PART}", name):
+            raise ConfigError(
+                f"{folder}: holds {name}, which this program has not written there; {instead}, or move it away"
+            )
     if files and not replace:
         raise ConfigError(
-            f"{folder}: holds {names[0]} already; choose another folder{instead}, or replace what it holds with --replace"
+            f"{folder}: holds {files[0].name} already; {instead}, or replace what it holds with --replace"
         )
     return files
+
+
+def check_file(path: Path, replace: bool) -> None:
+    """Raise `ConfigError` for a file that exists and may not be replaced."""
+    if Path(path).exists() and not replace:
+        raise ConfigError(f"{path}: exists already; choose another name, or give --replace")
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -174,19 +189,13 @@ def _walk(folder: Path) -> list[Path]:
     )
 
 
-def check_file(path: Path, replace: bool) -> None:
-    """Raise `ConfigError` for a file that exists and may not be replaced."""
-    if Path(path).exists() and not replace:
-        raise ConfigError(f"{path}: exists already; choose another name, or give --replace")
-
-
 def set_aside(folder: Path, replace: bool) -> None:
     """Make room for a new training in a (locked) run folder, or raise `ConfigError`.
 
     What it held is kept in `REPLACED` until `finished` removes it; an unfinished training that has
     replaced a run in turn is not.
     """
-    old = check_free(folder, replace, RUN, instead=", go on with --resume")
+    old = check(folder, replace=replace, own=RUN)
     if (folder / REPLACED).exists():
         for path in old:
             path.unlink()

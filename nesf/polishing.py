@@ -28,6 +28,7 @@ class Candidates(NamedTuple):
     species: Tensor  # [C, N], index into the vocabulary
     mask: Tensor  # [C, N]
     lattice: Tensor  # [C, 6]: lengths, Å, and angles, radians
+    told: Tensor  # [C], the number of atoms that the encoder is told; more than N: of a part
 
     def to(self, dtype: torch.dtype) -> Candidates:
         """Return the candidates with positions and lattice of another type."""
@@ -38,7 +39,9 @@ class Candidates(NamedTuple):
         return Candidates(*(t[which] for t in self))
 
     @staticmethod
-    def of(atoms: Sequence[tuple[Tensor, Tensor]], lattice: Tensor) -> Candidates:
+    def of(
+        atoms: Sequence[tuple[Tensor, Tensor]], lattice: Tensor, told: Sequence[int] | None = None
+    ) -> Candidates:
         """Return candidates of positions [n, 3] and species [n] each, and lattices [C, 6]."""
         width = max(len(s) for _, s in atoms)
         positions = lattice.new_zeros(len(atoms), width, 3)
@@ -46,7 +49,8 @@ class Candidates(NamedTuple):
         mask = torch.zeros(len(atoms), width, dtype=torch.bool)
         for i, (p, s) in enumerate(atoms):
             positions[i, : len(s)], species[i, : len(s)], mask[i, : len(s)] = p, s, True
-        return Candidates(positions, species, mask, lattice)
+        counts = mask.sum(1) if told is None else torch.as_tensor(told)
+        return Candidates(positions, species, mask, lattice, counts)
 
     def atoms(self, i: int) -> tuple[Tensor, Tensor]:
         """Return positions [n, 3] and species [n] of candidate i."""
@@ -146,9 +150,7 @@ class FixedEncoder:
         features = self.of_positions(crystals.positions) + self.of_species[crystals.species]
         largest = features.masked_fill(~mask, -torch.inf).amax(1)
         total = (torch.relu(features) * mask).sum(1)
-        return self.of_pooled(
-            largest, total, crystals.mask.sum(1), self.of_lattice(crystals.lattice)
-        )
+        return self.of_pooled(largest, total, crystals.told, self.of_lattice(crystals.lattice))
 
     def derivatives(self, crystals: Candidates) -> tuple[Tensor, Tensor]:
         """Return latent vectors [C, Z], and their derivatives [C, 3 N + 6, Z].
@@ -164,7 +166,7 @@ class FixedEncoder:
         chosen = torch.zeros_like(features).scatter_(1, where[:, None], 1.0)
         pooled, along = [largest], [slopes * chosen[:, :, None]]
         if self.counts:
-            n_atoms = mask.sum(1).to(x.dtype)
+            n_atoms = crystals.told[:, None].to(x.dtype)
             share = ((features > 0) & mask) / n_atoms[:, None]
             pooled += [(features * share).sum(1), n_atoms / 10]
             along += [slopes * share[:, :, None], slopes.new_zeros(c, n, 3, 1)]
@@ -196,6 +198,7 @@ def polish(
     decoded: Tensor,
     steps: int,
     enough: float = 0.0,
+    lattice_weights: Sequence[float] = LATTICE_WEIGHTS,
 ) -> tuple[Candidates, Tensor]:
     """Move atoms and lattice towards the latent vectors z (Levenberg-Marquardt).
 
@@ -205,12 +208,13 @@ def polish(
         decoded: [C, 6], lattices that the decoder predicts; they decide where z hardly does.
         steps: largest number of steps; an atom moves by at most 0.3 Å in each.
         enough: stop where every latent distance is smaller.
+        lattice_weights: of the squared differences from the decoded lattice, in the cost.
 
     Returns:
         The crystals, and their latent distances d [C]; never larger than at the start.
     """
     c, n, _ = crystals.positions.shape
-    weights = torch.tensor(LATTICE_WEIGHTS, dtype=z.dtype)
+    weights = torch.tensor(lattice_weights, dtype=z.dtype)
     damping = torch.full((c, 1), 1e-3, dtype=z.dtype)
     free = nn.functional.pad(crystals.mask.repeat_interleave(3, dim=1), (0, 6), value=True)
 
@@ -223,7 +227,7 @@ def polish(
 
     distance, cost = costs(encoded(crystals), crystals.lattice)
     for _ in range(steps):
-        if distance.max() < enough:
+        if (distance < enough).all():
             break
         latent, slopes = (t.double() for t in encoder.derivatives(crystals.to(encoder.dtype)))
         slopes = slopes / scale * free[..., None]

@@ -3,7 +3,7 @@
 results/<dataset>/<method>/<preset>/<seed-N or fold-K>/
     run.json          what ran: command, commit, config, dataset, versions, device, time, memory
     metrics.json      per split the summary of `nesf.metrics.evaluate`
-    materials.csv     per split and material the same errors, `MATERIAL_COLUMNS`
+    materials.csv     per split and material the same errors, `MATERIAL_COLUMNS`, and certificates
     log.csv           per epoch the losses of a training, its `LOG_COLUMNS`
     model.safetensors, model.json   the weights, of seed 0 or fold 0
     analysis/<name>/  what an analysis of the model made (`nesf_studies.record`)
@@ -33,7 +33,7 @@ from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
-from nesf.metrics import ERRORS, Metrics
+from nesf.metrics import CERTIFICATE_COLUMNS, ERRORS, Metrics
 from nesf.saved import versions
 
 if TYPE_CHECKING:
@@ -208,7 +208,9 @@ def write_metrics(folder: Path, metrics: Mapping[str, Metrics], keep: Collection
     write_checked(
         Path(folder) / "metrics.json", {split: summaries[split] for split in order}, "metrics"
     )
-    materials = pd.concat([tables[split] for split in order])[list(MATERIAL_COLUMNS)]
+    materials = pd.concat([tables[split] for split in order])
+    known = [c for c in CERTIFICATE_COLUMNS if c in materials]
+    materials = materials[[*MATERIAL_COLUMNS, *known]]
     write_atomically(
         Path(folder) / "materials.csv",
         materials.to_csv(index=False, float_format="%.6g", lineterminator="\n"),

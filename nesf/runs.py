@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from nesf import methods
 from nesf.config import as_json, from_values
@@ -28,7 +28,8 @@ from nesf.files import read_json
 from nesf.outputs import (
     RECONSTRUCTION,
     RUN,
-    check_free,
+    WriteOptions,
+    check,
     finished,
     locked,
     output,
@@ -299,8 +300,7 @@ def reconstruct(
     label: str | None = None,
     model: Any = None,
     command: str | None = None,
-    replace: bool = False,
-    progress: bool = True,
+    **options: Unpack[WriteOptions],
 ) -> dict[str, Reconstruction]:
     """Reconstruct splits of the dataset that a run was trained on.
 
@@ -312,7 +312,7 @@ def reconstruct(
         label: record it as a run of this name, beside the trained one; None: in its folder.
         model: the run's model, where it is at hand; None: it is read.
         command: what is recorded, where this stage has a command of its own.
-        replace: put it in the place of an earlier reconstruction.
+        options: `replace` an earlier reconstruction; `progress`.
 
     Raises:
         ConfigError: an unknown parameter of the decoding, or a split is reconstructed already.
@@ -321,6 +321,7 @@ def reconstruct(
     from nesf.export import write_reconstruction
     from nesf.records import commit
 
+    replace, progress = options.get("replace", False), options.get("progress", True)
     method = methods.method_of(folder)
     model = model or method.load(folder, "auto")
     decoding = method.with_decoding(model.config, decode or {}).decoding
@@ -329,7 +330,7 @@ def reconstruct(
         folder = record_decoding(folder, label, decoding, command or "unknown", replace)
     places = {split: Path(folder) / "reconstruction" / split for split in splits}
     for place in places.values():
-        check_free(place, replace, RECONSTRUCTION)
+        check(place, replace=replace, own=RECONSTRUCTION)
     made = {}
     for split in splits:
         begin = time.monotonic()
@@ -431,6 +432,9 @@ def evaluate(
         )
         for s, p in parts.items()
     }
+    for split, summary in summaries.items():
+        if "certificates" in summary:
+            scores[split] = metrics.with_certificates(scores[split], summary["certificates"])
     before = (
         run["wall_time_seconds"]
         if isinstance(run["wall_time_seconds"], dict)
@@ -503,7 +507,7 @@ def predict(
     if not isinstance(method, methods.Predictor):
         raise ConfigError(f"method {run.method!r} has to be trained; use `nesf train`")
     config = method.with_decoding(run.config(), decode or {})
-    check_free(folder, replace, RUN)
+    check(folder, replace=replace, own=RUN)
     begin, scores = time.monotonic(), {}
     for split in run.splits:
         scores[split] = metrics.evaluate(

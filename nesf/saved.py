@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from nesf.data.dataset import Box, Dataset, bounding_box
 from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
+from nesf.domain import domain_of, outside
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.model import Autoencoder
@@ -78,6 +80,8 @@ class TrainedModel:
     # standard deviations of the training split's latent vectors [latent_size]; empty in models of
     # earlier versions
     latent_scale: tuple[float, ...] = ()
+    # what it has learned (`nesf.domain.domain_of`); empty in models of earlier versions
+    domain: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +97,7 @@ class TrainedModel:
             "box": [list(corner) for corner in self.box],
             "dataset": dict(self.dataset),
             "latent_scale": list(self.latent_scale),
+            "domain": dict(self.domain),
             "versions": versions(),
         }
 
@@ -119,18 +124,33 @@ class TrainedModel:
         Raises:
             DataError: another shape, or a value that is not finite.
         """
+        z = self.latent(z)
+        return decode_latent(self, z, [str(i) for i in range(len(z))]).crystals.to_structures()
+
+    def latent(self, z: Tensor | np.ndarray) -> Tensor:
+        """Return latent vectors [B, latent_size] as a tensor on the model's device; DataError: none."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         width = self.config.model.latent_size
         if z.ndim != 2 or z.shape[1] != width or not z.isfinite().all():
             raise DataError(
                 f"z {tuple(z.shape)}: finite numbers of shape [B, {width}] are expected"
             )
-        return decode_latent(self, z, [str(i) for i in range(len(z))]).crystals.to_structures()
+        return z
 
     def reconstruct(self, structures: Structures) -> list[Structure]:
-        """Encode and decode structures; `nesf.reconstruct` also gives scores and votes."""
+        """Encode and decode structures as they are, with a warning for those outside the domain.
+
+        `nesf.reconstruct` also chooses the cell, and says of each how far it can be trusted.
+        """
         crystals = as_crystals(structures)
-        return decode_latent(self, self.encode(crystals), crystals.ids).crystals.to_structures()
+        decoded = decode_latent(self, self.encode(crystals), crystals.ids).crystals
+        found = outside(crystals, self.domain) if self.domain else []
+        if count := sum(map(bool, found)):
+            warnings.warn(
+                f"{count} of {len(crystals)} crystals lie outside the training domain ({'; '.join(next(filter(None, found)))})",
+                stacklevel=2,
+            )
+        return decoded.to_structures()
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""
@@ -155,7 +175,39 @@ class TrainedModel:
             about["dataset"],
             about["info"],
             tuple(about.get("latent_scale", ())),
+            about.get("domain", {}),
         )
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: folder of a run; or DATASET, DATASET/PRESET or DATASET/PRESET/RUN of a NeSF model that
+            is recorded in this clone of the repository, such as lcs6, lcs6/plus, ybco/cpu/fold-0.
+            Without a preset: `plus` if it is recorded, else `cpu`.
+
+    Raises:
+        DataError: there is no such model; the message names those that there are.
+    """
+    if (Path(name) / "model.json").exists():
+        return Path(name)
+    recorded = recorded_models()
+    for known in (str(name), f"{name}/plus", f"{name}/cpu"):
+        for last in ("", "/seed-0", "/fold-0"):
+            if known + last in recorded:
+                return recorded[known + last]
+    names = sorted({known.split("/")[0] for known in recorded})
+    choice = f"choose from {', '.join(names)}, or give" if names else "give"
+    raise DataError(
+        f"{name}: is no model; {choice} the folder of a run (`nesf train DATASET --out FOLDER` makes one)"
+    )
+
+
+def recorded_models() -> dict[str, Path]:
+    """Return the NeSF models recorded in this clone by DATASET/PRESET/RUN."""
+    found = sorted(RECORDED.glob("*/nesf/*/*/model.json"))
+    return {f"{p.parts[-5]}/{p.parts[-3]}/{p.parts[-2]}": p.parent for p in found}
 
 
 def save_network(
@@ -219,6 +271,12 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a safetensors file, or damaged ({error})") from None
 
 
+def latent_scale_of(z: Tensor) -> tuple[float, ...]:
+    """Return the standard deviations [Z] of latent vectors [B, Z], at least 0.001."""
+    scale = z.double().std(0, correction=0).clamp(min=1e-3)
+    return tuple(round(value, 9) for value in scale.tolist())
+
+
 def identity(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
     """Return name, fold and hash of a dataset, as models and checkpoints record them."""
     return {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()}
@@ -230,5 +288,10 @@ def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedMode
     training = dataset.splits["train"]
     box = training.box if isinstance(training, StreamedCrystals) else bounding_box(training)
     return TrainedModel(
-        Autoencoder(config.model), config, dataset.vocabulary, box, identity(dataset)
+        Autoencoder(config.model),
+        config,
+        dataset.vocabulary,
+        box,
+        identity(dataset),
+        domain=domain_of(dataset),
     )

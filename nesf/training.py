@@ -24,7 +24,7 @@ from nesf.errors import ConfigError, DataError
 from nesf.fields import BatchRandom, Queries, Sampler, nearest_atom, nearest_index
 from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder
-from nesf.saved import TrainedModel, choose_device, model_for
+from nesf.saved import TrainedModel, choose_device, latent_scale_of, model_for
 from nesf.trainer import FitOptions, Trainer, TrainingResult, clone, derived_seed
 
 CPU = torch.device("cpu")
@@ -288,8 +288,7 @@ class FieldTrainer(Trainer[TrainedModel]):
         if isinstance(self.train_split, PaddedStream):
             self.train_split.expect(part.cpu() for part in parts)
         z = torch.cat([self.model.encode(self.train_split.select(part)) for part in parts])
-        scale = z.double().std(0, correction=0).clamp(min=1e-3)
-        self.trained.latent_scale = tuple(round(value, 9) for value in scale.tolist())
+        self.trained.latent_scale = latent_scale_of(z)
 
     def batch(self, epoch: int, step: int) -> slice:
         """Return where the crystals of a step are in `order`, which seed and epoch give."""

@@ -1,4 +1,4 @@
-"""Commands of `nesf` that this package adds by entry points: analyse, aggregate."""
+"""Commands of `nesf` that this package adds by entry points: analyse, aggregate, view."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nesf.errors import ConfigError
+from nesf.files import write_atomically
 from nesf.options import add_command, add_data_options, add_replace, assignments, dataset_of
 from nesf.outputs import check_file, output
 from nesf_studies import ANALYSES
@@ -15,7 +17,12 @@ from nesf_studies.checksums import SUMS, TABLE
 def add_analyse(commands: Any) -> None:
     """Add `nesf analyse`."""
     analyse = add_command(
-        commands, "analyse", _analyse, "analyse a trained model: " + ", ".join(ANALYSES)
+        commands,
+        "analyse",
+        _analyse,
+        "analyse a trained model: " + ", ".join(ANALYSES),
+        "nesf analyse latent-space runs/mine",
+        "nesf analyse interpolation runs/mine --set 'paths=a.cif to b.cif'",
     )
     analyse.add_argument(
         "analysis", help="; ".join(f"{name}: {what}" for name, what in ANALYSES.items())
@@ -45,6 +52,8 @@ def add_aggregate(commands: Any) -> None:
         "aggregate",
         _aggregate,
         "recorded runs to one table beside the paper's, with checksums",
+        "nesf aggregate results",
+        "nesf aggregate results --figures figures/",
     )
     aggregate.add_argument(
         "results",
@@ -62,6 +71,23 @@ def add_aggregate(commands: Any) -> None:
     add_replace(aggregate)
 
 
+def add_view(commands: Any) -> None:
+    """Add `nesf view`."""
+    view = add_command(
+        commands,
+        "view",
+        _view,
+        "a picture of structures: PNG, SVG, or HTML to turn in 3-D",
+        "nesf view my.cif",
+        "nesf view decoded/cif --out decoded.html",
+    )
+    view.add_argument("structures", type=Path, help="a CIF or POSCAR file, a folder, extxyz, csv")
+    view.add_argument(
+        "--out", type=Path, help=".png, .svg or .html (default: STRUCTURES.png in this folder)"
+    )
+    add_replace(view)
+
+
 def _analyse(options: argparse.Namespace) -> None:
     from nesf.records import command_line
     from nesf_studies.record import run_analysis
@@ -77,6 +103,22 @@ def _analyse(options: argparse.Namespace) -> None:
         replace=options.replace,
     )
     print(f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.iterdir()))})")
+
+
+def _view(options: argparse.Namespace) -> None:
+    from nesf.data.files import read_structures
+    from nesf_studies.viewer import picture_of, standalone
+
+    out = options.out or Path(f"{options.structures.resolve().name.split('.')[0]}.png")
+    if out.suffix not in (".png", ".svg", ".html"):
+        raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
+    check_file(out, options.replace)
+    structures = read_structures(options.structures)[0].to_structures()
+    if out.suffix == ".html":
+        write_atomically(out, standalone(structures))
+    else:
+        write_atomically(out, picture_of(structures, out.suffix[1:]))
+    print(f"written: {out} ({len(structures)} structures)")
 
 
 def _aggregate(options: argparse.Namespace) -> None:

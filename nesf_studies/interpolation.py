@@ -17,12 +17,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 from nesf.crystals import Crystals, concatenate, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.files import read_structures
-from nesf.decode import decode_latent
+from nesf.decode import decode_latent, latent_path
 from nesf.errors import ConfigError, DataError
 from nesf.records import read_csv
 from nesf.saved import TrainedModel
@@ -252,13 +251,6 @@ def similar_pair(crystals: Crystals) -> tuple[str, str]:
     raise DataError(
         "no two crystals are of one kind without an element in common; name two with `paths`"
     )
-
-
-def latent_path(model: TrainedModel, ends: Crystals, t: np.ndarray) -> Tensor:
-    """Return z(t) = (1 - t) z_src + t z_dst, [n, latent_size], for t [n] between 0 and 1."""
-    source, destination = model.encode(ends)
-    weight = torch.as_tensor(t, dtype=source.dtype, device=source.device)[:, None]
-    return (1 - weight) * source + weight * destination
 
 
 def linear_path(ends: Crystals, t: np.ndarray) -> Crystals:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, write_atomically
-from nesf.outputs import ANALYSIS, output
+from nesf.outputs import ANALYSIS, WriteOptions, output
 from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
 from nesf_studies import ANALYSES
@@ -79,14 +79,13 @@ def run_analysis(
     out: Path | None = None,
     device: str = "auto",
     command: str = "unknown",
-    progress: bool = True,
-    replace: bool = False,
+    **options: Unpack[WriteOptions],
 ) -> RecordedAnalysis:
     """Analyse a trained model and record the result.
 
     The dataset need not be that of the training; `assignments`: parameters that differ from the
-    defaults, text is read as JSON where it is JSON; `out`: None for RUN/analysis/NAME; `replace`:
-    in the place of an earlier one.
+    defaults, text is read as JSON where it is JSON; `out`: None for RUN/analysis/NAME;
+    `options`: `replace` an earlier one, `progress`.
 
     Raises:
         ConfigError: no such analysis or parameter, or `out` holds something.
@@ -97,6 +96,7 @@ def run_analysis(
     model = TrainedModel.load(run, device)
     target = out or run / "analysis" / name
     own = "" if out else ANALYSIS
+    replace, progress = options.get("replace", False), options.get("progress", True)
     with output(target, replace=replace, own=own, inputs=[run]) as folder:
         begin = time.monotonic()
         made = module.analyse(model, dataset, parameters, progress=progress)

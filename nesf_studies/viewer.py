@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
 from nesf_studies.crystals import draw_crystal, with_border_images
-from nesf_studies.style import element_colour
+from nesf_studies.style import element_colour, element_handles, subplots
 
 if TYPE_CHECKING:
     from nglview import NGLWidget
@@ -52,6 +54,44 @@ def picture(structure: Structure, *, dpi: int = 80) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer)
     return buffer.getvalue()
+
+
+def picture_of(structures: Sequence[Structure], form: str) -> bytes:
+    """Return a picture of unit cells, at most four in a row, as a PNG or SVG file.
+
+    Each has its id and formula above it, and there is one legend of the elements.
+    """
+    n = len(structures)
+    columns = min(n, 4)
+    rows = -(-n // columns)
+    figure, axes = subplots(columns, 3 * columns, 3 * rows + 0.6, n_rows=rows)
+    for ax, structure in itertools.zip_longest(axes, structures):
+        if structure is None:
+            ax.set_axis_off()
+            continue
+        draw_crystal(ax, structure)
+        ax.set_title(f"{structure.properties['id']}: {_formula(structure)}", fontsize=9)
+    numbers = sorted({site.specie.Z for structure in structures for site in structure})
+    figure.legend(
+        handles=element_handles(numbers), loc="outside lower center", ncols=12, frameon=False
+    )
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else None
+    figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def standalone(structures: Sequence[Structure]) -> str:
+    """Return a page of its own with views of crystals, which asks the network for nothing.
+
+    3Dmol.js is written into it, if this is a clone of the repository; else pictures are shown.
+    """
+    vendored = Path(__file__).resolve().parents[1] / "book" / "_extra" / "vendor" / "3Dmol-min.js"
+    code = vendored.read_bytes() if vendored.exists() else b""
+    script = f"data:text/javascript;base64,{base64.b64encode(code).decode()}"
+    titles = [f"{s.properties['id']}: {_formula(s)}" for s in structures]
+    body = crystal_view(*structures, titles=titles, script=script).data
+    return f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>nesf view</title></head>\n<body>{body}</body></html>\n'
 
 
 def crystal_view(*structures: Structure, titles: Sequence[str] = (), script: str = LIBRARY) -> HTML:

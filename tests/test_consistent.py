@@ -36,6 +36,7 @@ def candidates_of(crystals: Crystals, vocabulary: tuple[int, ...]) -> Candidates
         padded.species,
         padded.mask,
         torch.cat([padded.lengths, padded.angles], dim=-1),
+        padded.mask.sum(1),
     )
 
 
@@ -117,14 +118,15 @@ def test_polishing_brings_displaced_atoms_back(model: TrainedModel, crystals: Cr
 def state_of(crystals: Crystals, model: TrainedModel, i: int) -> State:
     """A crystal as a state of the search."""
     one = candidates_of(crystals.select([i]), model.vocabulary)
-    return State(0.0, 0.0, "start", *one.atoms(0), one.lattice[0])
+    return State(0.0, 0.0, "start", *one.atoms(0), one.lattice[0], int(one.told[0]))
 
 
-@pytest.mark.parametrize("with_counts", [False, True])
+@pytest.mark.parametrize(("with_counts", "missing"), [(False, 0), (True, 0), (True, 2)])
 def test_the_energy_of_a_move_is_that_of_the_crystal_it_makes(
-    model: TrainedModel, crystals: Crystals, with_counts: bool
+    model: TrainedModel, crystals: Crystals, with_counts: bool, missing: int
 ) -> None:
     state = state_of(crystals, model, 2)
+    state = state._replace(told=state.told + missing)
     z, scale = targets(model, crystals)
     n = len(model.vocabulary)
     counts = torch.bincount(state.species, minlength=n).double() if with_counts else None
@@ -133,7 +135,10 @@ def test_the_energy_of_a_move_is_that_of_the_crystal_it_makes(
     moves = Moves(rough, state, target, CONFIG).all(grid_in_cell(state.lattice, 1.0))
     assert {m.kind for m in moves} >= {"rename", "swap", "remove", "add", "move"}
     for move in moves:
-        made = Candidates.of([(move.positions, move.species)], move.lattice[None])
+        made = Candidates.of([(move.positions, move.species)], move.lattice[None], [move.told])
+        assert move.told - len(move.species) == max(0, missing - (move.kind == "add")) + (
+            missing > 0 and move.kind == "remove"
+        )
         latent = FixedEncoder(model.autoencoder.encoder)(made)
         have = torch.bincount(move.species, minlength=n).double()
         expected = ((latent - z[0]) / scale).square().mean() + target.mismatch(
@@ -156,15 +161,32 @@ def test_the_search_mends(model: TrainedModel, crystals: Crystals, fault: str) -
     else:
         place = positions[:1] + torch.tensor([[1.1, 0.9, 1.2]])
         positions, species = torch.cat([positions, place]), torch.cat([species, species[:1]])
-    start = truth._replace(positions=positions, species=species, distance=1.0)
+    start = truth._replace(
+        energy=1.0, positions=positions, species=species, distance=1.0, told=len(species)
+    )
     target = Target(z[2], scale, truth.lattice, None, len(species))
     search = Search(FixedEncoder(model.autoencoder.encoder, torch.float32), target, CONFIG)
-    found = finished(FixedEncoder(model.autoencoder.encoder), search.run([start]), target)
+    exact = FixedEncoder(model.autoencoder.encoder)
+    found = finished(exact, search.pruned(search.run([start])), target)
     assert found.distance < CONFIG.certified and search.tried > 0
     assert sorted(found.species.tolist()) == sorted(truth.species.tolist())
     assert torch.cdist(truth.positions, found.positions).amin(1).max() < 1e-3  # Å
     nothing = Search(search.rough, target, dataclasses.replace(CONFIG, search_rounds=0))
     assert nothing.run([start]) is start and nothing.tried == 0
+
+
+def test_the_search_adds_atoms_up_to_the_decoded_number(
+    model: TrainedModel, crystals: Crystals
+) -> None:
+    truth = state_of(crystals, model, 2)
+    z, scale = targets(model, crystals)
+    counts = torch.bincount(truth.species, minlength=len(model.vocabulary)).double()
+    target = Target(z[2], scale, truth.lattice, counts, len(truth.species) - 1)
+    search = Search(FixedEncoder(model.autoencoder.encoder, torch.float32), target, CONFIG)
+    start = truth._replace(positions=truth.positions[1:], species=truth.species[1:], energy=1.0)
+    completed = search.completed(start, len(truth.species))
+    assert completed and all(len(s.species) == s.told == len(truth.species) for s in completed)
+    assert min(s.distance for s in completed) < 1e-6
 
 
 def test_decoding_with_a_certificate(

@@ -47,6 +47,9 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
         {
             "data/materials_project.py": "materials-project",
             "data/files.py": "ase",
+            "export.py": "ase",
+            "featurizer.py": "sklearn",
+            "doctor.py": "completion",
         },
     ),
     ("nesf_icsg3d", set(), {"segmentation.py": "icsg3d"}),
@@ -57,7 +60,7 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
     ("tests", {"dev"}, {}),
 ]
 # imported when a command or method asks for them
-NEED_EXTRAS = {"nesf.__main__", "nesf_icsg3d.segmentation"}
+NEED_EXTRAS = {"nesf.__main__", "nesf.featurizer", "nesf_icsg3d.segmentation"}
 # declared in an extra, but dependencies of base packages as well
 OF_BASE_TOO = {"requests", "monty", "packaging", "setuptools"}
 CHILD = """

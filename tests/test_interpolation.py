@@ -15,7 +15,7 @@ from nesf import data
 from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
-from nesf.decode import reconstruct
+from nesf.decode import latent_path, reconstruct
 from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
 from nesf_studies import viewer as views
@@ -34,7 +34,6 @@ from nesf_studies.interpolation import (
     Parameters,
     analyse,
     describe,
-    latent_path,
     linear_path,
     longest_common,
     paper_paths,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice
 
+from nesf import data
 from nesf.crystals import Crystals
 from nesf.errors import DataError
-from nesf.metrics import ERRORS, HEADLINE, align, evaluate
+from nesf.metrics import ERRORS, HEADLINE, align, evaluate, with_certificates
 
 CELL = np.diag([4.0, 4.0, 4.0])
 ROCK_SALT = np.array(
@@ -248,3 +249,25 @@ def test_position_that_is_no_number_is_refused_by_name() -> None:
     broken[3, 1] = np.nan
     with pytest.raises(DataError, match="^m1: "):
         evaluate(actual, batch((ROCK_SALT, NA_CL), (broken, NA_CL)))
+
+
+def test_certificates_stand_beside_the_errors() -> None:
+    crystals = data.load("starter").split("val").select(range(4))
+    numbers = crystals.species.copy()
+    numbers[crystals.atoms(1).start] += 1  # a wrong element
+    positions = [crystals.positions[crystals.atoms(i)] for i in range(4)]
+    positions[2] = positions[2] + 0.02  # Å
+    species = np.split(numbers, np.cumsum(crystals.n_atoms)[:-1])
+    detected = Crystals.from_arrays(crystals.ids, positions, species, crystals.lattice)
+    certificates = {
+        i: {"certified": n != 3, "latent_distance": 10.0**-n, "field_distance": 0.1, "more": 1}
+        for n, i in enumerate(crystals.ids)
+    }
+    metrics = with_certificates(evaluate(crystals, detected), certificates)
+    assert metrics.materials["certified"].tolist() == [True, True, True, False]
+    assert metrics.materials["latent_distance"].tolist() == [1.0, 0.1, 0.01, 0.001]
+    assert metrics.summary["certified_percent"] == 75
+    assert metrics.summary["certified_wrong_percent"] == pytest.approx(200 / 3)
+    nothing = {i: c | {"certified": False} for i, c in certificates.items()}
+    none = with_certificates(evaluate(crystals, detected), nothing).summary
+    assert none["certified_percent"] == 0 and none["certified_wrong_percent"] is None

@@ -217,12 +217,15 @@ def _structure(
         raise DataError(
             f"element {foreign[0]} is outside the vocabulary of {len(vocabulary)} species"
         )
-    if cell == "as-given":
-        return structure
+    return structure if cell == "as-given" else standard_cell(structure, cell)
+
+
+def standard_cell(structure: Structure, cell: str) -> Structure:
+    """Return pymatgen's `conventional` or `primitive` standard structure; DataError: it has none."""
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     # they would lower the symmetry, and the model knows elements only
-    structure.remove_oxidation_states()
+    structure = structure.copy().remove_oxidation_states()
     try:
         analyzer = SpacegroupAnalyzer(structure)
         return (

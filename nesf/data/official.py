@@ -28,7 +28,7 @@ from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
 from nesf.errors import ConfigError, DataError
 from nesf.files import write_atomically
-from nesf.outputs import PACKED, check_free
+from nesf.outputs import PACKED, check
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
@@ -177,7 +177,7 @@ def fetch(
             return folder
     except DataError:  # not there yet, or damaged since
         replace = True
-    check_free(folder, replace, PACKED)
+    check(folder, replace=replace, own=PACKED)
     places = {s: f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{s}" for s in SPLITS}
     paths = [
         f"{place}/{file}"
