@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from nesf import data, decode, metrics, runs
 from nesf.config import ReconstructionConfig, with_fields
 from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import Dataset, bounding_box
-from nesf.data.files import Cell, as_crystals
+from nesf.data.files import Cell, Paths, as_crystals, warn_of
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
 from nesf.errors import ConfigError, DataError
@@ -44,15 +43,18 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
 
 
 def read_structures(
-    path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False
+    paths: Paths, *, cell: Cell = "as-given", skip_bad: bool = False, column: str = "cif"
 ) -> list[Structure]:
     """Read structures from files, in the standard setting with their atoms wrapped into the cell.
 
+    What was changed in reading is a warning.
+
     Args:
-        path: a CIF, POSCAR, extxyz or CSV file, or a folder of them.
+        paths: one or several files, folders or patterns, as of `nesf.data.files.read`.
         cell: `as-given`, or pymatgen's `conventional` (as in the paper) or `primitive` standard
             structure.
         skip_bad: leave out what cannot be used, with a warning, instead of raising an error.
+        column: of a CSV, with the CIF or JSON texts.
 
     Returns:
         Each with its id in `properties["id"]`.
@@ -60,12 +62,8 @@ def read_structures(
     Raises:
         DataError: an entry cannot be used; the message names it and says why.
     """
-    crystals, skipped = read_crystals(Path(path), cell=cell, skip_bad=skip_bad)
-    if skipped:
-        warnings.warn(
-            f"{path}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})",
-            stacklevel=2,
-        )
+    crystals, skipped, notes = read_crystals(paths, cell=cell, skip_bad=skip_bad, column=column)
+    warn_of(paths, skipped, notes)
     return crystals.to_structures()
 
 

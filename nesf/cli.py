@@ -22,14 +22,16 @@ from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
 from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
-from nesf.files import write_json
+from nesf.files import remedy_for, write_json
 from nesf.options import (
+    OWN_PATHS,
     add_command,
     add_data_options,
     add_replace,
     add_split_options,
     assignments,
     dataset_of,
+    print_notes,
 )
 from nesf.outputs import output
 from nesf.runs import Run
@@ -59,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = parser()
     options = known.parse_args(words)
     options.words, options.parser = words, known
+    for stream in (sys.stdout, sys.stderr):  # ids and file names may not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"nesf: warning: {message}\n"
     silent = options.quiet and getattr(options, "json", None) is not True
     try:
@@ -71,7 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(
-            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the free space",
+            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; {remedy_for(error)}",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            "nesf: error: not enough memory; take smaller batches, networks or files, or another machine",
             file=sys.stderr,
         )
         return 2
@@ -86,6 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is one of too little memory, torch's included."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,11 +180,11 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument(
-        "--actual", type=Path, help="instead of a run: reference structures (file or folder)"
+        "--actual", nargs="+", help=f"instead of a run: reference structures: {OWN_PATHS}"
     )
     evaluate.add_argument(
         "--detected",
-        type=Path,
+        nargs="+",
         help="with --actual: predicted structures, matched by id (file name); a missing or unusable one is charged",
     )
     evaluate.add_argument(
@@ -384,7 +405,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
-    inputs = (options.actual, options.detected)
+    inputs = [path for path in (*options.actual, *options.detected) if str(path) != "-"]
     with output(options.out, replace=options.replace, inputs=inputs) as folder:
         scores = {"test": _score_files(options, folder)}
     print(_summary(scores))
@@ -396,11 +417,12 @@ def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
     from nesf.metrics import align, evaluate, nearest_images
     from nesf.records import command_line, commit, write_metrics
 
-    actual, _ = read_structures(options.actual)
-    detected, unusable = read_structures(options.detected, decoded=True)
+    actual, _, notes = read_structures(options.actual)
+    detected, unusable, of_detected = read_structures(options.detected, decoded=True)
+    print_notes([*notes, *of_detected])
     left_out = [f"{one.entry} ({one.reason})" for one in unusable]
     if left_out:
-        warnings.warn(f"{options.detected}: cannot be used: {'; '.join(left_out)}", stacklevel=2)
+        warnings.warn(f"detected structures left out: {'; '.join(left_out)}", stacklevel=2)
     charged = [i for i in actual.ids if i not in {*detected.ids}]
     if charged:
         warnings.warn(f"charged as nothing detected: {', '.join(charged)}", stacklevel=2)

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import methods
-from nesf.errors import ConfigError, DataError
+from nesf.errors import ConfigError
 from nesf.options import (
+    OWN_PATHS,
+    add_column_option,
     add_command,
     add_data_options,
     add_decode_option,
@@ -21,20 +23,19 @@ from nesf.options import (
     add_split_options,
     assignments,
     dataset_of,
+    print_notes,
     print_skipped,
 )
 from nesf.outputs import check, check_file, output
 
 if TYPE_CHECKING:
-    from nesf.crystals import Crystals
-    from nesf.data.files import Skipped
+    from nesf.data.files import Read, Skipped
     from nesf.decode import Reconstruction
 
 STRICT = 3  # exit code of --strict where something speaks against a crystal
 SHOWN = 20  # crystals that get a line of their own
 CELLS = ("auto", "as-given", "conventional", "primitive")
 FORMATS = ("cif", "poscar", "extxyz", "json")  # of nesf.export, which would load torch
-OWN = "own structures: CIF or POSCAR files, folders of them, extxyz, csv"
 
 
 def add_crystal_commands(commands: Any) -> None:
@@ -130,7 +131,8 @@ def _cell_option(parser: argparse.ArgumentParser) -> None:
 
 def _input_options(parser: argparse.ArgumentParser, nargs: str, further: str = "") -> None:
     _model_options(parser)
-    parser.add_argument("structures", type=Path, nargs=nargs, help=OWN + further)
+    parser.add_argument("structures", nargs=nargs, help=f"own structures: {OWN_PATHS}{further}")
+    add_column_option(parser)
     _cell_option(parser)
     parser.add_argument(
         "--skip-bad",
@@ -157,6 +159,7 @@ def _output_options(parser: argparse.ArgumentParser, required: bool = True) -> N
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
+    from nesf.data.files import shown
     from nesf.saved import model_folder
     from nesf.trust import in_cell, judged
 
@@ -172,17 +175,18 @@ def _reconstruct(options: argparse.Namespace) -> int:
     inputs = [*options.structures, options.run]
     _check_out(options, inputs)
     decoding = method.with_decoding(model.config, decode).decoding
-    given, skipped = _own_structures(options, model.vocabulary)
+    given, skipped, notes = _own_structures(options, model.vocabulary)
     domain = getattr(model, "domain", {})
     used, cells = in_cell(given, options.cell, domain)
     made = method.reconstruct(model, used, decoding, not options.quiet)
     made = judged(made, domain, used, given=given, cells=cells)
     about = {
         "model": dict(model.dataset),
-        "input": ", ".join(path.name for path in options.structures),
+        "input": shown(", ".join(Path(path).name for path in options.structures)),
         "reconstruction": dataclasses.asdict(decoding),
         "domain": dict(domain),
         "skipped": [dataclasses.asdict(s) for s in skipped],
+        "notes": [dataclasses.asdict(n) for n in notes],
     }
     return _deliver(options, made, about, inputs, skipped)
 
@@ -230,7 +234,7 @@ def _encode(options: argparse.Namespace) -> int:
     for file in (options.out, ids_beside(options.out))[: 1 + (options.out.suffix == ".npy")]:
         check_file(file, options.replace)
     model = TrainedModel.load(model_folder(options.run), options.device)
-    given, skipped = _own_structures(options, model.vocabulary)
+    given, skipped, _ = _own_structures(options, model.vocabulary)
     used, cells = in_cell(given, options.cell, model.domain)
     z = model.encode(used).cpu().numpy()
     write_latent(options.out, z, used.ids)
@@ -267,11 +271,12 @@ def _interpolate(options: argparse.Namespace) -> int:
     _check_out(options, files)
     model = nesf.load_model(options.run, device=options.device)
     changes: dict[str, Any] = {**assignments(options.decode, "--decode")}
-    ends = [read_structures(path, vocabulary=model.vocabulary)[0] for path in files]
+    read = [read_structures(path, vocabulary=model.vocabulary) for path in files]
+    print_notes([note for end in read for note in end.notes])
     made = nesf.interpolate(
         model,
-        ends[0],
-        ends[1],
+        read[0].crystals,
+        read[1].crystals,
         options.steps,
         cell=options.cell,
         progress=not options.quiet,
@@ -282,38 +287,35 @@ def _interpolate(options: argparse.Namespace) -> int:
     return _deliver(options, made, about, files)
 
 
-def _own_structures(
-    options: argparse.Namespace, vocabulary: Sequence[int]
-) -> tuple[Crystals, list[Skipped]]:
-    """Read the structures that the options name, in order, as they are given."""
-    from nesf.crystals import concatenate
+def _own_structures(options: argparse.Namespace, vocabulary: Sequence[int]) -> Read:
+    """Read the structures that the options name, in order, as they are given; print the notes."""
     from nesf.data.files import read_structures
 
-    parts, skipped, home = [], [], dict[str, Path]()
-    for path in options.structures:
-        crystals, left_out = read_structures(path, skip_bad=options.skip_bad, vocabulary=vocabulary)
-        for name in crystals.ids:
-            if name in home:
-                raise DataError(
-                    f"{path}: the id {name!r} is already that of a structure in {home[name]}; rename the file"
-                )
-            home[name] = path
-        parts.append(crystals)
-        skipped += left_out
-    return concatenate(parts), skipped
+    own = read_structures(
+        options.structures,
+        skip_bad=options.skip_bad,
+        vocabulary=vocabulary,
+        column=options.column,
+    )
+    print_notes(own.notes)
+    return own
 
 
-def _check_out(options: argparse.Namespace, inputs: Sequence[Path]) -> None:
+def _check_out(options: argparse.Namespace, inputs: Sequence[str | Path]) -> None:
     """Say before the work, not after it, that nothing may be written to --out."""
     if options.out is not None:
-        check(options.out, replace=options.replace, inputs=inputs)
+        check(options.out, replace=options.replace, inputs=_files(inputs))
+
+
+def _files(inputs: Sequence[str | Path]) -> list[Path]:
+    return [Path(path) for path in inputs if str(path) != "-"]  # standard input
 
 
 def _deliver(
     options: argparse.Namespace,
     made: Reconstruction,
     about: Mapping[str, Any],
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     skipped: Sequence[Skipped] = (),
 ) -> int:
     """Write and print reconstructions, and what is known about them; return the exit code."""
@@ -321,7 +323,7 @@ def _deliver(
     from nesf.trust import untrusted, warning
 
     if options.out is not None:
-        with output(options.out, replace=options.replace, inputs=inputs) as folder:
+        with output(options.out, replace=options.replace, inputs=_files(inputs)) as folder:
             write_reconstruction(folder, made, about, options.format)
     if options.json:
         print(json.dumps(as_document(made, about), ensure_ascii=False, allow_nan=False))

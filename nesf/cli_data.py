@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from nesf.errors import DataError
-from nesf.files import read_json
-from nesf.options import add_command, add_data_options, add_replace, dataset_of, print_skipped
+from nesf.options import (
+    OWN_PATHS,
+    add_column_option,
+    add_command,
+    add_data_options,
+    add_replace,
+    dataset_of,
+    print_notes,
+    print_skipped,
+)
 from nesf.outputs import PACKED, check, check_file
 
 
@@ -42,9 +50,10 @@ def add_data_commands(commands: Any) -> None:
     )
     own.add_argument(
         "path",
-        type=Path,
-        help="folder with train/val/test.csv(.gz), folder of CIF or POSCAR files, .extxyz, .csv",
+        nargs="+",
+        help=f"folder with train/val/test.csv(.gz), or {OWN_PATHS}",
     )
+    add_column_option(own)
     own.add_argument("--name", help="name of the dataset (default: that of the folder)")
     own.add_argument(
         "--cell",
@@ -119,18 +128,24 @@ def _fetch(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from nesf.data import default_data_dir, save_dataset
-    from nesf.data.files import read
+    from nesf.data.files import Note, read
     from nesf.data.official import check_new_name
 
-    name = options.name or options.path.resolve().name.split(".")[0]
+    name = options.name or Path(options.path[0]).resolve().name.split(".")[0]
     check_new_name(name)
     folder = (options.data or default_data_dir()) / name
     check(folder, replace=options.replace, own=PACKED)
     dataset, skipped = read(
-        options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad
+        options.path,
+        name=name,
+        seed=options.seed,
+        cell=options.cell,
+        skip_bad=options.skip_bad,
+        column=options.column,
     )
     save_dataset(dataset, folder, replace=options.replace)
     print_skipped(skipped)
+    print_notes([Note(**note) for note in dataset.provenance["notes"]])
     print(f"written: {folder} ({', '.join(f'{s} {len(c)}' for s, c in dataset.splits.items())})")
 
 
@@ -167,11 +182,12 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from nesf.data import available
+    from nesf.data.dataset import read_description
 
     for label, folder in available(options.data).items():
         try:
-            counts = read_json(folder / "dataset.json")["counts"]
-        except (DataError, KeyError) as error:
+            counts = read_description(folder)["counts"]
+        except DataError as error:
             print(f"{label:24s} damaged: {error}")
             continue
         print(f"{label:24s} " + ", ".join(f"{split} {n}" for split, n in counts.items()))

@@ -7,7 +7,8 @@ from contextlib import suppress
 import numpy as np
 from tqdm import tqdm
 
-from nesf.crystals import MAX_LENGTH, MIN_VOLUME, Crystals
+from nesf.crystals import Crystals
+from nesf.parsers import MAX_LENGTH, MIN_VOLUME
 
 # StructureMatcher's tolerances in CDVAE and later work
 MATCHER = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from nesf.errors import ConfigError, NesfError
-from nesf.files import read_json, write_json
+from nesf.files import read_json, remedy_for, write_json
 
 # Working files of this module, all in the folder itself. LISTED names what `output` wrote there.
 LOCK, LISTED, REPLACED = ".nesf-lock", ".nesf.json", ".nesf-replaced"
@@ -44,6 +44,7 @@ RUN = (
     rf"|reconstruction/\w+/{RECONSTRUCTION}|analysis/[\w-]+/{ANALYSIS})"
 )
 PART = r"(.*/)?\.[^/]+\.part"  # left by a kill while a file was written
+BEFORE_CHECKPOINT = rf"{CHECKPOINT}|log\.csv|{PART}"
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise NesfError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+            f"{folder}: cannot be written ({error.strerror or error}); {remedy_for(error)}"
         ) from None
     try:
         yield
@@ -193,9 +194,10 @@ def set_aside(folder: Path, replace: bool) -> None:
     """Make room for a new training in a (locked) run folder, or raise `ConfigError`.
 
     What it held is kept in `REPLACED` until `finished` removes it; an unfinished training that has
-    replaced a run in turn is not.
+    replaced a run in turn is not. What a kill before the first checkpoint leaves is worth nothing.
     """
-    old = check(folder, replace=replace, own=RUN)
+    started = all(re.fullmatch(BEFORE_CHECKPOINT, path.name) for path in files_in(folder))
+    old = check(folder, replace=replace or started, own=RUN)
     if (folder / REPLACED).exists():
         for path in old:
             path.unlink()

@@ -19,22 +19,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, Unpack
 
-from nesf import methods
-from nesf.config import as_json, from_values
+from nesf import methods, outputs
+from nesf.config import as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
-from nesf.outputs import (
-    RECONSTRUCTION,
-    RUN,
-    WriteOptions,
-    check,
-    finished,
-    locked,
-    output,
-    set_aside,
-)
+from nesf.forms import Sha256, from_values, read_form
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -44,6 +35,30 @@ if TYPE_CHECKING:
     from nesf.trainer import TrainingResult
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a dataset or a label
+
+
+class Hashed(TypedDict):
+    """What is asked of a `dataset.json`."""
+
+    hash: Sha256
+
+
+class Summary(TypedDict):
+    """What is read again of the `summary.json` of a reconstruction."""
+
+    wall_time_seconds: float
+    reconstruction: dict[str, Any]
+    certificates: NotRequired[dict[str, Certificate]]
+    command: NotRequired[str]
+    commit: NotRequired[str]
+
+
+class Certificate(TypedDict):
+    """What consistent decoding says of one crystal."""
+
+    certified: bool
+    latent_distance: float | None
+    field_distance: float | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ class Run:
                 and self.hash_in(data) in (None, recorded["dataset"]["hash"])
                 and method.same(recorded["config"], asked)
             )
-        except (DataError, ConfigError, KeyError, TypeError):
+        except (DataError, ConfigError, AttributeError, KeyError, TypeError):
             return "everything"
         if not same:
             return "everything"
@@ -178,7 +193,7 @@ class Run:
                 and set(self.splits) <= set(read_json(folder / "metrics.json"))
                 and (folder / "materials.csv").exists()
             )
-        except DataError:
+        except (DataError, ConfigError, TypeError):
             decoded = False
         return (
             "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
@@ -187,7 +202,9 @@ class Run:
     def hash_in(self, data: Path) -> str | None:
         """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
-        return read_json(described).get("hash") if described.exists() else None
+        return (
+            read_form(described, Hashed, "build it again")["hash"] if described.exists() else None
+        )
 
 
 def same_decoding(recorded: Mapping[str, Any] | None, asked: Any) -> bool:
@@ -226,7 +243,7 @@ def train(
     """
     from nesf.distributed import rank
 
-    with locked(folder) if rank() == 0 else nullcontext():
+    with outputs.locked(folder) if rank() == 0 else nullcontext():
         return _train(run, dataset, Path(folder), config, resume, replace, command, options)
 
 
@@ -241,7 +258,7 @@ def _train(
     options: dict[str, Any],
 ) -> TrainingResult[Any]:
     from nesf.distributed import n_processes, rank
-    from nesf.records import commit, write_run
+    from nesf.records import commit, read_record, write_run
 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # the code that runs is that of the start
@@ -260,8 +277,9 @@ def _train(
             f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}"
         )
     if not resume and rank() == 0:
-        set_aside(folder, replace)
-    before = read_json(folder / "run.json") if resume and (folder / "run.json").exists() else {}
+        outputs.set_aside(folder, replace)
+    recorded = folder / "run.json"
+    before = read_record(recorded, "run") if resume and recorded.exists() else {}
     result = method.train(dataset, config, folder, seed=run.seed, resume=resume, **options)
     if rank() > 0:
         return result
@@ -287,7 +305,7 @@ def _train(
         peak_before=before.get("peak_memory_bytes", 0),
     )
     if result.finished:
-        finished(folder)
+        outputs.finished(folder)
     return result
 
 
@@ -300,7 +318,7 @@ def reconstruct(
     label: str | None = None,
     model: Any = None,
     command: str | None = None,
-    **options: Unpack[WriteOptions],
+    **options: Unpack[outputs.WriteOptions],
 ) -> dict[str, Reconstruction]:
     """Reconstruct splits of the dataset that a run was trained on.
 
@@ -330,7 +348,7 @@ def reconstruct(
         folder = record_decoding(folder, label, decoding, command or "unknown", replace)
     places = {split: Path(folder) / "reconstruction" / split for split in splits}
     for place in places.values():
-        check(place, replace=replace, own=RECONSTRUCTION)
+        outputs.check(place, replace=replace, own=outputs.RECONSTRUCTION)
     made = {}
     for split in splits:
         begin = time.monotonic()
@@ -344,7 +362,7 @@ def reconstruct(
         }
         if command:
             about |= {"command": command, "commit": commit()}
-        with output(places[split], replace=replace, own=RECONSTRUCTION) as building:
+        with outputs.output(places[split], replace=replace, own=outputs.RECONSTRUCTION) as building:
             write_reconstruction(building, made[split], about)
     return made
 
@@ -358,11 +376,11 @@ def record_decoding(
         ConfigError: the label cannot name a folder, or is that of the run or of another one, or
             records another decoding that is not to be replaced.
     """
-    from nesf.records import commit, write_checked
+    from nesf.records import commit, read_record, write_checked
 
     folder = Path(folder).resolve()
     out = folder.parent.parent / label / folder.name
-    run = read_json(folder / "run.json")
+    run = read_record(folder / "run.json", "run")
     preset = methods.method(run["method"]).has_preset(label, run["dataset"]["name"])
     if not FOLDER_NAME.fullmatch(label) or out == folder or preset:
         raise ConfigError(
@@ -370,11 +388,12 @@ def record_decoding(
         )
     weights = f"{folder.parent.name}/{folder.name}"
     if out.exists() and (
-        not (out / "run.json").exists() or read_json(out / "run.json").get("weights") != weights
+        not (out / "run.json").exists()
+        or read_record(out / "run.json", "run").get("weights") != weights
     ):
         raise ConfigError(f"--label {label}: {out} holds something else; choose another label")
     if out.exists() and not replace:
-        held = read_json(out / "run.json")["config"]["decoding"]
+        held = read_record(out / "run.json", "run")["config"]["decoding"]
         if held != as_json(decoding):
             raise ConfigError(
                 f"--label {label}: {out} records another decoding; choose another label, or give --replace"
@@ -420,12 +439,13 @@ def evaluate(
         raise DataError(
             f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first"
         )
-    run = read_json(folder / "run.json")
+    run = records.read_record(folder / "run.json", "run")
     check_dataset(run["dataset"], dataset, folder)
     begin = time.monotonic()
     parts = {split: folder / "reconstruction" / split for split in splits or found}
-    summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
-    keep = _other_scores(folder, run, summaries, replace)
+    again = "reconstruct the split again"
+    summaries = {s: read_form(p / "summary.json", Summary, again) for s, p in parts.items()}
+    keep = records.kept_scores(folder, run, summaries, replace)
     scores = {
         s: metrics.evaluate(
             dataset.split(s), Crystals.load(p / "crystals.safetensors"), progress=progress
@@ -457,28 +477,10 @@ def evaluate(
         }
         made["evaluate"] = {"command": command, "commit": records.commit()}
         changes["stages"] = run.get("stages", {}) | made
-    with locked(folder):
+    with outputs.locked(folder):
         records.write_metrics(folder, scores, keep)
         records.update_run(folder, changes)
     return scores
-
-
-def _other_scores(
-    folder: Path, run: Mapping[str, Any], summaries: Mapping[str, Any], replace: bool
-) -> list[str]:
-    """Return the splits whose recorded scores stay when those of `summaries` are written."""
-    path = folder / "metrics.json"
-    recorded = read_json(path) if path.exists() else {}
-    if (twice := [split for split in summaries if split in recorded]) and not replace:
-        raise ConfigError(f"{path}: holds scores of {twice[0]}; replace them with --replace")
-    keep = [split for split in recorded if split not in summaries]
-    decodings = [made["reconstruction"] for made in summaries.values()]
-    decodings += [run["reconstruction"]] if keep and "reconstruction" in run else []
-    if any(decoding != decodings[0] for decoding in decodings):
-        raise ConfigError(
-            f"{folder}: its splits are not decoded in one way; reconstruct and evaluate all of them, or give the other decoding a --label"
-        )
-    return keep
 
 
 def predict(
@@ -507,7 +509,7 @@ def predict(
     if not isinstance(method, methods.Predictor):
         raise ConfigError(f"method {run.method!r} has to be trained; use `nesf train`")
     config = method.with_decoding(run.config(), decode or {})
-    check(folder, replace=replace, own=RUN)
+    outputs.check(folder, replace=replace, own=outputs.RUN)
     begin, scores = time.monotonic(), {}
     for split in run.splits:
         scores[split] = metrics.evaluate(
@@ -523,7 +525,7 @@ def predict(
         "config": config.to_dict(),
     }
     about["wall_time_seconds"] = {"evaluate": round(time.monotonic() - begin, 1)}
-    with output(folder, replace=replace, own=RUN) as building:
+    with outputs.output(folder, replace=replace, own=outputs.RUN) as building:
         records.write_metrics(building, scores)
         records.write_run(building, dataset, about)
     return scores

@@ -8,7 +8,14 @@ from typing import Any
 
 from nesf.errors import ConfigError
 from nesf.files import write_atomically
-from nesf.options import add_command, add_data_options, add_replace, assignments, dataset_of
+from nesf.options import (
+    add_command,
+    add_data_options,
+    add_replace,
+    assignments,
+    dataset_of,
+    print_notes,
+)
 from nesf.outputs import check_file, output
 from nesf_studies import ANALYSES
 from nesf_studies.checksums import SUMS, TABLE
@@ -113,7 +120,9 @@ def _view(options: argparse.Namespace) -> None:
     if out.suffix not in (".png", ".svg", ".html"):
         raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
     check_file(out, options.replace)
-    structures = read_structures(options.structures)[0].to_structures()
+    crystals, _, notes = read_structures(options.structures)
+    print_notes(notes)
+    structures = crystals.to_structures()
     if out.suffix == ".html":
         write_atomically(out, standalone(structures))
     else:

@@ -50,6 +50,8 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
             "export.py": "ase",
             "featurizer.py": "sklearn",
             "doctor.py": "completion",
+            "parsers.py": "ase",
+            "readers.py": "ase",
         },
     ),
     ("nesf_icsg3d", set(), {"segmentation.py": "icsg3d"}),

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from tqdm import tqdm
 
-from nesf.crystals import Crystals, reason_against
+from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
 from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import check_new_name, packed_folder
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.outputs import PACKED, WriteOptions, check
+from nesf.parsers import reason_against
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
