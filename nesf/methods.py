@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from nesf import config as nesf_config
 from nesf.config import Config, ConfigBase, ReconstructionConfig, with_fields
 from nesf.errors import ConfigError
-from nesf.forms import read_form
+from nesf.files import read_json
 
 if TYPE_CHECKING:
     from nesf.crystals import Crystals
@@ -46,13 +46,6 @@ class Method:
     def has_presets(self) -> bool:
         """Whether there is a preset to choose."""
         return self.default_preset != "default"
-
-    def has_preset(self, name: str, dataset: str) -> bool:
-        """Tell whether it has a preset of this name."""
-        try:
-            return self.has_presets and self.preset(name, dataset) is not None
-        except ConfigError:
-            return False
 
     def config(
         self,
@@ -285,16 +278,9 @@ def trained(name: str) -> TrainedMethod:
     return found
 
 
-class Named(TypedDict):
-    """What a JSON file says of the method that wrote it."""
-
-    method: NotRequired[str]
-
-
 def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
     """Return the method of the model in a folder, by its `model.json` (or `checkpoint.json`)."""
-    about = read_form(Path(folder) / file, Named, "give the folder of a trained model")
-    return trained(about.get("method", NESF.name))
+    return trained(read_json(Path(folder) / file).get("method", NESF.name))
 
 
 def run_folder(

@@ -128,7 +128,10 @@ def reliability_chart(tables: Mapping[str, pd.DataFrame], threshold: float) -> F
     figure, axes = subplots(len(tables), 4.3 * len(tables), 3.2)
     for ax, (title, table) in zip(axes, tables.items(), strict=True):
         middle = 10.0 ** (table["decade"] + 0.5)
-        errors = [table["share"] - table["low"], table["high"] - table["share"]]
+        errors = [
+            (table["share"] - table["low"]).clip(lower=0),  # rounding
+            (table["high"] - table["share"]).clip(lower=0),
+        ]
         ax.errorbar(middle, 100 * table["share"], yerr=[100 * e for e in errors], fmt="none")
         sizes = 12 + 60 * np.sqrt(table["n"] / table["n"].max())
         ax.scatter(middle, 100 * table["share"], s=sizes, color=NESF, zorder=3)

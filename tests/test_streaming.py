@@ -194,16 +194,13 @@ def test_writer_finds_the_vocabulary_and_leaves_empty_splits(
     )
 
 
-def test_interrupted_writing_leaves_what_was_there(
+def test_interrupted_writing_leaves_nothing(
     dataset: Dataset, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path.name: path.read_bytes() for path in copied.iterdir()}
-    with pytest.raises(ConfigError, match="--replace"), PackedWriter(copied, "new"):
-        pass
-    with pytest.raises(KeyboardInterrupt), PackedWriter(copied, "new", replace=True) as writer:
+    with pytest.raises(KeyboardInterrupt), PackedWriter(copied, "new") as writer:
         writer.append("train", dataset.splits["train"])
         raise KeyboardInterrupt
-    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert list(copied.iterdir()) == []
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -211,10 +208,10 @@ def test_interrupted_writing_leaves_what_was_there(
     monkeypatch.setattr(os, "replace", full)
     with (
         pytest.raises(NesfError, match="No space left on device"),
-        PackedWriter(copied, "new", replace=True) as writer,
+        PackedWriter(copied, "new") as writer,
     ):
         writer.append("train", dataset.splits["train"])
-    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert list(copied.iterdir()) == []
 
 
 def test_writer_refuses_what_it_cannot_keep(dataset: Dataset, tmp_path: Path) -> None:

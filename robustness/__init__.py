@@ -1,1 +1,0 @@
-"""The campaign against bad input and faults: `python -m robustness` (`make fuzz`)."""
