@@ -13,6 +13,7 @@ DATASET ?= starter
 DATA ?=
 MODEL ?=
 OUT ?=
+SHARE ?=
 THREADS ?=
 # Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
 KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
@@ -26,12 +27,14 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book check-book test bench lint format clean
+.PHONY: help setup book check-book test bench fuzz lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
+	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
+	@echo "             (SHARE=0.1 for a tenth of it, OUT=DIR for the folder of the record)"
 	@echo "make check-book  the book, then whether its pages are complete and load nothing from the network (part of continuous integration)"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
@@ -72,6 +75,9 @@ test: lint
 
 bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))
+
+fuzz: setup
+	$(call step,bad input and faults (about 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m robustness $(if $(SHARE),--share "$(SHARE)") $(if $(OUT),--out "$(OUT)"))
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

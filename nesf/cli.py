@@ -21,6 +21,7 @@ from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
 from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
+from nesf.files import remedy_for
 from nesf.options import (
     OWN_PATHS,
     add_command,
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = parser()
     options = known.parse_args(words)
     options.words, options.parser = words, known
+    for stream in (sys.stdout, sys.stderr):  # ids and file names may not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"nesf: warning: {message}\n"
     silent = options.quiet and getattr(options, "json", None) is not True
     try:
@@ -69,7 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(
-            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the free space",
+            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; {remedy_for(error)}",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            "nesf: error: not enough memory; take smaller batches, networks or files, or another machine",
             file=sys.stderr,
         )
         return 2
@@ -84,6 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is one of too little memory, torch's included."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    )
 
 
 def parser() -> argparse.ArgumentParser:

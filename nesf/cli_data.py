@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nesf.errors import DataError
-from nesf.files import read_json
 from nesf.options import (
     OWN_PATHS,
     add_column_option,
@@ -168,11 +167,12 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from nesf.data import available
+    from nesf.data.dataset import read_description
 
     for label, folder in available(options.data).items():
         try:
-            counts = read_json(folder / "dataset.json")["counts"]
-        except (DataError, KeyError) as error:
+            counts = read_description(folder)["counts"]
+        except DataError as error:
             print(f"{label:24s} damaged: {error}")
             continue
         print(f"{label:24s} " + ", ".join(f"{split} {n}" for split, n in counts.items()))

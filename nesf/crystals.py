@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from nesf.errors import DataError
-from nesf.files import write_atomically
+from nesf.files import parse_json, remedy_for, write_atomically
 from nesf.parsers import reason_against
 
 if TYPE_CHECKING:
@@ -286,6 +286,18 @@ class Crystals:
             ),
         )
 
+    def _check_values(self) -> None:
+        """Raise ValueError for arrays of another type, or values that no crystal has."""
+        kinds = [a.dtype.kind for a in (self.positions, self.lattice, self.offsets)]
+        if kinds != ["f", "f", "i"] or any(len(v) != len(self) for v in self.properties.values()):
+            raise ValueError("an array is of another type or length")
+        if not (np.isfinite(self.positions).all() and np.isfinite(self.lattice).all()):
+            raise ValueError("a position or lattice is not finite")
+        if len(self.species) and not 1 <= self.species.min() <= self.species.max() <= 118:
+            raise ValueError("a species is no atomic number")
+        if len(self) and not (np.abs(np.linalg.det(self.lattice)) > 0).all():
+            raise ValueError("a cell has no volume")
+
     @classmethod
     def load(cls, path: Path) -> Crystals:
         """Read a file of `save`; raise a `DataError` if it is missing, damaged or another one."""
@@ -302,26 +314,31 @@ class Crystals:
             }
             properties |= {
                 k: np.array(v["text"], dtype=object)
-                for k, v in json.loads(header["columns"]).items()
+                for k, v in parse_json(header["columns"]).items()
             }
-            return cls(
+            crystals = cls(
                 tuple(ids.tobytes().decode().split("\n")[:-1])
                 if ids is not None
-                else tuple(json.loads(header["ids"])),
+                else tuple(map(str, parse_json(header["ids"]))),
                 arrays["positions"],
                 arrays["species"].astype(np.int64),
                 arrays["lattice"],
                 arrays["offsets"],
                 properties,
             )
+            crystals._check_values()
+            return crystals
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); {remedy_for(error)}") from None
         except (
             SafetensorError,
-            KeyError,
+            DataError,
+            AttributeError,
+            LookupError,
             TypeError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
+            ValueError,
         ) as error:
             raise DataError(
                 f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)"

@@ -65,6 +65,10 @@ def with_certificates(metrics: Metrics, certificates: Mapping[str, Mapping[str, 
     `certified_wrong_percent`, the share of the certified ones that are wrong: another number of
     atoms, a wrong element, or a mean position error of `RIGHT_WITHIN` or more.
     """
+    if missing := [i for i in metrics.materials["id"] if i not in certificates]:
+        raise DataError(
+            f"{missing[0]}: has no certificate; reconstruct its split again, all in one way"
+        )
     rows = [certificates[i] for i in metrics.materials["id"]]
     materials = metrics.materials.assign(**{c: [r[c] for r in rows] for c in CERTIFICATE_COLUMNS})
     certified = materials[materials["certified"]]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from nesf.errors import ConfigError
-from nesf.files import read_json
 
 OWN_PATHS = "files (CIF, POSCAR, extxyz, JSON, CSV, other forms of ASE and pymatgen; .gz), folders with subfolders, 'patterns/*.cif', or - for standard input"
 
@@ -89,15 +88,23 @@ def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
+def _recorded_dataset(run: Path) -> Any:
+    """Return name, fold and hash of the dataset of a run or model."""
+    from nesf.records import read_record
+    from nesf.saved import read_description
+
+    if (run / "run.json").exists():
+        return read_record(run / "run.json", "run")["dataset"]
+    return read_description(run)["dataset"]
+
+
 def dataset_of(options: argparse.Namespace) -> Any:
     """Return the dataset that the options name, else that of their run."""
     from nesf.data import load
 
     name, fold = options.dataset, getattr(options, "fold", None)
     if hasattr(options, "run") and not (name and hasattr(options, "fold")):
-        recorded = read_json(
-            options.run / ("run.json" if (options.run / "run.json").exists() else "model.json")
-        )["dataset"]
+        recorded = _recorded_dataset(options.run)
         name, fold = name or recorded["name"], recorded["fold"]
     return load(
         name,

@@ -33,13 +33,13 @@ from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.forms import FORMAT, cut
 from nesf.metrics import CERTIFICATE_COLUMNS, ERRORS, Metrics
 from nesf.saved import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
 MATERIAL_COLUMNS = (
     "split",
     "id",
@@ -182,9 +182,8 @@ def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
     Raises:
         DataError: there is no run.json, or the result is not valid.
     """
-    write_checked(
-        Path(folder) / "run.json", read_json(Path(folder) / "run.json") | dict(changes), "run"
-    )
+    path = Path(folder) / "run.json"
+    write_checked(path, read_record(path, "run") | dict(changes), "run")
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
@@ -216,16 +215,22 @@ def read_run(folder: Path) -> RecordedRun:
         DataError: run.json is missing or broken, or metrics.json is broken.
     """
     folder = Path(folder)
-    run = read_json(folder / "run.json")
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    if problems := [
-        *schema_problems("run", run),
-        *(schema_problems("metrics", metrics) if metrics else []),
-    ]:
+    run, scores = read_record(folder / "run.json", "run"), folder / "metrics.json"
+    return RecordedRun(folder, run, read_record(scores, "metrics") if scores.exists() else {})
+
+
+def read_record(path: Path, schema: str) -> Any:
+    """Read a JSON file that agrees with a schema.
+
+    Raises:
+        DataError: it is missing or broken; the message says where.
+    """
+    content = read_json(path)
+    if problems := schema_problems(schema, content):
         raise DataError(
-            f"{folder}: {problems[0]}; run it again, or mend it and check with scripts/validate_results.py"
+            f"{path}: {problems[0]}; make it again, or mend it and check with scripts/validate_results.py"
         )
-    return RecordedRun(folder, run, metrics)
+    return content
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -271,7 +276,7 @@ def schema_problems(name: str, content: Any) -> list[str]:
         # neither
         return [f"{name}.json: holds NaN or Infinity, which JSON has not; write null"]
     return [
-        f"{name}.json: {error.json_path}: {error.message}"
+        f"{name}.json: {error.json_path}: {cut(error.message, 300)}"
         for error in _validator(name).iter_errors(content)
     ]
 
@@ -291,14 +296,17 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Read a recorded table.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is no table.
     """
     import pandas as pd
 
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+    try:
+        # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise DataError(f"{path}: cannot be read as a table ({error}); make it again") from None
 
 
 def _natural(path: Path) -> list[Any]:

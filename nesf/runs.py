@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from nesf import methods
-from nesf.config import as_json, from_values
+from nesf.config import as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf.forms import Sha256, from_values, read_form
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -34,6 +35,30 @@ if TYPE_CHECKING:
     from nesf.trainer import TrainingResult
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a dataset or a label
+
+
+class Hashed(TypedDict):
+    """What is asked of a `dataset.json`."""
+
+    hash: Sha256
+
+
+class Summary(TypedDict):
+    """What is read again of the `summary.json` of a reconstruction."""
+
+    wall_time_seconds: float
+    reconstruction: dict[str, Any]
+    certificates: NotRequired[dict[str, Certificate]]
+    command: NotRequired[str]
+    commit: NotRequired[str]
+
+
+class Certificate(TypedDict):
+    """What consistent decoding says of one crystal."""
+
+    certified: bool
+    latent_distance: float | None
+    field_distance: float | None
 
 
 @dataclass(frozen=True)
@@ -150,7 +175,7 @@ class Run:
                 and self.hash_in(data) in (None, recorded["dataset"]["hash"])
                 and method.same(recorded["config"], asked)
             )
-        except (DataError, ConfigError, KeyError, TypeError):
+        except (DataError, ConfigError, AttributeError, KeyError, TypeError):
             return "everything"
         if not same:
             return "everything"
@@ -163,7 +188,7 @@ class Run:
                 and set(self.splits) <= set(read_json(folder / "metrics.json"))
                 and (folder / "materials.csv").exists()
             )
-        except DataError:
+        except (DataError, ConfigError, TypeError):
             decoded = False
         return (
             "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
@@ -172,7 +197,9 @@ class Run:
     def hash_in(self, data: Path) -> str | None:
         """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
-        return read_json(described).get("hash") if described.exists() else None
+        return (
+            read_form(described, Hashed, "build it again")["hash"] if described.exists() else None
+        )
 
 
 def same_decoding(recorded: Mapping[str, Any] | None, asked: Any) -> bool:
@@ -205,7 +232,7 @@ def train(
             `maps`, as in `nesf_icsg3d.training.train`.
     """
     from nesf.distributed import n_processes, rank
-    from nesf.records import commit, write_run
+    from nesf.records import commit, read_record, write_run
 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # the code that runs is that of the start
@@ -225,7 +252,8 @@ def train(
         raise ConfigError(
             f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}"
         )
-    before = read_json(folder / "run.json") if resume and (folder / "run.json").exists() else {}
+    recorded = folder / "run.json"
+    before = read_record(recorded, "run") if resume and recorded.exists() else {}
     result = method.train(dataset, config, folder, seed=run.seed, resume=resume, **options)
     if rank() > 0:
         return result
@@ -327,7 +355,7 @@ def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Pa
     Raises:
         ConfigError: the label cannot name a folder, or is that of the run or of another one.
     """
-    from nesf.records import commit, write_checked
+    from nesf.records import commit, read_record, write_checked
 
     folder = Path(folder).resolve()
     out = folder.parent.parent / label / folder.name
@@ -335,10 +363,11 @@ def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Pa
         raise ConfigError(f"--label {label}: a new name of letters, digits and . _ - is expected")
     weights = f"{folder.parent.name}/{folder.name}"
     if out.exists() and (
-        not (out / "run.json").exists() or read_json(out / "run.json").get("weights") != weights
+        not (out / "run.json").exists()
+        or read_record(out / "run.json", "run").get("weights") != weights
     ):
         raise ConfigError(f"--label {label}: {out} holds something else; choose another label")
-    run = read_json(folder / "run.json")
+    run = read_record(folder / "run.json", "run")
     kept = {k: v for k, v in run.items() if k not in ("stages", "reconstruction")}
     about = {
         "preset": label,
@@ -375,7 +404,7 @@ def evaluate(
         raise DataError(
             f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first"
         )
-    run = read_json(folder / "run.json")
+    run = records.read_record(folder / "run.json", "run")
     check_dataset(run["dataset"], dataset, folder)
     begin = time.monotonic()
     parts = {split: folder / "reconstruction" / split for split in splits or found}
@@ -385,7 +414,8 @@ def evaluate(
         )
         for s, p in parts.items()
     }
-    summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
+    again = "reconstruct the split again"
+    summaries = {s: read_form(p / "summary.json", Summary, again) for s, p in parts.items()}
     for split, summary in summaries.items():
         if "certificates" in summary:
             scores[split] = metrics.with_certificates(scores[split], summary["certificates"])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nesf.metrics import is_right
 from nesf.records import RecordedRun
-from nesf_studies.page import LABELS, digits, number_text, unbroken
+from nesf_studies.page import LABELS, digits, unbroken
 from nesf_studies.paper import paper_table
 from nesf_studies.record import PAPERS_NAME
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
@@ -75,8 +75,10 @@ def _mean(metric: str, values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    spread = f" ± {number_text(metric, float(np.std(known, ddof=1)))}" if len(known) > 1 else ""
-    return unbroken(number_text(metric, float(np.mean(known))) + spread)
+    # lattices are decoded to more digits here than the paper gives
+    decimals = 4 if metric.endswith("angstrom") else 3 if metric.endswith("degree") else 2
+    spread = f" ± {np.std(known, ddof=1):.{decimals}f}" if len(known) > 1 else ""
+    return unbroken(f"{np.mean(known):.{decimals}f}{spread}")
 
 
 def seconds_a_crystal(run: RecordedRun) -> float:

@@ -22,7 +22,7 @@ from nesf.config import with_fields
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError
-from nesf.files import read_json, write_atomically
+from nesf.files import write_atomically
 from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
 from nesf_studies import ANALYSES
@@ -134,7 +134,7 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
     folder = Path(run) / "analysis" / name
     if not (folder / "analysis.json").exists():
         raise DataError(f"{folder}: is not recorded; make it with `nesf analyse {name} {run}`")
-    return RecordedAnalysis(folder, read_json(folder / "analysis.json"))
+    return RecordedAnalysis(folder, records.read_record(folder / "analysis.json", "analysis"))
 
 
 def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:

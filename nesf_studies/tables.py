@@ -34,7 +34,7 @@ _METHODS = {
     ("ours", "constant"): "constant",
     ("ours", "oracle"): "oracle",
 }
-_PRESETS = ("paper", "official", "cpu")
+_PRESETS = ("paper", "official", "cpu", "cpu-consistent", "plus-five-steps", "plus")
 
 
 def comparison_table(

@@ -85,8 +85,8 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     settings = {
         name: {
             f"{section}.{key}": _text(value)
-            for section in ("model", "sampling", "training")
-            for key, value in config[section].items()
+            for section in ("model", "sampling", "augmentation", "training")
+            for key, value in config.get(section, {}).items()
         }
         for name, config in configs.items()
     }

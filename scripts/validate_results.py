@@ -11,6 +11,7 @@ from typing import Any
 from nesf.errors import DataError
 from nesf.files import read_json, sha256_of
 from nesf.methods import TRAINED, run_folder
+from nesf.metrics import CERTIFICATE_COLUMNS
 from nesf.records import MATERIAL_COLUMNS, WEIGHTS, run_folders, schema_problems
 
 
@@ -67,7 +68,7 @@ def validate(folder: Path, *, layout: bool = True) -> list[str]:
 def _problems_of_materials(path: Path, metrics: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with `materials.csv`, alone and beside `metrics.json`."""
     header, rows = _csv_rows(path)
-    if header != list(MATERIAL_COLUMNS):
+    if header not in (list(MATERIAL_COLUMNS), [*MATERIAL_COLUMNS, *CERTIFICATE_COLUMNS]):
         return [f"columns are {header}, not {list(MATERIAL_COLUMNS)}"]
     problems = []
     keys = [(row["split"], row["id"]) for row in rows]

@@ -22,7 +22,9 @@ from nesf_studies.page import check_parameters, open_dataset, open_model, record
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 WITH_DATASET = [
-    p for p in NOTEBOOKS if p.stem not in ("differences", "errors", "search", "speed", "table1")
+    p
+    for p in NOTEBOOKS
+    if p.stem not in ("consistent", "differences", "errors", "search", "speed", "table1")
 ]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -57,9 +59,14 @@ def test_the_pages_exist() -> None:
         "interpolation",
         "latent_space",
     }
-    assert paper | {"sensitivity", "properties", "search", "speed", "differences"} <= {
-        p.stem for p in NOTEBOOKS
-    }
+    assert paper | {
+        "sensitivity",
+        "properties",
+        "search",
+        "speed",
+        "differences",
+        "consistent",
+    } <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 
 

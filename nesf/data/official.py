@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import json
 import pickle
 import re
 import time
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
 from nesf.errors import ConfigError, DataError
-from nesf.files import write_atomically
+from nesf.files import parse_json, write_atomically
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
@@ -241,10 +240,10 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
     """
     entries = restricted_loads(pickled, f"{where}/dataset.pkl")
     try:
-        description = json.loads(attributes)
+        description = parse_json(attributes)
         sidx_to_z = np.array(description["sidx_to_z"], dtype=np.int64)
         ids = [str(i) for i in description["mpid"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{where}/dataset_attr.json: not the form of the official release ({error}); get it again"
         ) from None

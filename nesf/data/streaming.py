@@ -44,7 +44,7 @@ from nesf.data.dataset import (
     remove_packed,
 )
 from nesf.errors import DataError, NesfError
-from nesf.files import write_json
+from nesf.files import parse_json, write_json
 
 PREFETCH = 4  # batches read before they are asked for
 CHUNK = 1 << 16  # entries of an array in memory while a whole file is read
@@ -129,7 +129,10 @@ class StreamedCrystals:
         if "ids" in pieces:
             return pieces
         with safe_open(str(self.path), framework="numpy") as file:
-            return pieces | {"ids": [id_lines(json.loads(file.metadata()["ids"]))]}
+            try:
+                return pieces | {"ids": [id_lines(parse_json(file.metadata()["ids"]))]}
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._damaged(f"its ids cannot be read: {error}") from None
 
     def _find_arrays(self) -> None:
         with self._open() as file:
