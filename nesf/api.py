@@ -189,23 +189,31 @@ def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -
 
 
 def evaluate(
-    actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True
+    actual: Structures,
+    detected: Structures | Sequence[Structure | None],
+    *,
+    match: bool = True,
+    images: bool | None = None,
 ) -> Metrics:
     """Score any model's structures with the paper's metrics (Table 1).
 
-    The match rate is that of pymatgen's StructureMatcher. Positions are compared without periodic
-    images, as in the paper.
+    The match rate is that of pymatgen's StructureMatcher.
 
     Args:
         actual: B structures.
         detected: as many, in the same order; None, or one without sites, where nothing was
             detected.
         match: also run StructureMatcher (a few ms a structure).
+        images: take each detected atom at its periodic image nearest to an actual atom
+            (`nesf.metrics.nearest_images`), for structures are usually wrapped into their cells;
+            False: compare positions as they stand, as the paper does. None: only for structures,
+            not for `Crystals`, whose positions are a decoder's own.
 
     Raises:
         DataError: the two do not belong together, or a structure cannot be used.
     """
     reference = as_crystals(actual)
+    images = not isinstance(detected, Crystals) if images is None else images
     if not isinstance(detected, Crystals):
         items = (
             list(detected)
@@ -222,4 +230,6 @@ def evaluate(
         detected = metrics.align(
             reference, replace(as_crystals(list(given.values()), decoded=True), ids=tuple(given))
         )
+    if images:
+        detected = metrics.nearest_images(reference, detected)
     return metrics.evaluate(reference, detected, match=match)

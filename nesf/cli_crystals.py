@@ -19,12 +19,14 @@ from nesf.options import (
     add_command,
     add_data_options,
     add_decode_option,
+    add_replace,
     add_split_options,
     assignments,
     dataset_of,
     print_notes,
     print_skipped,
 )
+from nesf.outputs import check, check_file, output
 
 if TYPE_CHECKING:
     from nesf.data.files import Read, Skipped
@@ -76,6 +78,7 @@ def add_crystal_commands(commands: Any) -> None:
     encode.add_argument(
         "--out", type=Path, required=True, help=".csv, or .npy with the ids in .ids.json beside it"
     )
+    add_replace(encode)
 
     decode = add_command(
         commands,
@@ -146,6 +149,7 @@ def _output_options(parser: argparse.ArgumentParser, required: bool = True) -> N
         help="folder for the structures"
         + ("" if required else " (of own ones; may be left out with --json)"),
     )
+    add_replace(parser)
     parser.add_argument("--format", default="cif", choices=FORMATS, help="default: cif")
     parser.add_argument(
         "--json",
@@ -168,6 +172,8 @@ def _reconstruct(options: argparse.Namespace) -> int:
     model = method.load(options.run, options.device)
     if not options.structures:
         return _reconstruct_splits(options, model, decode)
+    inputs = [*options.structures, options.run]
+    _check_out(options, inputs)
     decoding = method.with_decoding(model.config, decode).decoding
     given, skipped, notes = _own_structures(options, model.vocabulary)
     domain = getattr(model, "domain", {})
@@ -182,7 +188,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
         "skipped": [dataclasses.asdict(s) for s in skipped],
         "notes": [dataclasses.asdict(n) for n in notes],
     }
-    return _deliver(options, made, about, skipped)
+    return _deliver(options, made, about, inputs, skipped)
 
 
 def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping[str, str]) -> int:
@@ -202,6 +208,7 @@ def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping
         model=model,
         command=command_line(options.words),
         progress=not options.quiet,
+        replace=options.replace,
     )
     run = (
         options.run
@@ -225,7 +232,7 @@ def _encode(options: argparse.Namespace) -> int:
     if options.out.suffix not in (".npy", ".csv"):
         raise ConfigError(f"--out {options.out}: the name of a .npy or .csv file is expected")
     for file in (options.out, ids_beside(options.out))[: 1 + (options.out.suffix == ".npy")]:
-        _refuse_existing(file)
+        check_file(file, options.replace)
     model = TrainedModel.load(model_folder(options.run), options.device)
     given, skipped, _ = _own_structures(options, model.vocabulary)
     used, cells = in_cell(given, options.cell, model.domain)
@@ -246,24 +253,24 @@ def _decode(options: argparse.Namespace) -> int:
     from nesf.saved import TrainedModel, model_folder
     from nesf.trust import judged
 
-    _refuse_existing(options.out)
+    _check_out(options, [options.latent])
     model = TrainedModel.load(model_folder(options.run), options.device)
     config = methods.NESF.with_decoding(model.config, assignments(options.decode, "--decode"))
     z, ids = read_latent(options.latent)
     made = decode_latent(model, model.latent(z), ids, config.decoding, progress=not options.quiet)
     about = {"model": dict(model.dataset), "input": options.latent.name}
     about["reconstruction"] = dataclasses.asdict(config.decoding)
-    return _deliver(options, judged(made, model.domain), about)
+    return _deliver(options, judged(made, model.domain), about, [options.latent])
 
 
 def _interpolate(options: argparse.Namespace) -> int:
     import nesf
     from nesf.data.files import read_structures
 
-    _refuse_existing(options.out)
+    files = options.source, options.destination
+    _check_out(options, files)
     model = nesf.load_model(options.run, device=options.device)
     changes: dict[str, Any] = {**assignments(options.decode, "--decode")}
-    files = options.source, options.destination
     read = [read_structures(path, vocabulary=model.vocabulary) for path in files]
     print_notes([note for end in read for note in end.notes])
     made = nesf.interpolate(
@@ -277,7 +284,7 @@ def _interpolate(options: argparse.Namespace) -> int:
     )
     about = {"model": dict(model.dataset), "steps": options.steps}
     about["input"] = f"{options.source.name} to {options.destination.name}"
-    return _deliver(options, made, about)
+    return _deliver(options, made, about, files)
 
 
 def _own_structures(options: argparse.Namespace, vocabulary: Sequence[int]) -> Read:
@@ -294,16 +301,21 @@ def _own_structures(options: argparse.Namespace, vocabulary: Sequence[int]) -> R
     return own
 
 
-def _refuse_existing(path: Path) -> None:
-    """Raise `ConfigError` for output that would mix with what is there, or replace it."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ConfigError(f"--out {path}: exists; give a new name, or remove it first")
+def _check_out(options: argparse.Namespace, inputs: Sequence[str | Path]) -> None:
+    """Say before the work, not after it, that nothing may be written to --out."""
+    if options.out is not None:
+        check(options.out, replace=options.replace, inputs=_files(inputs))
+
+
+def _files(inputs: Sequence[str | Path]) -> list[Path]:
+    return [Path(path) for path in inputs if str(path) != "-"]  # standard input
 
 
 def _deliver(
     options: argparse.Namespace,
     made: Reconstruction,
     about: Mapping[str, Any],
+    inputs: Sequence[str | Path],
     skipped: Sequence[Skipped] = (),
 ) -> int:
     """Write and print reconstructions, and what is known about them; return the exit code."""
@@ -311,7 +323,8 @@ def _deliver(
     from nesf.trust import untrusted, warning
 
     if options.out is not None:
-        write_reconstruction(options.out, made, about, options.format)
+        with output(options.out, replace=options.replace, inputs=_files(inputs)) as folder:
+            write_reconstruction(folder, made, about, options.format)
     if options.json:
         print(json.dumps(as_document(made, about), ensure_ascii=False, allow_nan=False))
     said = sys.stderr if options.json else sys.stdout

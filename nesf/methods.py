@@ -47,6 +47,13 @@ class Method:
         """Whether there is a preset to choose."""
         return self.default_preset != "default"
 
+    def has_preset(self, name: str, dataset: str) -> bool:
+        """Tell whether it has a preset of this name."""
+        try:
+            return self.has_presets and self.preset(name, dataset) is not None
+        except ConfigError:
+            return False
+
     def config(
         self,
         dataset: str,

@@ -52,6 +52,15 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
         )
 
 
+def add_replace(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a command replace what it, or another one of this program, wrote."""
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace what this program wrote there before; without it nothing is overwritten",
+    )
+
+
 def add_split_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which splits are decoded, and how."""
     parser.add_argument(

@@ -40,11 +40,14 @@ def one_entry(text: str) -> str:
     return text
 
 
-def reason_against(structure: Structure) -> str | None:
-    """Return why a pymatgen structure cannot be used, or None."""
+def reason_against(structure: Structure, decoded: bool = False) -> str | None:
+    """Return why a pymatgen structure cannot be used, or None.
+
+    One that was `decoded` may be absurd in size and have atoms at any distance: that is scored.
+    """
     if len(structure) == 0:
         return "it has no atoms"
-    if len(structure) > MAX_ATOMS_PER_CELL:
+    if len(structure) > MAX_ATOMS_PER_CELL and not decoded:
         return f"{len(structure)} atoms in the cell, more than {MAX_ATOMS_PER_CELL}"
     if not structure.is_ordered:
         site = next(s for s in structure if not s.is_ordered)
@@ -56,6 +59,8 @@ def reason_against(structure: Structure) -> str | None:
     # the Z of a pymatgen DummySpecies is a hash
     if any(not 1 <= site.specie.Z <= 118 for site in structure):
         return "a site holds a dummy species, no element"
+    if decoded:
+        return None if structure.volume > 0 else "its cell has no volume"
     if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
         return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
     shortest = structure.distance_matrix[np.triu_indices(len(structure), 1)].min(initial=np.inf)

@@ -81,7 +81,7 @@ class Parsed:
 
 
 def parse(
-    path: Path, name: str, column: str, cell: str, split: str | None
+    path: Path, name: str, column: str, cell: str, split: str | None, decoded: bool = False
 ) -> Iterator[Callable[[], Parsed]]:
     """Yield what parses each structure of a file, for `nesf.worker.stream`.
 
@@ -91,24 +91,25 @@ def parse(
         column: of a table, with the structures.
         cell: as of `nesf.data.files.read`.
         split: that the file is, which may be empty; None for another file.
+        decoded: as of `nesf.data.files.read_structures`.
 
     Raises:
         DataError: it cannot be opened, is too big, or holds no structure (`NoStructureError`).
     """
     part = None
     for part in _parts(path, name, column):
-        yield partial(_parsed, part, cell)
+        yield partial(_parsed, part, cell, decoded)
     if part is None and split is None:
         raise DataError("it holds no structure")
 
 
-def _parsed(part: Part, cell: str) -> Parsed:
+def _parsed(part: Part, cell: str, decoded: bool) -> Parsed:
     arrays, reason, identifier, notes = None, "", None, list[str]()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             structure, notes, identifier = part.read()
-            reason = reason_against(structure) or ""
+            reason = reason_against(structure, decoded) or ""
             if not reason:
                 # isotopes have the symbol of their element
                 heavy = [s.label for s in structure if getattr(s.specie, "name", "") in ("D", "T")]

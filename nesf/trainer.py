@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError, NesfError
 from nesf.files import write_atomically, write_json
 from nesf.forms import FORMAT, Identity, Range, Sha256, read_form
+from nesf.outputs import CHECKPOINT, PART
 from nesf.saved import (
     check_finite,
     choose_device,
@@ -326,7 +328,7 @@ class Trainer(ABC, Generic[Model]):
         )
         # a kill while writing leaves the latter
         for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".*.part")):
-            if old.name != name:
+            if old.name != name and re.fullmatch(rf"{CHECKPOINT}|{PART}", old.name):
                 old.unlink()
 
     def restore(self, out: Path) -> None:

@@ -16,10 +16,9 @@ from nesf.crystals import Crystals, vocabulary_of
 from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 from nesf.forms import FORMAT, Element, Identity, read_form
+from nesf.outputs import PACKED, output
 
 SPLITS = ("train", "val", "test")
-# of a packed folder; the last one marks it as complete
-FILES = (*(f"{s}.safetensors" for s in SPLITS), "dataset.json")
 # arrays, in the order in which `content_hash` reads them
 HASHED = ("positions", "lattice", "species", "offsets")
 REMEDY = "fetch, import or build it again"
@@ -128,24 +127,17 @@ def needs_extra(extra: str) -> Iterator[None]:
         ) from None
 
 
-def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`."""
-    folder = Path(folder)
-    remove_packed(folder)
-    try:
+def save_dataset(dataset: Dataset, folder: Path, *, replace: bool = False) -> None:
+    """Write a dataset's packed folder: a safetensors file per split, and `dataset.json`.
+
+    Raises:
+        ConfigError: the folder holds something else, or a dataset and `replace` is not given.
+        NesfError: it cannot be written; what it held is as before.
+    """
+    with output(folder, replace=replace, own=PACKED) as made:
         for name in SPLITS:
-            dataset.splits[name].save(folder / f"{name}.safetensors")
-        write_json(folder / "dataset.json", description_of(dataset))
-    except BaseException:
-        # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
-        remove_packed(folder)
-        raise
-
-
-def remove_packed(folder: Path) -> None:
-    """Remove the dataset of a packed folder, if there is one."""
-    for file in reversed(FILES):
-        (folder / file).unlink(missing_ok=True)
+            dataset.splits[name].save(made / f"{name}.safetensors")
+        write_json(made / "dataset.json", description_of(dataset))
 
 
 def description_of(dataset: Any) -> dict[str, Any]:

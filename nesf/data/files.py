@@ -25,7 +25,7 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, needs_extra
 from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
-from nesf.parsers import from_atoms
+from nesf.parsers import from_atoms, reason_against
 from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, Parsed, parse, unpacked_name
 from nesf.worker import stream
 
@@ -42,6 +42,7 @@ Paths: TypeAlias = str | Path | Sequence[str | Path]
 # atom across the cell
 WRAP_TOLERANCE = 1e-6
 SHOWN = 20  # notes that are printed
+TAKEN = "is already that of"
 WITHOUT_ASE = re.compile(r"(?is)|(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|csv|cssr)")
 
 
@@ -154,13 +155,18 @@ def read_structures(
     skip_bad: bool = False,
     vocabulary: Sequence[int] | None = None,
     column: str = "cif",
+    decoded: bool = False,
 ) -> Read:
     """Read own data as one batch, in the order of the paths (in a folder sorted; train, val, test).
 
     Arguments as of `read`; structures with elements outside the vocabulary, if one is given, cannot
-    be used.
+    be used. With `decoded` they are what a decoder gave, with atoms at any distance, and those that
+    cannot be used are left out, but for a second one of an id.
     """
-    return _read(paths, cell, skip_bad, column, vocabulary)[0]
+    found = _read(paths, cell, skip_bad or decoded, column, vocabulary, decoded)[0]
+    if decoded and (twice := [s for s in found.skipped if TAKEN in s.reason]):
+        raise DataError(f"{twice[0].entry}: {twice[0].reason}; keep one structure per material")
+    return found
 
 
 def warn_of(paths: Any, skipped: Sequence[Skipped], notes: Sequence[Note]) -> None:
@@ -194,7 +200,12 @@ def shown(text: str) -> str:
 
 
 def _read(
-    paths: Paths, cell: str, skip_bad: bool, column: str, vocabulary: Sequence[int] | None = None
+    paths: Paths,
+    cell: str,
+    skip_bad: bool,
+    column: str,
+    vocabulary: Sequence[int] | None = None,
+    decoded: bool = False,
 ) -> tuple[Read, list[str] | None]:
     """Return what was read, and the split of each crystal if the files tell."""
     if cell not in get_args(Cell):
@@ -204,7 +215,7 @@ def _read(
     with TemporaryDirectory() as folder:  # for standard input
         sources = _sources(paths, Path(folder), notes)
         entries = tqdm(
-            _entries(sources, cell, column, notes),
+            _entries(sources, cell, column, notes, decoded),
             desc=f"reading {Path(title).name}",
             disable=None,
             delay=2,
@@ -260,7 +271,7 @@ def usable_entries(
                     f"the id {name} is that of {labels[name]}; here it is {entry.identifier}"
                 )
             if entry.identifier in labels:
-                raise DataError(f"its id {name!r} is already that of {labels[name]}")
+                raise DataError(f"its id {name!r} {TAKEN} {labels[name]}")
             kept.append((entry, read(entry)))
             labels[entry.identifier] = entry.label
             if notes is not None:
@@ -359,14 +370,15 @@ def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
 
 
 def _entries(
-    sources: Sequence[_Source], cell: str, column: str, notes: list[Note]
+    sources: Sequence[_Source], cell: str, column: str, notes: list[Note], decoded: bool
 ) -> Iterator[Entry]:
     """Yield what `nesf.worker` reads; a fault is raised by the `read` of its entry."""
     if not all(WITHOUT_ASE.fullmatch(unpacked_name(source.name)[0]) for source in sources):
         with needs_extra("ase"):
             import ase  # noqa: F401
     found = [0] * len(sources)
-    for i, parsed in stream(parse, [(s.path, s.name, column, cell, s.split) for s in sources]):
+    tasks = [(s.path, s.name, column, cell, s.split, decoded) for s in sources]
+    for i, parsed in stream(parse, tasks):
         _, name, label, part, of_folder = sources[i]
         found[i] += 1
         if isinstance(parsed, NoStructureError) and of_folder:
@@ -411,14 +423,9 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     ids = ids if len(set(ids)) == len(ids) else [str(i) for i in range(len(ids))]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
-    if bad := [
-        name
-        for name, s in zip(ids, items, strict=True)
-        if not (s.is_ordered and all(hasattr(site.specie, "Z") for site in s))
-    ]:
-        raise DataError(
-            f"{bad[0]}: the detected structure is disordered or holds a dummy species; give one element a site"
-        )
+    for name, item in zip(ids, items, strict=True):
+        if len(item) and (reason := reason_against(item, decoded=True)):
+            raise DataError(f"{name}: {reason}")
     return Crystals.from_structures(items, ids, check=False).in_standard_setting()
 
 
