@@ -150,6 +150,9 @@ def check(
     for path in inputs:
         if Path(path).resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"{folder}: holds the input {path}; choose a folder outside of it")
+    if any((folder / name).exists() for name in (NEW, READY, OLD)):  # of a process that was killed
+        with locked(folder):
+            _settle(folder)
     instead = "choose another folder" + (", go on with --resume" if own == RUN else "")
     files = files_in(folder)
     listed = set(read_json(folder / LISTED)["files"]) if (folder / LISTED).exists() else set()
