@@ -16,10 +16,10 @@ OUT ?=
 SHARE ?=
 THREADS ?=
 # Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
-KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
+KEY := $(shell { pwd; cat requirements*.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
 # Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
-SOURCES = $(shell { cat requirements.lock; find nesf nesf_icsg3d nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
+SOURCES = $(shell { cat requirements*.lock; find nesf nesf_icsg3d nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 BIN := $(VENV)/bin
 
 # $(call step,what it does,command): says what it does and how long it took.
@@ -51,9 +51,9 @@ $(SETUP):
 install:
 	@if command -v uv > /dev/null; then \
 	  export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}"; \
-	  uv pip install --quiet --python $(BIN)/python -r requirements.lock && uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && uv pip install --quiet --python $(BIN)/python -r requirements-torch.lock && uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 
 # One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.

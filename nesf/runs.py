@@ -25,7 +25,7 @@ from nesf import methods, outputs
 from nesf.config import as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
-from nesf.forms import Sha256, from_values, read_form
+from nesf.forms import Identity, from_values, read_form
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
     from nesf.trainer import TrainingResult
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a dataset or a label
-
-
-class Hashed(TypedDict):
-    """What is asked of a `dataset.json`."""
-
-    hash: Sha256
 
 
 class Summary(TypedDict):
@@ -203,7 +197,7 @@ class Run:
         """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
         return (
-            read_form(described, Hashed, "build it again")["hash"] if described.exists() else None
+            read_form(described, Identity, "build it again")["hash"] if described.exists() else None
         )
 
 

@@ -130,7 +130,7 @@ if shown:
 #
 # ## What stands between
 #
-# The crystals that nesf+ does not get certified. Most have more than 10 atoms and are unlike the training crystals: the five steps start with several atoms missing, and the search ends in a crystal of which the encoder says nearly the same.
+# The crystals that nesf+ does not get certified. Many have more than ten atoms: the five steps start with several atoms missing, and the search ends in a crystal of which the encoder says nearly the same.
 
 # %% tags=["hide-input"]
 for title, materials in found.items():

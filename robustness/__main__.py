@@ -44,6 +44,7 @@ def campaign(
             failed = runner.run_all(of_kind, workers)
             failures += failed
             faults = Counter(f.fault for f in failed)
+            print(f"{kind}: {len(failed)} failures", file=sys.stderr, flush=True)
             rows.append(
                 {"kind": kind, "inputs": sum(c.count for c in of_kind)}
                 | {"seconds": round(time.monotonic() - begin, 1)}

@@ -76,6 +76,7 @@ def make(folder: Path) -> Base:
 
     from nesf.data import load
     from nesf.data.dataset import Dataset, save_dataset
+    from nesf.data.rules import RULES_FOLDER
 
     base, starter = Base(folder), load("starter")
     counts = {"train": 12, "val": 3, "test": 3}
@@ -103,8 +104,15 @@ def make(folder: Path) -> Base:
         rows.append(f'{i},"{cif}"')
     (place / "table.csv").write_text("\n".join(rows) + "\n")
     for suffix in ("npy", "csv"):
-        nesf("encode", base.run, place / "0.cif", place / "1.cif", "--out", folder / f"z.{suffix}")
-    rules = Path(__import__("nesf").__file__).parent / "data" / "rule_sets" / "ybco.json"
-    shutil.copyfile(rules, folder / "rules.json")
-    nesf("analyse", "latent-space", base.run, "--data", base.data)
+        nesf(
+            "encode",
+            base.run,
+            place / "0.cif",
+            place / "1.cif",
+            "--out",
+            folder / f"z.{suffix}",
+            exits=(0,),
+        )
+    shutil.copyfile(RULES_FOLDER / "ybco.json", folder / "rules.json")
+    nesf("analyse", "examples", base.run, "--data", base.data, "--set", "split=test", exits=(0,))
     return base

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustness import mutate
 from robustness.base import DECODE, Base, train
 from robustness.runner import (
-    LIMIT_S,
-    START_S,
     Case,
     Fault,
     forked,
@@ -49,16 +49,10 @@ def structure_files(base: Base, kind: str, seeds: range) -> list[Case]:
     """Damaged structure files, read in batches by `nesf encode --skip-bad`."""
     cases = []
     for start in range(0, len(seeds), BATCH):
-        part = seeds[start : start + BATCH]
-        singles = [Case(kind, s, lambda work, _, s=s: _read(base, work, [s])) for s in part]
-        cases.append(
-            Case(
-                *(kind, part[0], lambda work, _, part=part: _read(base, work, list(part))),
-                limit=LIMIT_S + START_S,
-                parts=singles,
-                count=len(part),
-            )
-        )
+        part = list(seeds[start : start + BATCH])
+        singles = [Case(kind, s, partial(_read, base, [s])) for s in part]
+        body = partial(_read, base, part)
+        cases.append(Case(kind, part[0], body, parts=singles, count=len(part)))
     return cases
 
 
@@ -75,7 +69,7 @@ def damaged_structure(base: Base, seed: int) -> tuple[str, bytes]:
     return f"{seed}{source.suffix}", damaged
 
 
-def _read(base: Base, work: Path, seeds: list[int]) -> str:
+def _read(base: Base, seeds: list[int], work: Path, _: random.Random) -> str:
     for seed in seeds:
         name, damaged = damaged_structure(base, seed)
         # tables and extended XYZ are read as single files
@@ -84,9 +78,8 @@ def _read(base: Base, work: Path, seeds: list[int]) -> str:
     single = [p for p in work.iterdir() if p.suffix in (".csv", ".extxyz", ".json")]
     groups = [[p] for p in single] + [[p for p in work.iterdir() if p not in single]]
     for k, group in enumerate(filter(None, groups)):
-        code, printed = nesf(
-            *("encode", base.run, *group, "--skip-bad", "--out", work / f"z{k}.npy")
-        )
+        out = work / f"z{k}.npy"
+        code, printed = nesf("encode", base.run, *group, "--skip-bad", "--out", out)
         if code == 2 and not any(p.name in printed for p in group):
             raise Fault("message", f"names none of {group[0].name}: {printed[-200:]}")
     still_there(before, work)
@@ -95,10 +88,7 @@ def _read(base: Base, work: Path, seeds: list[int]) -> str:
 
 def models_and_records(base: Base, kind: str, seeds: range) -> list[Case]:
     """Damaged models, checkpoints, datasets, records, latent vectors and rules."""
-    return [
-        Case(kind, s, lambda work, random_, s=s: TARGETS[s % len(TARGETS)](base, work, random_))
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(TARGETS[s % len(TARGETS)], base)) for s in seeds]
 
 
 def _model(base: Base, work: Path, random_: random.Random) -> str:
@@ -126,8 +116,7 @@ def _record(base: Base, work: Path, random_: random.Random) -> str:
         ]
     )
     _damage(file, random_)
-    replace = _option("evaluate", "--replace")
-    nesf("evaluate", run, "--data", base.data, *replace)
+    nesf(*with_option(["evaluate", str(run), "--data", str(base.data)], "--replace"))
     nesf("reconstruct", run, "--data", base.data, "--label", "other", *DECODE)
     return file.name
 
@@ -183,14 +172,14 @@ def _analysis(base: Base, work: Path, random_: random.Random) -> str:
 
     run = base.copy("run", work / "run")
     files = [
-        run / "analysis" / "latent-space" / "analysis.json",
+        run / "analysis" / "examples" / "analysis.json",
         run / "log.csv",
         run / "materials.csv",
     ]
     file = random_.choice([f for f in files if f.exists()])
     _damage(file, random_)
     for read in (
-        lambda: recorded_analysis("latent-space", run),
+        lambda: recorded_analysis("examples", run),
         lambda: (read_run(run).log(), read_run(run).materials()),
     ):
         try:
@@ -251,12 +240,16 @@ def _damage(path: Path, random_: random.Random) -> None:
     path.write_bytes(damaged)
 
 
-def _option(command: str, option: str) -> list[str]:
-    """Return an option as a list if the command has it."""
+def with_option(words: list[str], option: str) -> list[str]:
+    """Return a command with an option, if it has it."""
     from nesf.cli import parser
 
-    choices: Any = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    return [option] if option in choices[command]._option_string_actions else []
+    found: Any = parser()
+    for word in words:
+        if not found._subparsers:
+            break
+        found = found._subparsers._group_actions[0].choices[word]
+    return [*words, option] if option in found._option_string_actions else words
 
 
 def kills(base: Base, kind: str, seeds: range) -> list[Case]:
@@ -264,16 +257,12 @@ def kills(base: Base, kind: str, seeds: range) -> list[Case]:
     cases = []
     for seed in seeds:
         compiled = seed % COMPILED == COMPILED - 1
-        cases.append(
-            Case(
-                *(kind, seed, lambda work, r, c=compiled: _kill(base, work, r, c)),
-                limit=300 if compiled else 60,
-            )
-        )
+        body = partial(_kill, base, compiled)
+        cases.append(Case(kind, seed, body, limit=300 if compiled else 60))
     return cases
 
 
-def _kill(base: Base, work: Path, random_: random.Random, compiled: bool) -> str:
+def _kill(base: Base, compiled: bool, work: Path, random_: random.Random) -> str:
     changes = {"training__compile": "true"} if compiled else {}
     if random_.random() < 0.5:
         changes["training__average"] = "0.9"
@@ -291,7 +280,7 @@ def _kill(base: Base, work: Path, random_: random.Random, compiled: bool) -> str
         if first != second:
             raise Fault("differs", f"{name} after a kill at event {n[0]} of {n_events} ({changes})")
     if left := [p.name for p in killed.glob(".*.part")]:
-        raise Fault("differs", f"{left[0]} is left")
+        raise Fault("left", f"{left[0]}, a part of a file")
     return ""
 
 
@@ -407,7 +396,17 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
             str(out),
             *DECODE,
         ],
-        "analyse": lambda out: ["analyse", "latent-space", run, "--data", data, "--out", str(out)],
+        "analyse": lambda out: [
+            "analyse",
+            "examples",
+            run,
+            "--data",
+            data,
+            "--set",
+            "split=test",
+            "--out",
+            str(out),
+        ],
         "view": lambda out: ["view", good, "--out", str(out / "picture.svg")],
     }
 
@@ -415,46 +414,52 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
 def full_disks(base: Base, kind: str, seeds: range) -> list[Case]:
     """Every command on a disk that is, or becomes, full."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, r, s=s: _full(base, work, r, names[s % len(names)]), limit=40)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_full, base, names[s % len(names)]), limit=40) for s in seeds]
 
 
-def _full(base: Base, work: Path, random_: random.Random, name: str) -> str:
-    out = work / "out"
+def _full(base: Base, name: str, work: Path, random_: random.Random) -> str:
+    command, first, out = commands(base)[name], work / "first", work / "out"
     out.mkdir()
-    size = random_.choice((0, 0, 4096, 8192, 20_000, 60_000))
-    full_disk(out, size)
-    if size == 0:  # the file system has one page at least
+    free, again = random_.choice((0, 0, 4096, 8192, 20_000, 60_000)), random_.random() < 0.7
+    held = 0
+    if again:  # what the same command has written before must stay
+        nesf(*command(first / "new"), exits=(0,))
+        held = sum(4096 * (2 + p.stat().st_size // 4096) for p in first.rglob("*"))
+    full_disk(out, held + free)
+    if again:
+        shutil.copytree(first, out, dirs_exist_ok=True)
+        # a second name: what a command removes makes no room
+        shutil.copytree(out / "new", out / "kept", copy_function=os.link)
+    if not free:  # a file without a name takes what is left
+        filling = os.open(out / "filling", os.O_WRONLY | os.O_CREAT)
         with suppress(OSError):
-            (out / ".filled").write_bytes(bytes(4096))
-            (out / ".filled").rename(out.parent / "filled")
-    words = commands(base)[name](out)
-    code, printed = nesf(*words)
-    if code == 0 and not any(out.rglob("*")):
+            while os.write(filling, bytes(4096)) and held < 10**9:
+                held += 4096
+        os.unlink(out / "filling")
+    before = set(snapshot(out / "new").values())
+    words = command(out / "new")
+    code, printed = nesf(*(with_option(words, "--replace") if again else words))
+    refused = any(word in printed for word in ("exists", "already", "holds", "remove it"))
+    if code == 0 and not any((out / "new").rglob("*")):
         raise Fault("lost", f"{name}: exit code 0, and nothing is written")
-    if code == 2 and "full" not in printed and "so large" not in printed:
+    if code == 2 and not before <= set(snapshot(out / "new").values()):
+        raise Fault("lost", f"{name}: what was written before is gone")
+    said = any(words in printed for words in ("No space left", "disk is full", "File too large"))
+    if code == 2 and not (said or (again and refused)):
         raise Fault("message", f"{name}: does not say that the disk is full: {printed[-200:]}")
     if parts := [p.name for p in out.rglob("*.part")]:
-        raise Fault("lost", f"{name}: {parts[0]} is left")
+        raise Fault("left", f"{name}: {parts[0]}, a part of a file")
     return name
 
 
 def two_processes(base: Base, kind: str, seeds: range) -> list[Case]:
     """The same command twice at once on one folder."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, _, s=s: _twice(base, work, names[s % len(names)]), limit=60)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_twice, base, names[s % len(names)]), limit=60) for s in seeds]
 
 
-def _twice(base: Base, work: Path, name: str) -> str:
-    alone, both = work / "alone", work / "both"
-    alone.mkdir()
-    both.mkdir()
-    make = commands(base)[name]
+def _twice(base: Base, name: str, work: Path, _: random.Random) -> str:
+    alone, both, make = work / "alone", work / "both", commands(base)[name]
 
     def call(out: Path, report: Path) -> None:
         code, printed = nesf(*make(out))
@@ -462,12 +467,13 @@ def _twice(base: Base, work: Path, name: str) -> str:
         if code:
             print(printed)
 
-    _ended(forked(lambda: call(alone, work / "code")))
-    pids = [forked(lambda k=k: call(both, work / f"code-{k}")) for k in (0, 1)]
+    _ended(forked(partial(call, alone, work / "code")))
+    pids = [forked(partial(call, both, work / f"code-{k}")) for k in (0, 1)]
     for pid in pids:
         _ended(pid)
-    codes = [int((work / f"code-{k}").read_text()) for k in (0, 1)]
-    if 0 not in codes and (work / "code").read_text() == "0":
+    if (work / "code").read_text() != "0":
+        raise Fault("message", f"{name}: has failed alone")
+    if "0" not in [(work / f"code-{k}").read_text() for k in (0, 1)]:
         raise Fault("lost", f"{name}: neither of the two has succeeded")
     first, second = (_names(folder) for folder in (alone, both))
     if first != second:
@@ -489,19 +495,15 @@ def _names(folder: Path) -> set[str]:
 def foreign_files(base: Base, kind: str, seeds: range) -> list[Case]:
     """Every command on a folder that holds a user's own files, or another call's output."""
     names = list(commands(base))
-    return [
-        Case(kind, s, lambda work, r, s=s: _foreign(base, work, r, names[s % len(names)]), limit=60)
-        for s in seeds
-    ]
+    return [Case(kind, s, partial(_foreign, base, names[s % len(names)]), limit=60) for s in seeds]
 
 
-def _foreign(base: Base, work: Path, random_: random.Random, name: str) -> str:
+def _foreign(base: Base, name: str, work: Path, random_: random.Random) -> str:
     words = commands(base)[name](work / "out")
-    (work / "out").mkdir()
     if random_.random() < 0.5:
-        nesf(*words)
+        nesf(*words, exits=(0,))
     for own in ("notes.txt", "checkpoint-notes.txt", "cif/mine.cif", "mine/dataset.txt"):
-        (work / "out" / own).parent.mkdir(exist_ok=True)
+        (work / "out" / own).parent.mkdir(exist_ok=True, parents=True)
         (work / "out" / own).write_text("a user's")
     before = snapshot(work)
     nesf(*words)

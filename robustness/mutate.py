@@ -6,7 +6,6 @@ import copy
 import gzip
 import hashlib
 import json
-import os
 import pickle
 import random
 import re
@@ -46,7 +45,7 @@ class Payload:
     """An object whose unpickling makes the file that the environment's CANARY names."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return (os.mkdir, (os.environ["CANARY"],))
+        return eval, ("__import__('os').mkdir(__import__('os').environ['CANARY'])",)
 
 
 def text(random_: random.Random, original: str, other: str) -> bytes:

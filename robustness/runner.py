@@ -18,12 +18,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 LIMIT_S = 10.0  # a command that takes longer hangs
 START_S = 10.0  # beside it, for the process that reads structure files to start on a busy machine
 MEMORY = 12 << 30  # bytes of address space that a command may have
-FAULTS = ("traceback", "hang", "crash", "lost", "executed", "differs", "message")
+FAULTS = ("traceback", "hang", "crash", "lost", "executed", "differs", "left", "message")
 
 
 class Fault(Exception):  # noqa: N818
@@ -223,9 +224,7 @@ def run_all(cases: Sequence[Case], workers: int) -> list[Failure]:
     """Run cases in so many lanes of processes, and batches that fail part by part."""
     folder = Path(tempfile.mkdtemp(prefix="nesf-fuzz-lanes-"))
     try:
-        lanes = [
-            forked(lambda k=k: _lane(cases[k::workers], folder / str(k))) for k in range(workers)
-        ]
+        lanes = [forked(partial(_lane, cases[k::workers], folder / str(k))) for k in range(workers)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in lanes]
         if any(codes):
             raise RuntimeError(f"a lane of the campaign ended with {codes}")
