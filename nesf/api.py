@@ -98,6 +98,7 @@ def train(
     dataset = dataset if isinstance(dataset, Dataset) else data.load(dataset)
     assignments = tuple((key, value) for key, value in (changes or {}).items())
     run = runs.Run(dataset.name, method, preset, seed, dataset.fold, changes=assignments)
+    run = run.planned(options.get("minutes"))
     return runs.train(run, dataset, Path(out), config=run.config(), command="nesf.train", **options)
 
 

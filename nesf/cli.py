@@ -6,7 +6,6 @@ A user's mistake ends in one sentence and exit code 2.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import os
 import sys
@@ -257,7 +256,7 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
     """Return the run that the options ask for."""
     changes = tuple(assignments(options.set, "--set").items())
     splits = tuple(getattr(options, "split", None) or ("val", "test"))
-    run = Run(
+    return Run(
         dataset.name,
         options.method,
         options.preset,
@@ -266,11 +265,7 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
         options.label,
         changes,
         splits,
-    )
-    if options.minutes is None or run.label or not methods.method(run.method).has_presets:
-        return run
-    # planned by time, its epochs are not the preset's
-    return dataclasses.replace(run, label=f"{run.preset}-{options.minutes:g}-minutes")
+    ).planned(options.minutes)
 
 
 def _maps(options: argparse.Namespace) -> Path | None:

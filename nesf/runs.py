@@ -106,6 +106,12 @@ class Run:
                 "another decoding of trained weights needs a label, and changes nothing else"
             )
 
+    def planned(self, minutes: float | None) -> Run:
+        """Return the run as it is recorded when its epochs are planned to take so long."""
+        if minutes is None or self.label or not methods.method(self.method).has_presets:
+            return self
+        return dataclasses.replace(self, label=f"{self.preset}-{minutes:g}-minutes")
+
     @property
     def name(self) -> str:
         """Its folder below `results/`."""
@@ -386,12 +392,9 @@ def record_decoding(
         or read_record(out / "run.json", "run").get("weights") != weights
     ):
         raise ConfigError(f"--label {label}: {out} holds something else; choose another label")
-    if out.exists() and not replace:
-        held = read_record(out / "run.json", "run")["config"]["decoding"]
-        if held != as_json(decoding):
-            raise ConfigError(
-                f"--label {label}: {out} records another decoding; choose another label, or give --replace"
-            )
+    held = read_record(out / "run.json", "run")["config"]["decoding"] if out.exists() else None
+    if held not in (None, as_json(decoding)) and not replace:
+        raise ConfigError(f"--label {label}: {out} records another decoding; give --replace")
     kept = {k: v for k, v in run.items() if k not in ("stages", "reconstruction")}
     about = {
         "preset": label,

@@ -109,7 +109,9 @@ def _analyse(options: argparse.Namespace) -> None:
         command=command_line(options.words),
         replace=options.replace,
     )
-    print(f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.iterdir()))})")
+    print(
+        f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.glob('[!.]*')))})"
+    )
 
 
 def _view(options: argparse.Namespace) -> None:
