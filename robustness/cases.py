@@ -25,6 +25,7 @@ from robustness.runner import (
 )
 
 COUNTS = {
+    "undamaged": 6,
     "structure files": 2000,
     "models and records": 300,
     "kills in training": 50,
@@ -225,6 +226,25 @@ TARGETS: tuple[Callable[[Base, Path, random.Random], str], ...] = (
     *(_model, _checkpoint, _record, _model, _dataset, _checkpoint, _model),
     *(_record, _latent, _dataset, _rules, _options_of_decoding, _analysis),
 )
+
+
+INTACT = (_model, _checkpoint, _record, _dataset, _latent, _analysis)
+
+
+def undamaged(base: Base, kind: str, seeds: range) -> list[Case]:
+    """The commands on files without damage, where all must succeed: else the rest says nothing."""
+    return [Case(kind, s, partial(_intact, base, INTACT[s % len(INTACT)])) for s in seeds]
+
+
+def _intact(
+    base: Base,
+    target: Callable[[Base, Path, random.Random], str],
+    work: Path,
+    random_: random.Random,
+) -> str:
+    # in the process of this case alone
+    globals().update(_damage=lambda *_: None, nesf=partial(nesf, exits=(0,)))
+    return target(base, work, random_)
 
 
 def _damage(path: Path, random_: random.Random) -> None:
@@ -515,7 +535,15 @@ MAKERS: dict[str, tuple[Callable[[Base, str, range], list[Case]], int]] = {
     kind: (make, COUNTS[kind])
     for kind, make in zip(
         COUNTS,
-        (structure_files, models_and_records, kills, full_disks, two_processes, foreign_files),
+        (
+            undamaged,
+            structure_files,
+            models_and_records,
+            kills,
+            full_disks,
+            two_processes,
+            foreign_files,
+        ),
         strict=True,
     )
 }

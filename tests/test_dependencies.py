@@ -36,6 +36,7 @@ FIRST_PARTY = {
     "nesf_icsg3d",
     "nesf_studies",
     "benchmarks",
+    "robustness",
     "scripts",
     "workflow",
     "conftest",
@@ -62,6 +63,7 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
     ("nesf_studies", {"book"}, {}),
     ("notebooks", {"book"}, {}),
     ("benchmarks", {"dev"}, {}),
+    ("robustness", {"dev"}, {}),
     ("scripts", {"dev"}, {}),
     ("tests", {"dev"}, {}),
 ]
