@@ -337,14 +337,10 @@ def _of_ase(source: Path | BytesIO, name: str, text: str = "") -> Iterator[Part]
 
 
 def _from_field(text: str, wrong: str) -> Found:
+    """Read the only structure of a field of a table, CIF or JSON."""
     if wrong:
         raise DataError(wrong)
-    return from_text(text)
-
-
-def from_text(text: str) -> Found:
-    """Read the only structure of a CIF or JSON text."""
     parts = list(_of_json(text, "") if text.lstrip()[:1] in ("{", "[") else _of_cif(text, ""))
     if len(parts) != 1:
-        raise DataError(f"it holds {len(parts)} structures; give each its own file or row")
+        raise DataError(f"it holds {len(parts)} structures; give each its own row")
     return (*parts[0].read()[:2], None)

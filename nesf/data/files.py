@@ -16,7 +16,7 @@ from functools import partial
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from nesf.data.dataset import SPLITS, Dataset, needs_extra
 from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
 from nesf.parsers import from_atoms, reason_against
-from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, parse, unpacked_name
+from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, Parsed, parse, unpacked_name
 from nesf.worker import stream
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _read(
             delay=2,
         )
         kept, skipped = usable_entries(
-            entries, partial(_arrays, vocabulary=vocabulary), skip_bad, notes
+            entries, partial(_in_vocabulary, vocabulary=vocabulary), skip_bad, notes
         )
     if not kept:
         why = f"; give {FORMS}"
@@ -285,7 +285,7 @@ def usable_entries(
     return kept, skipped
 
 
-def _arrays(entry: Entry, vocabulary: Sequence[int] | None) -> tuple[np.ndarray, ...]:
+def _in_vocabulary(entry: Entry, vocabulary: Sequence[int] | None) -> tuple[np.ndarray, ...]:
     """Return positions, Z and lattice of an entry; a DataError says why there are none."""
     arrays: tuple[np.ndarray, ...] = entry.read()
     if vocabulary is not None and (foreign := set(arrays[1].tolist()) - set(vocabulary)):
@@ -347,27 +347,25 @@ def _sources(paths: Paths, folder: Path, notes: list[Note]) -> list[_Source]:
 
 
 def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
-    found = [f for f in sorted(folder.rglob("*")) if f.is_file()]
-    files = {f.relative_to(folder).as_posix(): f.resolve() for f in found}
-    tables = [
-        f"{s}.csv{packed}" for s in SPLITS for packed in ("", ".gz") if f"{s}.csv{packed}" in files
-    ]
+    found = {f.relative_to(folder): f.resolve() for f in sorted(folder.rglob("*")) if f.is_file()}
+    # those that begin with a dot are hidden
+    files = {p.as_posix(): f for p, f in found.items() if not any(x[0] == "." for x in p.parts)}
+    tables = [t for s in SPLITS for t in (f"{s}.csv", f"{s}.csv.gz") if t in files]
     if tables:
-        if missing := [s for s in SPLITS if not any(t.startswith(s) for t in tables)]:
+        used = {t.split(".")[0]: t for t in reversed(tables)}
+        if missing := [s for s in SPLITS if s not in used]:
             raise DataError(
                 f"{folder}: {missing[0]}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits"
             )
-        used = {t.split(".")[0]: t for t in reversed(tables)}
         sources = [_Source(files[used[s]], used[s], used[s], s) for s in SPLITS]
     else:
         names = [n for n in files if OF_FOLDERS.fullmatch(unpacked_name(Path(n).name)[0])]
         sources = [_Source(files[n], Path(n).name, shown(n), None, True) for n in names]
     read = {source.label for source in sources}
+    why = "not read, for its name tells no form of structures in folders; give it by itself"
     notes += [
-        Note(shown(f"{folder.resolve().name}/{n}"), "not read, for its name tells no form of structures in folders; give it by itself if it holds some")
-        for n in files
-        if shown(n) not in read and not any(part.startswith(".") for part in n.split("/"))
-    ]  # fmt: skip
+        Note(shown(f"{folder.resolve().name}/{n}"), why) for n in files if shown(n) not in read
+    ]
     return sources
 
 
@@ -385,25 +383,20 @@ def _entries(
         found[i] += 1
         if isinstance(parsed, NoStructureError) and of_folder:
             notes.append(Note(label, f"not read: {parsed}"))
-        elif isinstance(parsed, DataError):
-            where = f"{label}, entry {found[i]}" if found[i] > 1 else label
-            yield Entry(
-                where, shown(Path(name).stem) or "stdin", partial(_raise, parsed), part, {}, True
-            )
-        else:
-            where = f"{label}, {shown(parsed.place)}" if parsed.place else label
-            fault = DataError(parsed.reason) if parsed.reason else None
-            call = partial(_raise, fault) if fault else partial(_as_is, parsed.arrays)
-            identifier = shown(parsed.identifier) if parsed.derived else parsed.identifier
-            yield Entry(where, identifier, call, part, parsed.row, parsed.derived, parsed.notes)
+            continue
+        where, of = f"{label}, entry {found[i]}" if found[i] > 1 else label, parsed
+        if isinstance(parsed, DataError):
+            of = Parsed("", Path(name).stem or "stdin", True, {}, None, (), str(parsed))
+        elif of.place:
+            where = f"{label}, {shown(of.place)}"
+        identifier = shown(of.identifier) if of.derived else of.identifier
+        yield Entry(where, identifier, partial(_arrays, of), part, of.row, of.derived, of.notes)
 
 
-def _raise(error: DataError) -> NoReturn:
-    raise error
-
-
-def _as_is(value: T) -> T:
-    return value
+def _arrays(parsed: Parsed) -> tuple[np.ndarray, ...]:
+    if parsed.arrays is None:
+        raise DataError(parsed.reason)
+    return parsed.arrays
 
 
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
