@@ -176,6 +176,11 @@ class ReconstructionConfig:
     def __post_init__(self) -> None:
         if self.max_queries < 1:
             raise ConfigError(f"max_queries = {self.max_queries}: at least 1 is expected")
+        for name in ("search_width", "search_top", "search_candidates"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)}: at least 1 is expected; search_rounds=0 leaves the search out"
+                )
 
 
 class ConfigBase:
@@ -344,8 +349,8 @@ CPU = Config(
         compile=True,
     ),
 )
-# nesf+: an encoder that keeps the crystal, and self-made training crystals. Each switch was chosen
-# by itself on the validation split of LCS6Å (results/lcs6/nesf/trial-plus-*).
+# nesf+: an encoder that keeps the crystal, and self-made training crystals, chosen on the validation
+# split of LCS6Å.
 PLUS = replace(
     CPU,
     preset="plus",
