@@ -18,6 +18,7 @@ from nesf.files import parse_json
 from nesf.forms import Range, from_values
 
 T = TypeVar("T")
+Places = Annotated[int, Range(1, 4096)]
 Interval = Annotated[float, Range(0.02, 20)]  # Å; between grid points
 Radius = Annotated[float, Range(0, 20)]  # Å
 Count = Annotated[int, Range(0, 10_000)]
@@ -173,9 +174,9 @@ class ReconstructionConfig:
     certified: float = 1e-8
     polish_steps: Count = 25  # consistent: largest number of Levenberg-Marquardt steps
     search_rounds: Count = 8  # consistent: rounds of discrete moves; 0: no search
-    search_width: Count = 4  # crystals that make their moves in a round
-    search_candidates: Count = 32  # moves of a round that are polished
-    search_top: Count = 6  # moves of a crystal and kind that are looked at
+    search_width: Places = 4  # crystals that make their moves in a round
+    search_candidates: Places = 32  # moves of a round that are polished
+    search_top: Places = 6  # moves of a crystal and kind that are looked at
     # weight of the squared differences from the decoded composition, in the order of the search
     composition_weight: float = 0.003
     search_interval: Interval = 0.7  # Å, of the grid of places for an additional atom
@@ -276,8 +277,8 @@ CPU = Config(
         compile=True,
     ),
 )
-# nesf+: an encoder that keeps the crystal, and self-made training crystals. Each switch was chosen
-# by itself on the validation split of LCS6Å (results/lcs6/nesf/trial-plus-*).
+# nesf+: an encoder that keeps the crystal, and self-made training crystals, chosen on the validation
+# split of LCS6Å.
 PLUS = replace(
     CPU,
     preset="plus",

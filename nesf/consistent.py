@@ -26,6 +26,8 @@ from nesf.polishing import LATTICE_WEIGHTS, Candidates, FixedEncoder, polish
 
 # Atoms beyond which a crystal is polished, but not searched for: the pairs to swap would fill memory.
 MOST_SEARCHED = 64
+# Of what a decoded composition may ask for: a latent vector of no crystal asks for hundreds.
+MOST_ADDED, MOST_WANTED = 16, 8  # atoms; elements
 
 
 class Target(NamedTuple):
@@ -195,7 +197,8 @@ class Moves:
         parts = self.rough.of_positions(places.float())
         wanted = self.have > 0
         if self.target.counts is not None:
-            wanted |= self.target.counts > 0.3
+            largest_counts = self.target.counts.topk(min(MOST_WANTED, len(wanted))).values
+            wanted |= (self.target.counts > 0.3) & (self.target.counts >= largest_counts[-1])
         elements = wanted.nonzero()[:, 0] if wanted.any() else torch.arange(len(self.table))
         largest, total = self.without(torch.zeros(len(s), dtype=torch.bool))
         new = (parts[:, None] + self.table[elements]).flatten(0, 1)
@@ -257,8 +260,10 @@ class Search:
     def completions(self, start: State) -> list[State]:
         """Return a crystal with other elements, and with atoms up to the decoded number."""
         made = self.polished([self.renamed(start)]) if len(start.species) else []
-        if self.target.counts is not None:
-            n = int(self.target.counts.sum().round())
+        if self.target.counts is None:
+            return made
+        n = int(self.target.counts.sum().round())
+        if n - len(start.species) <= MOST_ADDED:
             for total in range(max(n - 1, len(start.species) + 1), n + 2):
                 made += self.completed(start, total)[:2]
         return made

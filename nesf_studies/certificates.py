@@ -14,6 +14,7 @@ from nesf_studies.page import LABELS, digits, unbroken
 from nesf_studies.paper import paper_table
 from nesf_studies.record import PAPERS_NAME
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
+from nesf_studies.trust import wilson
 
 # the rows of the comparison: method and preset (or label) of the recorded runs
 RECIPES: Mapping[str, tuple[str, str]] = {
@@ -114,10 +115,9 @@ def reliability(materials: pd.DataFrame) -> pd.DataFrame:
     decades = np.floor(np.log10(materials["latent_distance"].clip(lower=1e-13))).clip(lower=-13)
     groups = materials.groupby(decades.astype(int))["right"]
     table = groups.agg(n="size", right="sum").rename_axis("decade").reset_index()
-    share, n, z = table["right"] / table["n"], table["n"], 1.96
-    centre, half = (share + z**2 / (2 * n)), z * np.sqrt(share * (1 - share) / n + (z / n / 2) ** 2)
-    scale = 1 + z**2 / n
-    return table.assign(share=share, low=(centre - half) / scale, high=(centre + half) / scale)
+    share = table["right"] / table["n"]
+    bounds = [wilson(s, n, z=1.96) for s, n in zip(share, table["n"], strict=True)]
+    return table.assign(share=share, low=[b[0] for b in bounds], high=[b[1] for b in bounds])
 
 
 def reliability_chart(tables: Mapping[str, pd.DataFrame], threshold: float) -> Figure:

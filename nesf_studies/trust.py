@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from nesf.data.dataset import Dataset
 from nesf.errors import DataError
 from nesf.forms import read_form
+from nesf.metrics import is_right
 from nesf.records import read_csv
 from nesf.runs import Summary
 from nesf.saved import TrainedModel
@@ -31,7 +32,6 @@ OUTCOMES = {
     "matched": "the crystal matches (StructureMatcher)",
     "exact": "all atoms and elements right",
 }
-EXACT = 0.01  # Å; largest mean position error of a reconstruction that counts as exact
 _COLOURS = dict(zip(SIGNALS, (NESF, ICSG3D, SECOND, ORACLE), strict=True))
 
 
@@ -41,7 +41,6 @@ def signals(
     *,
     model: TrainedModel | None = None,
     dataset: Dataset | None = None,
-    exact: float = EXACT,
 ) -> pd.DataFrame:
     """Return what is known about each decoded crystal of a split, and whether it is right.
 
@@ -53,7 +52,6 @@ def signals(
         split: train, val or test.
         model: with `dataset`, to compute `training_distance`.
         dataset: what the model was trained on.
-        exact: Å, see `EXACT`.
 
     Returns:
         A row a crystal: `id`, `certified` (None: no certificate), the `SIGNALS` that there are (NaN
@@ -72,11 +70,6 @@ def signals(
             f"{folder}: materials.csv and reconstruction/{split} hold different crystals; run `nesf evaluate` again"
         )
     structures = structures.loc[materials["id"]]
-    right = (
-        (materials["n_atoms_actual"] == materials["n_atoms_detected"])
-        & (materials["species_error_actual_percent"] == 0)
-        & (materials["position_error_actual_angstrom"] < exact)
-    )
     table = pd.DataFrame(
         {
             "id": materials["id"],
@@ -84,7 +77,7 @@ def signals(
             "mean_score": atoms.groupby("id")["score"].mean().reindex(materials["id"]).to_numpy(),
             "worst_score": structures["worst_score"].to_numpy(float),
             "matched": materials["matched"].astype(bool),
-            "exact": right,
+            "exact": is_right(materials),
         }
     )
     certificates = read_form(decoded / "summary.json", Summary, "reconstruct the split again").get(

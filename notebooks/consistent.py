@@ -150,11 +150,12 @@ points = cost_points(
     ["trial-plus-80-epochs", "trial-plus-160-epochs", "plus"],
     "test",
 )
-if len(points):
+if len(points) > 1:
     figure = cost_chart({"nesf+, consistent": points}, "lcs6")
     if out:
         save(figure, Path(out) / "cost", points)
     display(figure)
+if len(points):
     better = points[beats_the_paper(points, "lcs6")]
     if len(better):
         first = better.iloc[0]

@@ -14,7 +14,9 @@ from nesf.config import ModelConfig, ReconstructionConfig, preset
 from nesf.consistent import Moves, Search, State, Target, finished, grid_in_cell
 from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
+from nesf.errors import ConfigError
 from nesf.export import write_reconstruction
+from nesf.forms import from_values
 from nesf.model import Encoder
 from nesf.polishing import Candidates, FixedEncoder, polish
 from nesf.saved import TrainedModel
@@ -187,6 +189,24 @@ def test_the_search_adds_atoms_up_to_the_decoded_number(
     completed = search.completed(start, len(truth.species))
     assert completed and all(len(s.species) == s.told == len(truth.species) for s in completed)
     assert min(s.distance for s in completed) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["search_width", "search_top", "search_candidates"])
+def test_a_search_without_room_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} = 0: a whole number from 1"):
+        from_values(ReconstructionConfig, {"mode": "consistent", name: 0})
+
+
+def test_a_composition_of_hundreds_of_atoms_is_not_followed(
+    model: TrainedModel, crystals: Crystals
+) -> None:
+    truth = state_of(crystals, model, 2)
+    z, scale = targets(model, crystals)
+    counts = torch.full((len(model.vocabulary),), 30.0, dtype=torch.float64)
+    target = Target(z[2], scale, truth.lattice, counts, len(truth.species))
+    search = Search(FixedEncoder(model.autoencoder.encoder, torch.float32), target, CONFIG)
+    made = search.completions(truth._replace(energy=1e9))
+    assert all(len(state.species) == len(truth.species) for state in made)
 
 
 def test_decoding_with_a_certificate(
