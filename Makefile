@@ -13,12 +13,13 @@ DATASET ?= starter
 DATA ?=
 MODEL ?=
 OUT ?=
+SHARE ?=
 THREADS ?=
 # Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
-KEY := $(shell { pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
+KEY := $(shell { pwd; cat requirements*.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
 # Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
-SOURCES = $(shell { cat requirements.lock; find nesf nesf_icsg3d nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
+SOURCES = $(shell { cat requirements*.lock; find nesf nesf_icsg3d nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 BIN := $(VENV)/bin
 
 # $(call step,what it does,command): says what it does and how long it took.
@@ -26,12 +27,14 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book check-book test bench lint format clean
+.PHONY: help setup book check-book test bench fuzz lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
+	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
+	@echo "             (SHARE=0.1 for a tenth of it, OUT=DIR for the folder of the record)"
 	@echo "make check-book  the book, then whether its pages are complete and load nothing from the network (part of continuous integration)"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
@@ -48,9 +51,9 @@ $(SETUP):
 install:
 	@if command -v uv > /dev/null; then \
 	  export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}"; \
-	  uv pip install --quiet --python $(BIN)/python -r requirements.lock && uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && uv pip install --quiet --python $(BIN)/python -r requirements-torch.lock && uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 
 # One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
@@ -72,6 +75,9 @@ test: lint
 
 bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))
+
+fuzz: setup
+	$(call step,bad input and faults (about 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m robustness $(if $(SHARE),--share "$(SHARE)") $(if $(OUT),--out "$(OUT)"))
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

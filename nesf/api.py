@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from nesf import data, decode, metrics, runs
 from nesf.config import ReconstructionConfig, with_fields
 from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import Dataset, bounding_box
-from nesf.data.files import Cell, as_crystals
+from nesf.data.files import Cell, Paths, as_crystals, warn_of
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
 from nesf.errors import ConfigError, DataError
@@ -44,15 +43,18 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
 
 
 def read_structures(
-    path: str | Path, *, cell: Cell = "as-given", skip_bad: bool = False
+    paths: Paths, *, cell: Cell = "as-given", skip_bad: bool = False, column: str = "cif"
 ) -> list[Structure]:
     """Read structures from files, in the standard setting with their atoms wrapped into the cell.
 
+    What was changed in reading is a warning.
+
     Args:
-        path: a CIF, POSCAR, extxyz or CSV file, or a folder of them.
+        paths: one or several files, folders or patterns, as of `nesf.data.files.read`.
         cell: `as-given`, or pymatgen's `conventional` (as in the paper) or `primitive` standard
             structure.
         skip_bad: leave out what cannot be used, with a warning, instead of raising an error.
+        column: of a CSV, with the CIF or JSON texts.
 
     Returns:
         Each with its id in `properties["id"]`.
@@ -60,12 +62,8 @@ def read_structures(
     Raises:
         DataError: an entry cannot be used; the message names it and says why.
     """
-    crystals, skipped = read_crystals(Path(path), cell=cell, skip_bad=skip_bad)
-    if skipped:
-        warnings.warn(
-            f"{path}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})",
-            stacklevel=2,
-        )
+    crystals, skipped, notes = read_crystals(paths, cell=cell, skip_bad=skip_bad, column=column)
+    warn_of(paths, skipped, notes)
     return crystals.to_structures()
 
 
@@ -100,6 +98,7 @@ def train(
     dataset = dataset if isinstance(dataset, Dataset) else data.load(dataset)
     assignments = tuple((key, value) for key, value in (changes or {}).items())
     run = runs.Run(dataset.name, method, preset, seed, dataset.fold, changes=assignments)
+    run = run.planned(options.get("minutes"))
     return runs.train(run, dataset, Path(out), config=run.config(), command="nesf.train", **options)
 
 
@@ -191,23 +190,31 @@ def oracle(structures: Structures, *, progress: bool = False, **decoding: Any) -
 
 
 def evaluate(
-    actual: Structures, detected: Structures | Sequence[Structure | None], *, match: bool = True
+    actual: Structures,
+    detected: Structures | Sequence[Structure | None],
+    *,
+    match: bool = True,
+    images: bool | None = None,
 ) -> Metrics:
     """Score any model's structures with the paper's metrics (Table 1).
 
-    The match rate is that of pymatgen's StructureMatcher. Positions are compared without periodic
-    images, as in the paper.
+    The match rate is that of pymatgen's StructureMatcher.
 
     Args:
         actual: B structures.
         detected: as many, in the same order; None, or one without sites, where nothing was
             detected.
         match: also run StructureMatcher (a few ms a structure).
+        images: take each detected atom at its periodic image nearest to an actual atom
+            (`nesf.metrics.nearest_images`), for structures are usually wrapped into their cells;
+            False: compare positions as they stand, as the paper does. None: only for structures,
+            not for `Crystals`, whose positions are a decoder's own.
 
     Raises:
         DataError: the two do not belong together, or a structure cannot be used.
     """
     reference = as_crystals(actual)
+    images = not isinstance(detected, Crystals) if images is None else images
     if not isinstance(detected, Crystals):
         items = (
             list(detected)
@@ -224,4 +231,6 @@ def evaluate(
         detected = metrics.align(
             reference, replace(as_crystals(list(given.values()), decoded=True), ids=tuple(given))
         )
+    if images:
+        detected = metrics.nearest_images(reference, detected)
     return metrics.evaluate(reference, detected, match=match)

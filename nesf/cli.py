@@ -21,13 +21,18 @@ from nesf.cli_crystals import add_crystal_commands
 from nesf.cli_data import add_data_commands
 from nesf.doctor import add_doctor_commands
 from nesf.errors import ConfigError, NesfError
+from nesf.files import remedy_for, write_json
 from nesf.options import (
+    OWN_PATHS,
     add_command,
     add_data_options,
+    add_replace,
     add_split_options,
     assignments,
     dataset_of,
+    print_notes,
 )
+from nesf.outputs import output
 from nesf.runs import Run
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = parser()
     options = known.parse_args(words)
     options.words, options.parser = words, known
+    for stream in (sys.stdout, sys.stderr):  # ids and file names may not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"nesf: warning: {message}\n"
     silent = options.quiet and getattr(options, "json", None) is not True
     try:
@@ -67,7 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(
-            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the free space",
+            f"nesf: error: {error.filename or 'input/output'}: {error.strerror or error}; {remedy_for(error)}",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            "nesf: error: not enough memory; take smaller batches, networks or files, or another machine",
             file=sys.stderr,
         )
         return 2
@@ -82,6 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nesf: interrupted", file=sys.stderr)
         return 130
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is one of too little memory, torch's included."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,15 +179,22 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("run", type=Path, nargs="?", help="run folder")
     evaluate.add_argument(
-        "--actual", type=Path, help="instead of a run: reference structures (file or folder)"
+        "--actual", nargs="+", help=f"instead of a run: reference structures: {OWN_PATHS}"
     )
     evaluate.add_argument(
         "--detected",
-        type=Path,
-        help="with --actual: predicted structures, matched by id (file name); a missing one is charged",
+        nargs="+",
+        help="with --actual: predicted structures, matched by id (file name); a missing or unusable one is charged",
     )
     evaluate.add_argument(
-        "--out", type=Path, help="with --actual: folder for metrics.json and materials.csv"
+        "--no-images",
+        action="store_true",
+        help="with --actual: compare positions as they stand, as the paper does; by default each detected atom is taken at its periodic image nearest to an actual atom, for files keep atoms wrapped into the cell",
+    )
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        help="with --actual: folder for metrics.json, materials.csv and evaluation.json",
     )
     evaluate.add_argument(
         "--split",
@@ -171,6 +202,7 @@ def _add_evaluate(commands: Any) -> None:
         help="train, val or test; may be repeated (default: all that were reconstructed)",
     )
     evaluate.add_argument("--dataset", help="name or path of the run's dataset, if it was a path")
+    add_replace(evaluate)
     add_data_options(evaluate)
 
 
@@ -210,8 +242,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume-if-possible",
         action="store_true",
-        help="go on from the run folder's checkpoint if it is of this very training, else start anew in place of what the folder holds",
+        help="go on from the run folder's checkpoint if it is of this very training, else start anew (with --replace: in place of the run that the folder holds)",
     )
+    add_replace(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument(
         "--skip-bad", action="store_true", help="own data: leave out entries that cannot be used"
@@ -232,7 +265,7 @@ def _asked(options: argparse.Namespace, dataset: Any) -> Run:
         options.label,
         changes,
         splits,
-    )
+    ).planned(options.minutes)
 
 
 def _maps(options: argparse.Namespace) -> Path | None:
@@ -259,6 +292,7 @@ def _trained(options: argparse.Namespace, run: Run, dataset: Any, folder: Path) 
             folder,
             config=run.config() if not options.resume or options.preset or options.set else None,
             resume="if-possible" if options.resume_if_possible else options.resume,
+            replace=options.replace,
             command=launcher + command_line(options.words),
             **{
                 "device": device,
@@ -303,15 +337,23 @@ def _run(options: argparse.Namespace) -> None:
             decode=decode,
             command=command_line(options.words),
             progress=shown,
+            replace=options.replace,
         )
     else:
         trained = _trained(options, run, dataset, folder)
         if trained is None or not trained.finished:
             return
+        # what follows from an earlier training went with it
         runs.reconstruct(
-            folder, dataset, run.splits, decode=decode, model=trained.model, progress=shown
+            folder,
+            dataset,
+            run.splits,
+            decode=decode,
+            model=trained.model,
+            progress=shown,
+            replace=True,
         )
-        scores = runs.evaluate(folder, dataset, run.splits, progress=shown)
+        scores = runs.evaluate(folder, dataset, run.splits, progress=shown, replace=True)
     print(f"{dataset.label}, {options.method}; everything is in {folder}")
     print(_summary(scores))
 
@@ -338,9 +380,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import runs
-    from nesf.data.files import read_structures
-    from nesf.metrics import align, evaluate
-    from nesf.records import command_line, write_metrics
+    from nesf.records import command_line
 
     if options.run is not None:
         if options.actual or options.detected:
@@ -353,18 +393,48 @@ def _evaluate(options: argparse.Namespace) -> None:
                     options.split,
                     command=command_line(options.words),
                     progress=not options.quiet,
+                    replace=options.replace,
                 )
             )
         )
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
-    if (options.out / "run.json").exists():
-        raise ConfigError(f"--out {options.out}: holds a run, whose scores this would replace")
-    actual, detected = read_structures(options.actual)[0], read_structures(options.detected)[0]
-    scores = {"test": evaluate(actual, align(actual, detected), progress=not options.quiet)}
-    write_metrics(options.out, scores)
+    inputs = [path for path in (*options.actual, *options.detected) if str(path) != "-"]
+    with output(options.out, replace=options.replace, inputs=inputs) as folder:
+        scores = {"test": _score_files(options, folder)}
     print(_summary(scores))
+
+
+def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
+    """Score the structures of some files, and write how and with what into a folder."""
+    from nesf.data.files import read_structures
+    from nesf.metrics import align, evaluate, nearest_images
+    from nesf.records import command_line, commit, write_metrics
+
+    actual, _, notes = read_structures(options.actual)
+    detected, unusable, of_detected = read_structures(options.detected, decoded=True)
+    print_notes([*notes, *of_detected])
+    left_out = [f"{one.entry} ({one.reason})" for one in unusable]
+    if left_out:
+        warnings.warn(f"detected structures left out: {'; '.join(left_out)}", stacklevel=2)
+    charged = [i for i in actual.ids if i not in {*detected.ids}]
+    if charged:
+        warnings.warn(f"charged as nothing detected: {', '.join(charged)}", stacklevel=2)
+    detected = align(actual, detected)
+    if not options.no_images:
+        detected = nearest_images(actual, detected)
+    metrics = evaluate(actual, detected, progress=not options.quiet)
+    write_metrics(folder, {"test": metrics})
+    about = {
+        "command": command_line(options.words),
+        "commit": commit(),
+        "periodic_images": not options.no_images,
+        "left_out": left_out,
+        "charged": charged,
+    }
+    write_json(folder / "evaluation.json", about)
+    return metrics
 
 
 def _summary(scores: Mapping[str, Metrics]) -> str:

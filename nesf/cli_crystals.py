@@ -12,27 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import methods
-from nesf.errors import ConfigError, DataError
+from nesf.errors import ConfigError
 from nesf.options import (
+    OWN_PATHS,
+    add_column_option,
     add_command,
     add_data_options,
     add_decode_option,
+    add_replace,
     add_split_options,
     assignments,
     dataset_of,
+    print_notes,
     print_skipped,
 )
+from nesf.outputs import check, check_file, output
 
 if TYPE_CHECKING:
-    from nesf.crystals import Crystals
-    from nesf.data.files import Skipped
+    from nesf.data.files import Read, Skipped
     from nesf.decode import Reconstruction
 
 STRICT = 3  # exit code of --strict where something speaks against a crystal
 SHOWN = 20  # crystals that get a line of their own
 CELLS = ("auto", "as-given", "conventional", "primitive")
 FORMATS = ("cif", "poscar", "extxyz", "json")  # of nesf.export, which would load torch
-OWN = "own structures: CIF or POSCAR files, folders of them, extxyz, csv"
 
 
 def add_crystal_commands(commands: Any) -> None:
@@ -75,6 +78,7 @@ def add_crystal_commands(commands: Any) -> None:
     encode.add_argument(
         "--out", type=Path, required=True, help=".csv, or .npy with the ids in .ids.json beside it"
     )
+    add_replace(encode)
 
     decode = add_command(
         commands,
@@ -127,7 +131,8 @@ def _cell_option(parser: argparse.ArgumentParser) -> None:
 
 def _input_options(parser: argparse.ArgumentParser, nargs: str, further: str = "") -> None:
     _model_options(parser)
-    parser.add_argument("structures", type=Path, nargs=nargs, help=OWN + further)
+    parser.add_argument("structures", nargs=nargs, help=f"own structures: {OWN_PATHS}{further}")
+    add_column_option(parser)
     _cell_option(parser)
     parser.add_argument(
         "--skip-bad",
@@ -144,6 +149,7 @@ def _output_options(parser: argparse.ArgumentParser, required: bool = True) -> N
         help="folder for the structures"
         + ("" if required else " (of own ones; may be left out with --json)"),
     )
+    add_replace(parser)
     parser.add_argument("--format", default="cif", choices=FORMATS, help="default: cif")
     parser.add_argument(
         "--json",
@@ -153,6 +159,7 @@ def _output_options(parser: argparse.ArgumentParser, required: bool = True) -> N
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
+    from nesf.data.files import shown
     from nesf.saved import model_folder
     from nesf.trust import in_cell, judged
 
@@ -165,20 +172,23 @@ def _reconstruct(options: argparse.Namespace) -> int:
     model = method.load(options.run, options.device)
     if not options.structures:
         return _reconstruct_splits(options, model, decode)
+    inputs = [*options.structures, options.run]
+    _check_out(options, inputs)
     decoding = method.with_decoding(model.config, decode).decoding
-    given, skipped = _own_structures(options, model.vocabulary)
+    given, skipped, notes = _own_structures(options, model.vocabulary)
     domain = getattr(model, "domain", {})
     used, cells = in_cell(given, options.cell, domain)
     made = method.reconstruct(model, used, decoding, not options.quiet)
     made = judged(made, domain, used, given=given, cells=cells)
     about = {
         "model": dict(model.dataset),
-        "input": ", ".join(path.name for path in options.structures),
+        "input": shown(", ".join(Path(path).name for path in options.structures)),
         "reconstruction": dataclasses.asdict(decoding),
         "domain": dict(domain),
         "skipped": [dataclasses.asdict(s) for s in skipped],
+        "notes": [dataclasses.asdict(n) for n in notes],
     }
-    return _deliver(options, made, about, skipped)
+    return _deliver(options, made, about, inputs, skipped)
 
 
 def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping[str, str]) -> int:
@@ -198,6 +208,7 @@ def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping
         model=model,
         command=command_line(options.words),
         progress=not options.quiet,
+        replace=options.replace,
     )
     run = (
         options.run
@@ -221,9 +232,9 @@ def _encode(options: argparse.Namespace) -> int:
     if options.out.suffix not in (".npy", ".csv"):
         raise ConfigError(f"--out {options.out}: the name of a .npy or .csv file is expected")
     for file in (options.out, ids_beside(options.out))[: 1 + (options.out.suffix == ".npy")]:
-        _refuse_existing(file)
+        check_file(file, options.replace)
     model = TrainedModel.load(model_folder(options.run), options.device)
-    given, skipped = _own_structures(options, model.vocabulary)
+    given, skipped, _ = _own_structures(options, model.vocabulary)
     used, cells = in_cell(given, options.cell, model.domain)
     z = model.encode(used).cpu().numpy()
     write_latent(options.out, z, used.ids)
@@ -242,29 +253,30 @@ def _decode(options: argparse.Namespace) -> int:
     from nesf.saved import TrainedModel, model_folder
     from nesf.trust import judged
 
-    _refuse_existing(options.out)
+    _check_out(options, [options.latent])
     model = TrainedModel.load(model_folder(options.run), options.device)
     config = methods.NESF.with_decoding(model.config, assignments(options.decode, "--decode"))
     z, ids = read_latent(options.latent)
     made = decode_latent(model, model.latent(z), ids, config.decoding, progress=not options.quiet)
     about = {"model": dict(model.dataset), "input": options.latent.name}
     about["reconstruction"] = dataclasses.asdict(config.decoding)
-    return _deliver(options, judged(made, model.domain), about)
+    return _deliver(options, judged(made, model.domain), about, [options.latent])
 
 
 def _interpolate(options: argparse.Namespace) -> int:
     import nesf
     from nesf.data.files import read_structures
 
-    _refuse_existing(options.out)
+    files = options.source, options.destination
+    _check_out(options, files)
     model = nesf.load_model(options.run, device=options.device)
     changes: dict[str, Any] = {**assignments(options.decode, "--decode")}
-    files = options.source, options.destination
-    ends = [read_structures(path, vocabulary=model.vocabulary)[0] for path in files]
+    read = [read_structures(path, vocabulary=model.vocabulary) for path in files]
+    print_notes([note for end in read for note in end.notes])
     made = nesf.interpolate(
         model,
-        ends[0],
-        ends[1],
+        read[0].crystals,
+        read[1].crystals,
         options.steps,
         cell=options.cell,
         progress=not options.quiet,
@@ -272,40 +284,38 @@ def _interpolate(options: argparse.Namespace) -> int:
     )
     about = {"model": dict(model.dataset), "steps": options.steps}
     about["input"] = f"{options.source.name} to {options.destination.name}"
-    return _deliver(options, made, about)
+    return _deliver(options, made, about, files)
 
 
-def _own_structures(
-    options: argparse.Namespace, vocabulary: Sequence[int]
-) -> tuple[Crystals, list[Skipped]]:
-    """Read the structures that the options name, in order, as they are given."""
-    from nesf.crystals import concatenate
+def _own_structures(options: argparse.Namespace, vocabulary: Sequence[int]) -> Read:
+    """Read the structures that the options name, in order, as they are given; print the notes."""
     from nesf.data.files import read_structures
 
-    parts, skipped, home = [], [], dict[str, Path]()
-    for path in options.structures:
-        crystals, left_out = read_structures(path, skip_bad=options.skip_bad, vocabulary=vocabulary)
-        for name in crystals.ids:
-            if name in home:
-                raise DataError(
-                    f"{path}: the id {name!r} is already that of a structure in {home[name]}; rename the file"
-                )
-            home[name] = path
-        parts.append(crystals)
-        skipped += left_out
-    return concatenate(parts), skipped
+    own = read_structures(
+        options.structures,
+        skip_bad=options.skip_bad,
+        vocabulary=vocabulary,
+        column=options.column,
+    )
+    print_notes(own.notes)
+    return own
 
 
-def _refuse_existing(path: Path) -> None:
-    """Raise `ConfigError` for output that would mix with what is there, or replace it."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ConfigError(f"--out {path}: exists; give a new name, or remove it first")
+def _check_out(options: argparse.Namespace, inputs: Sequence[str | Path]) -> None:
+    """Say before the work, not after it, that nothing may be written to --out."""
+    if options.out is not None:
+        check(options.out, replace=options.replace, inputs=_files(inputs))
+
+
+def _files(inputs: Sequence[str | Path]) -> list[Path]:
+    return [Path(path) for path in inputs if str(path) != "-"]  # standard input
 
 
 def _deliver(
     options: argparse.Namespace,
     made: Reconstruction,
     about: Mapping[str, Any],
+    inputs: Sequence[str | Path],
     skipped: Sequence[Skipped] = (),
 ) -> int:
     """Write and print reconstructions, and what is known about them; return the exit code."""
@@ -313,7 +323,8 @@ def _deliver(
     from nesf.trust import untrusted, warning
 
     if options.out is not None:
-        write_reconstruction(options.out, made, about, options.format)
+        with output(options.out, replace=options.replace, inputs=_files(inputs)) as folder:
+            write_reconstruction(folder, made, about, options.format)
     if options.json:
         print(json.dumps(as_document(made, about), ensure_ascii=False, allow_nan=False))
     said = sys.stderr if options.json else sys.stdout

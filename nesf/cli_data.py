@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from nesf.errors import DataError
-from nesf.files import read_json
-from nesf.options import add_command, add_data_options, dataset_of, print_skipped
+from nesf.options import (
+    OWN_PATHS,
+    add_column_option,
+    add_command,
+    add_data_options,
+    add_replace,
+    dataset_of,
+    print_notes,
+    print_skipped,
+)
+from nesf.outputs import PACKED, check, check_file
 
 
 def add_data_commands(commands: Any) -> None:
@@ -30,6 +39,7 @@ def add_data_commands(commands: Any) -> None:
     )
     fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
+    add_replace(fetch)
     add_data_options(fetch)
     own = add_command(
         actions,
@@ -40,9 +50,10 @@ def add_data_commands(commands: Any) -> None:
     )
     own.add_argument(
         "path",
-        type=Path,
-        help="folder with train/val/test.csv(.gz), folder of CIF or POSCAR files, .extxyz, .csv",
+        nargs="+",
+        help=f"folder with train/val/test.csv(.gz), or {OWN_PATHS}",
     )
+    add_column_option(own)
     own.add_argument("--name", help="name of the dataset (default: that of the folder)")
     own.add_argument(
         "--cell",
@@ -56,6 +67,7 @@ def add_data_commands(commands: Any) -> None:
         action="store_true",
         help="leave out entries that cannot be used, and list them",
     )
+    add_replace(own)
     add_data_options(own, mirror=False)
     build = add_command(
         actions,
@@ -78,6 +90,7 @@ def add_data_commands(commands: Any) -> None:
         action="store_true",
         help="leave out documents that cannot be used, and list them",
     )
+    add_replace(build)
     add_data_options(build, mirror=False)
     audit = add_command(
         actions,
@@ -92,6 +105,7 @@ def add_data_commands(commands: Any) -> None:
     audit.add_argument(
         "--no-near-duplicates", action="store_true", help="leave the comparison of structures out"
     )
+    add_replace(audit)
     add_data_options(audit)
     listed = add_command(
         actions, "list", _list, "datasets that are on this machine", "nesf data list"
@@ -102,24 +116,36 @@ def add_data_commands(commands: Any) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     from nesf.data import fetch
 
-    print(
-        f"written: {fetch(options.name, fold=options.fold, data_dir=options.data, mirror=options.mirror)}"
+    folder = fetch(
+        options.name,
+        fold=options.fold,
+        data_dir=options.data,
+        mirror=options.mirror,
+        replace=options.replace,
     )
+    print(f"written: {folder}")
 
 
 def _import(options: argparse.Namespace) -> None:
     from nesf.data import default_data_dir, save_dataset
-    from nesf.data.files import read
+    from nesf.data.files import Note, read
     from nesf.data.official import check_new_name
 
-    name = options.name or options.path.resolve().name.split(".")[0]
+    name = options.name or Path(options.path[0]).resolve().name.split(".")[0]
     check_new_name(name)
-    dataset, skipped = read(
-        options.path, name=name, seed=options.seed, cell=options.cell, skip_bad=options.skip_bad
-    )
     folder = (options.data or default_data_dir()) / name
-    save_dataset(dataset, folder)
+    check(folder, replace=options.replace, own=PACKED)
+    dataset, skipped = read(
+        options.path,
+        name=name,
+        seed=options.seed,
+        cell=options.cell,
+        skip_bad=options.skip_bad,
+        column=options.column,
+    )
+    save_dataset(dataset, folder, replace=options.replace)
     print_skipped(skipped)
+    print_notes([Note(**note) for note in dataset.provenance["notes"]])
     print(f"written: {folder} ({', '.join(f'{s} {len(c)}' for s, c in dataset.splits.items())})")
 
 
@@ -137,6 +163,7 @@ def _build(options: argparse.Namespace) -> None:
         data_dir=options.data,
         seed=options.seed,
         skip_bad=options.skip_bad,
+        replace=options.replace,
     )
     print(f"written: {folder}")
 
@@ -145,6 +172,8 @@ def _audit(options: argparse.Namespace) -> None:
     from nesf.data.audit import audit
     from nesf.files import write_json
 
+    if options.json:
+        check_file(options.json, options.replace)
     result = audit(dataset_of(options), near_duplicates=not options.no_near_duplicates)
     print(result)
     if options.json:
@@ -153,11 +182,12 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from nesf.data import available
+    from nesf.data.dataset import read_description
 
     for label, folder in available(options.data).items():
         try:
-            counts = read_json(folder / "dataset.json")["counts"]
-        except (DataError, KeyError) as error:
+            counts = read_description(folder)["counts"]
+        except DataError as error:
             print(f"{label:24s} damaged: {error}")
             continue
         print(f"{label:24s} " + ", ".join(f"{split} {n}" for split, n in counts.items()))

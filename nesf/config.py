@@ -9,31 +9,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from nesf.errors import ConfigError
+from nesf.files import parse_json
+from nesf.forms import Range, from_values
 
 T = TypeVar("T")
+Places = Annotated[int, Range(1, 4096)]
+Interval = Annotated[float, Range(0.02, 20)]  # Å; between grid points
+Radius = Annotated[float, Range(0, 20)]  # Å
+Count = Annotated[int, Range(0, 10_000)]
+Width = Annotated[int, Range(1, 65536)]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Hidden widths and options of the autoencoder (Supplementary Notes 5 and 7)."""
 
-    n_species: int = 80  # A, number of candidate species; set from the dataset's vocabulary
-    latent_size: int = 192
-    encoder_position: tuple[int, ...] = (64, 128, 128)  # the last one is the width of the features
-    encoder_species: tuple[int, ...] = (128, 128)
-    encoder_mix: tuple[int, ...] = (512,)  # applied to each atom, before the max pooling
-    encoder_latent: tuple[int, ...] = (256, 256)  # after the max pooling; latent_size follows
-    decoder_position: tuple[int, ...] = (256, 128, 128, 128, 128, 128, 128, 128)
-    decoder_species: tuple[int, ...] = (256, 128)
-    decoder_lattice: tuple[int, ...] = (128,)  # one network for the lengths, one for the angles
+    n_species: Width = 80  # A, number of candidate species; set from the dataset's vocabulary
+    latent_size: Width = 192
+    encoder_position: tuple[Width, ...] = (
+        64,
+        128,
+        128,
+    )  # the last one is the width of the features
+    encoder_species: tuple[Width, ...] = (128, 128)
+    encoder_mix: tuple[Width, ...] = (512,)  # applied to each atom, before the max pooling
+    encoder_latent: tuple[Width, ...] = (256, 256)  # after the max pooling; latent_size follows
+    decoder_position: tuple[Width, ...] = (256, 128, 128, 128, 128, 128, 128, 128)
+    decoder_species: tuple[Width, ...] = (256, 128)
+    decoder_lattice: tuple[Width, ...] = (128,)  # one network for the lengths, one for the angles
     dropout: float = 0.3  # in encoder_mix and encoder_latent; the last layer of an MLP has none
     batch_norm_momentum: float = 0.1  # official: torch's default
     # paper: the last layer of each field reads the query position again ([131] -> [3], 765,714
@@ -46,7 +54,7 @@ class ModelConfig:
     # the lattice in the encoder. paper: raw Å and radians beside the pooled features / scaled: of
     # order 1, through layers of its own
     lattice_input: Literal["raw", "scaled"] = "raw"
-    encoder_lattice: tuple[int, ...] = (64, 64)  # widths of these layers
+    encoder_lattice: tuple[Width, ...] = (64, 64)  # widths of these layers
     # the lattice decoders' output. paper: Å and radians / bounded: lengths between 0.25 and 100 Å,
     # angles between 0 and 180 degrees
     lattice_output: Literal["raw", "bounded"] = "raw"
@@ -55,10 +63,10 @@ class ModelConfig:
     # a decoder of the number of atoms of each species, which orders the search of the consistent
     # decoding; paper: none
     composition: bool = False
-    decoder_composition: tuple[int, ...] = (128,)
+    decoder_composition: tuple[Width, ...] = (128,)
     # L of a positional encoding of the query; paper: none / official: 10 in one config file, none
     # in the other
-    n_frequencies: int = 0
+    n_frequencies: Annotated[int, Range(0, 64)] = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -138,49 +146,42 @@ class TrainingConfig:
 class ReconstructionConfig:
     """Parameters of the decoding (Section 2.1; Supplementary Notes 3 and 6). Lengths in Å."""
 
-    grid_interval: float = 0.5  # step 1
-    iterations: int = 64  # step 2; paper: not given / official: 64
+    grid_interval: Interval = 0.5  # step 1
+    iterations: Count = 64  # step 2; paper: not given / official: 64
     # step 2: a particle whose next step would be shorter than this stays where it is / paper and
     # official: 0, every particle moves on
-    converged: float = 1e-4
+    converged: Annotated[float, Range(0, 1)] = 1e-4
     # exact: finds the atoms of the plain algorithm / fast: rough first steps, and particles that
     # meet are merged (see the speed page of the book)
     # / consistent: fast, then corrected until the encoder gives back the latent vector
     mode: Literal["exact", "fast", "consistent"] = "exact"
-    rough_iterations: int = 2  # fast: number of first steps that may be computed in bf16
+    rough_iterations: Count = 2  # fast: number of first steps that may be computed in bf16
     # fast: edge of the cells in which particles are merged after each step; 0: never
-    merge_distance: float = 0.02
-    merge_step: float = 0.1  # fast: only particles whose step was shorter are merged
-    score_threshold: float = 0.9  # step 3
-    nms_radius: float = 0.5  # step 4
+    merge_distance: Annotated[float, Range(0, 1)] = 0.02
+    merge_step: Radius = 0.1  # fast: only particles whose step was shorter are merged
+    score_threshold: Radius = 0.9  # step 3
+    nms_radius: Radius = 0.5  # step 4
     min_particles: int = 10  # step 4
     # step 4, position of a detected atom. paper: the particle with the lowest score / official:
     # mean of the cluster weighted by softmax(-score²)
     atom_position: Literal["lowest_score", "cluster_mean"] = "lowest_score"
-    species_interval: float = 0.1  # step 5
-    species_range: float = 0.5
-    max_queries: int = 65536  # queries in one pass of a field: bounds the memory
+    species_interval: Interval = 0.1  # step 5
+    species_range: Radius = 0.5
+    max_queries: Annotated[int, Range(1, 2**24)] = (
+        65536  # queries in one pass of a field: bounds the memory
+    )
     # consistent: largest latent distance of a certified crystal (chosen on validation splits)
     certified: float = 1e-8
-    polish_steps: int = 25  # consistent: largest number of Levenberg-Marquardt steps
-    search_rounds: int = 8  # consistent: rounds of discrete moves; 0: no search
-    search_width: int = 4  # crystals that make their moves in a round
-    search_candidates: int = 32  # moves of a round that are polished
-    search_top: int = 6  # moves of a crystal and kind that are looked at
+    polish_steps: Count = 25  # consistent: largest number of Levenberg-Marquardt steps
+    search_rounds: Count = 8  # consistent: rounds of discrete moves; 0: no search
+    search_width: Places = 4  # crystals that make their moves in a round
+    search_candidates: Places = 32  # moves of a round that are polished
+    search_top: Places = 6  # moves of a crystal and kind that are looked at
     # weight of the squared differences from the decoded composition, in the order of the search
     composition_weight: float = 0.003
-    search_interval: float = 0.7  # Å, of the grid of places for an additional atom
+    search_interval: Interval = 0.7  # Å, of the grid of places for an additional atom
     # weight of the squared differences from the decoded lattice, Å and radians, while searching
     search_lattice: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.max_queries < 1:
-            raise ConfigError(f"max_queries = {self.max_queries}: at least 1 is expected")
-        for name in ("search_width", "search_top", "search_candidates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name} = {getattr(self, name)}: at least 1 is expected; search_rounds=0 leaves the search out"
-                )
 
 
 class ConfigBase:
@@ -243,79 +244,6 @@ class Config(ConfigBase):
 def as_json(section: Any) -> dict[str, Any]:
     """Return a dataclass as plain nested dictionaries and lists, as JSON holds them."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
-
-
-def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Make a dataclass of values as JSON gives them, checked against the types of its fields.
-
-    Types: another such dataclass; `Literal`, `bool`, `str`; `int` and `float`, finite and not
-    negative (but of either sign where the field's metadata say {"signed": True}, and not 0 where
-    its name ends in `interval`); `tuple[int, ...]`, positive; `tuple[str, ...]`; any of these or
-    None. Fields not given keep their defaults.
-
-    Raises:
-        ConfigError: an unknown key or a value of the wrong type; the message names it, after the
-            prefix.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"{prefix.rstrip('.') or cls.__name__} = {values!r}: keys with values are expected"
-        )
-    hints = typing.get_type_hints(cls)
-    if unknown := sorted(set(values) - set(hints)):
-        raise ConfigError(
-            f"unknown configuration key {prefix + unknown[0]!r}; the keys are {', '.join(prefix + h for h in hints)}"
-        )
-    signed = {f.name for f in dataclasses.fields(cls) if f.metadata.get("signed")}  # type: ignore[arg-type]
-    return cls(
-        **{
-            name: _checked(hints[name], value, prefix + name, name in signed)
-            for name, value in values.items()
-        }
-    )
-
-
-def _checked(hint: Any, value: Any, key: str, signed: bool) -> Any:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return (
-            None
-            if value is None
-            else _checked(next(a for a in options if a is not type(None)), value, key, signed)
-        )
-    if dataclasses.is_dataclass(hint):
-        return from_values(typing.cast(type, hint), value, f"{key}.")
-    if origin is Literal:
-        fits, expected = value in options, f"one of {', '.join(map(str, options))}"
-    elif origin is tuple:
-        item, hint = options[0], tuple
-        fits = (
-            isinstance(value, list | tuple)
-            and len(value) > 0
-            and all(type(v) is item and (item is str or v > 0) for v in value)
-        )
-        expected = (
-            "a list of texts"
-            if item is str
-            else "a list of positive whole numbers, for example [256, 128],"
-        )
-    elif hint is float:
-        above_zero = key.endswith("interval")
-        fits = (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-        fits = fits and (signed or value > 0 or (value == 0 and not above_zero))
-        expected = "a finite number" + (
-            "" if signed else " above 0" if above_zero else " not below 0"
-        )
-    else:
-        fits = type(value) is hint and (hint is not int or signed or value >= 0)
-        expected = f"a value of type {hint.__name__}" + (
-            ", not negative," if hint is int and not signed else ""
-        )
-    if not fits:
-        raise ConfigError(f"{key} = {value!r}: {expected} is expected")
-    return value if origin is Literal else hint(value)
 
 
 PAPER = Config()
@@ -416,6 +344,6 @@ def with_fields(section: T, assignments: Mapping[str, Any]) -> T:
 def _parsed(value: Any) -> Any:
     """Return text as JSON where it is JSON, anything else as it is (`training.schedule=cosine`)."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+        return parse_json(value) if isinstance(value, str) else value
+    except ValueError:
         return value

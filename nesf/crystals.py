@@ -18,16 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from nesf.errors import DataError
-from nesf.files import write_atomically
+from nesf.files import parse_json, remedy_for, write_atomically
+from nesf.parsers import reason_against
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-# Structures beyond these limits are refused as mistakes.
-MAX_ATOMS_PER_CELL = 1000
-MAX_LENGTH = 100.0  # Å, of a cell edge
-MIN_DISTANCE = 0.3  # Å, between two atoms, images included
-MIN_VOLUME = 1.0  # Å³
 
 
 def lattice_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -291,6 +286,18 @@ class Crystals:
             ),
         )
 
+    def _check_values(self) -> None:
+        """Raise ValueError for arrays of another type, or values that no crystal has."""
+        kinds = [a.dtype.kind for a in (self.positions, self.lattice, self.offsets)]
+        if kinds != ["f", "f", "i"] or any(len(v) != len(self) for v in self.properties.values()):
+            raise ValueError("an array is of another type or length")
+        if not (np.isfinite(self.positions).all() and np.isfinite(self.lattice).all()):
+            raise ValueError("a position or lattice is not finite")
+        if len(self.species) and not 1 <= self.species.min() <= self.species.max() <= 118:
+            raise ValueError("a species is no atomic number")
+        if len(self) and not (np.abs(np.linalg.det(self.lattice)) > 0).all():
+            raise ValueError("a cell has no volume")
+
     @classmethod
     def load(cls, path: Path) -> Crystals:
         """Read a file of `save`; raise a `DataError` if it is missing, damaged or another one."""
@@ -307,26 +314,31 @@ class Crystals:
             }
             properties |= {
                 k: np.array(v["text"], dtype=object)
-                for k, v in json.loads(header["columns"]).items()
+                for k, v in parse_json(header["columns"]).items()
             }
-            return cls(
+            crystals = cls(
                 tuple(ids.tobytes().decode().split("\n")[:-1])
                 if ids is not None
-                else tuple(json.loads(header["ids"])),
+                else tuple(map(str, parse_json(header["ids"]))),
                 arrays["positions"],
                 arrays["species"].astype(np.int64),
                 arrays["lattice"],
                 arrays["offsets"],
                 properties,
             )
+            crystals._check_values()
+            return crystals
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); {remedy_for(error)}") from None
         except (
             SafetensorError,
-            KeyError,
+            DataError,
+            AttributeError,
+            LookupError,
             TypeError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
+            ValueError,
         ) as error:
             raise DataError(
                 f"{path}: not a packed crystal file, or damaged ({error}); write it again (nesf data fetch, import or build)"
@@ -354,30 +366,6 @@ def concatenate(parts: Sequence[Crystals]) -> Crystals:
         offsets=np.cumsum([0, *(n for p in parts for n in p.n_atoms)]),
         properties={k: np.concatenate([p.properties[k] for p in parts]) for k in sorted(common)},
     )
-
-
-def reason_against(structure: Structure) -> str | None:
-    """Return why a pymatgen structure cannot be used, or None."""
-    if len(structure) == 0:
-        return "it has no atoms"
-    if len(structure) > MAX_ATOMS_PER_CELL:
-        return f"{len(structure)} atoms in the cell, more than {MAX_ATOMS_PER_CELL}"
-    if not structure.is_ordered:
-        site = next(s for s in structure if not s.is_ordered)
-        return f"site {site.species_string} at {site.frac_coords.round(4).tolist()} is disordered (order it first, for example with pymatgen's OrderDisorderedStructureTransformation)"
-    if not (
-        np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.cart_coords).all()
-    ):
-        return "a coordinate or lattice entry is not finite"
-    # the Z of a pymatgen DummySpecies is a hash
-    if any(not 1 <= site.specie.Z <= 118 for site in structure):
-        return "a site holds a dummy species, no element"
-    if structure.volume < MIN_VOLUME or max(structure.lattice.abc) > MAX_LENGTH:
-        return f"cell {np.round(structure.lattice.abc, 3).tolist()} Å with a volume of {structure.volume:.3g} Å³ is absurd"
-    shortest = structure.distance_matrix[np.triu_indices(len(structure), 1)].min(initial=np.inf)
-    if shortest < MIN_DISTANCE:
-        return f"two atoms are {shortest:.3f} Å apart (nearer than {MIN_DISTANCE} Å)"
-    return None
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,30 @@ It is stored in `model.json`. Within it a reconstruction may be right; outside i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
+from nesf.forms import Element
 
 # Å and degrees beyond the range that still count as inside: of a crystal that was given, and of a
 # decoded one, whose lattice is a prediction
 GIVEN, DECODED = (0.05, 0.5), (0.5, 5.0)
 SAMPLE = 256  # crystals of the training split whose centring is looked at
 CENTRED = 0.05  # share of centred cells from which a dataset is one of conventional cells
+
+
+class Domain(TypedDict):
+    """What `domain_of` returns."""
+
+    cell: Literal["conventional", "primitive", "as-given"]
+    n_atoms: tuple[float, float]
+    length: tuple[float, float]
+    angle: tuple[float, float]
+    elements: tuple[Element, ...]
 
 
 def domain_of(dataset: Dataset | StreamedDataset) -> dict[str, Any]:

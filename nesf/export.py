@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ STRUCTURE_COLUMNS = (
     # of own structures, otherwise blank (`nesf.trust`); rmsd in Å
     *("formula_input", "cell", "matched", "rmsd", "trust"),
 )
+LONGEST_NAME = 150  # bytes; a file system takes 255, with what is added while a file is written
 ATOM_COLUMNS = ("id", "element", "x", "y", "z", "score", "particles", "votes")
 
 
@@ -182,6 +184,9 @@ def as_document(reconstruction: Reconstruction, about: Mapping[str, Any]) -> dic
 def _file_name(identifier: str, taken: set[str], suffix: str) -> str:
     """Return a name not yet `taken`; to a file system a/b and a_b, or A and a, may be one name."""
     stem = name = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)
+    if len(stem.encode()) > LONGEST_NAME:
+        short = stem.encode()[: LONGEST_NAME - 11].decode(errors="ignore")
+        stem = name = f"{short}-{hashlib.sha256(identifier.encode()).hexdigest()[:10]}"
     while name.lower() in taken:
         name = f"{stem}-{len(taken)}"
     taken.add(name.lower())

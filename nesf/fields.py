@@ -14,6 +14,9 @@ from torch import Tensor
 from nesf.config import SamplingConfig
 from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Box
+from nesf.errors import ConfigError
+
+MOST_POINTS = 1 << 22  # of one grid: they take 48 MiB, and hours in the fields
 
 
 class Queries(NamedTuple):
@@ -119,7 +122,12 @@ def box_grid(
 
     paper: a box that «loosely» encompasses the atoms / official and here: grown by one interval,
     upper end excluded.
+
+    Raises:
+        ConfigError: more than `MOST_POINTS` points.
     """
+    edges = [high - low + 2 * interval for low, high in zip(*box, strict=True)]
+    _check_count(math.prod(math.ceil(edge / interval) for edge in edges), interval, max(edges))
     axes = [
         torch.arange(low - interval, high + interval, interval, device=device, dtype=dtype)
         for low, high in zip(*box, strict=True)
@@ -140,13 +148,25 @@ def local_grid(
     Args:
         extent: edge of the cube, Å.
         half_open: exclude the upper end, as the official code does; the grid is then not centred.
+
+    Raises:
+        ConfigError: more than `MOST_POINTS` points.
     """
     steps = extent / interval
     n = math.ceil(steps - 1e-6) if half_open else math.floor(steps + 1e-6) + 1
+    _check_count(n**3, interval, extent)
     # the latter is centred, whether or not the interval divides the extent
     start = extent / 2 if half_open else (n - 1) * interval / 2
     axis = torch.arange(n, device=device, dtype=dtype) * interval - start
     return torch.cartesian_prod(axis, axis, axis)
+
+
+def _check_count(n: int, interval: float, extent: float) -> None:
+    """Raise `ConfigError` for a grid of n points, before it fills the memory."""
+    if n > MOST_POINTS:
+        raise ConfigError(
+            f"an interval of {interval:g} Å makes {n} grid points over {extent:.3g} Å, more than {MOST_POINTS}; choose a larger one"
+        )
 
 
 class BatchRandom(NamedTuple):

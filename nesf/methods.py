@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from nesf import config as nesf_config
 from nesf.config import Config, ConfigBase, ReconstructionConfig, with_fields
 from nesf.errors import ConfigError
-from nesf.files import read_json
+from nesf.forms import read_form
 
 if TYPE_CHECKING:
     from nesf.crystals import Crystals
@@ -46,6 +46,13 @@ class Method:
     def has_presets(self) -> bool:
         """Whether there is a preset to choose."""
         return self.default_preset != "default"
+
+    def has_preset(self, name: str, dataset: str) -> bool:
+        """Tell whether it has a preset of this name."""
+        try:
+            return self.has_presets and self.preset(name, dataset) is not None
+        except ConfigError:
+            return False
 
     def config(
         self,
@@ -278,9 +285,16 @@ def trained(name: str) -> TrainedMethod:
     return found
 
 
+class Named(TypedDict):
+    """What a JSON file says of the method that wrote it."""
+
+    method: NotRequired[str]
+
+
 def method_of(folder: Path, file: str = "model.json") -> TrainedMethod:
     """Return the method of the model in a folder, by its `model.json` (or `checkpoint.json`)."""
-    return trained(read_json(Path(folder) / file).get("method", NESF.name))
+    about = read_form(Path(folder) / file, Named, "give the folder of a trained model")
+    return trained(about.get("method", NESF.name))
 
 
 def run_folder(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from nesf.errors import ConfigError
-from nesf.files import read_json
+
+OWN_PATHS = "files (CIF, POSCAR, extxyz, JSON, CSV, other forms of ASE and pymatgen; .gz), folders with subfolders, 'patterns/*.cif', or - for standard input"
 
 
 def add_command(
@@ -50,6 +52,15 @@ def add_data_options(parser: argparse.ArgumentParser, mirror: bool = True) -> No
         )
 
 
+def add_replace(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a command replace what it, or another one of this program, wrote."""
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace what this program wrote there before; without it nothing is overwritten",
+    )
+
+
 def add_split_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which splits are decoded, and how."""
     parser.add_argument(
@@ -71,6 +82,13 @@ def add_decode_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_column_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the structures' column of a table."""
+    parser.add_argument(
+        "--column", default="cif", help="of a CSV: column with CIF or JSON texts (default: cif)"
+    )
+
+
 def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     """Return the values of a repeated KEY=VALUE option."""
     for pair in pairs:
@@ -79,15 +97,23 @@ def assignments(pairs: Sequence[str], option: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
+def _recorded_dataset(run: Path) -> Any:
+    """Return name, fold and hash of the dataset of a run or model."""
+    from nesf.records import read_record
+    from nesf.saved import read_description
+
+    if (run / "run.json").exists():
+        return read_record(run / "run.json", "run")["dataset"]
+    return read_description(run)["dataset"]
+
+
 def dataset_of(options: argparse.Namespace) -> Any:
     """Return the dataset that the options name, else that of their run."""
     from nesf.data import load
 
     name, fold = options.dataset, getattr(options, "fold", None)
     if hasattr(options, "run") and not (name and hasattr(options, "fold")):
-        recorded = read_json(
-            options.run / ("run.json" if (options.run / "run.json").exists() else "model.json")
-        )["dataset"]
+        recorded = _recorded_dataset(options.run)
         name, fold = name or recorded["name"], recorded["fold"]
     return load(
         name,
@@ -104,3 +130,11 @@ def print_skipped(skipped: Sequence[Any], file: IO[str] | None = None) -> None:
         print(f"left out {len(skipped)}:", file=file)
         for one in skipped:
             print(f"  {one.entry}: {one.reason}", file=file)
+
+
+def print_notes(notes: Sequence[Any]) -> None:
+    """Print on standard error what was changed in reading, or not read."""
+    from nesf.data.files import summed
+
+    for text in summed(notes):
+        print(f"nesf: warning: {text}", file=sys.stderr)

@@ -22,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import metadata, resources
@@ -31,15 +31,15 @@ from typing import TYPE_CHECKING, Any
 
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.streaming import StreamedDataset
-from nesf.errors import DataError
+from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.forms import FORMAT, cut
 from nesf.metrics import CERTIFICATE_COLUMNS, ERRORS, Metrics
 from nesf.saved import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
 MATERIAL_COLUMNS = (
     "split",
     "id",
@@ -182,25 +182,51 @@ def update_run(folder: Path, changes: Mapping[str, Any]) -> None:
     Raises:
         DataError: there is no run.json, or the result is not valid.
     """
-    write_checked(
-        Path(folder) / "run.json", read_json(Path(folder) / "run.json") | dict(changes), "run"
-    )
+    path = Path(folder) / "run.json"
+    write_checked(path, read_record(path, "run") | dict(changes), "run")
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Metrics]) -> None:
-    """Write `metrics.json` and `materials.csv` (6 significant digits) with exactly these splits.
+def kept_scores(
+    folder: Path, run: Mapping[str, Any], summaries: Mapping[str, Any], replace: bool
+) -> list[str]:
+    """Return the splits whose recorded scores stay when those of `summaries` are written."""
+    path = folder / "metrics.json"
+    recorded = read_json(path) if path.exists() else {}
+    if (twice := [split for split in summaries if split in recorded]) and not replace:
+        raise ConfigError(f"{path}: holds scores of {twice[0]}; replace them with --replace")
+    keep = [split for split in recorded if split not in summaries]
+    decodings = [made["reconstruction"] for made in summaries.values()]
+    decodings += [run["reconstruction"]] if keep and "reconstruction" in run else []
+    # an old record lacks what came later
+    if any(d.get(key, v) != v for d in decodings for key, v in decodings[0].items()):
+        raise ConfigError(
+            f"{folder}: its splits are not decoded in one way; reconstruct and evaluate all of them, or give the other decoding a --label"
+        )
+    return keep
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Metrics], keep: Collection[str] = ()) -> None:
+    """Write `metrics.json` and `materials.csv` (6 significant digits).
+
+    They hold exactly these splits, and those of the recorded ones that are to be kept.
 
     Raises:
-        DataError: a split is not train, val or test.
+        DataError: a split is not train, val or test, or a recorded file is missing.
     """
     import pandas as pd
 
-    summaries = {
-        split: metrics[split].summary
-        for split in sorted(metrics, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
-    }
-    write_checked(Path(folder) / "metrics.json", summaries, "metrics")
-    materials = pd.concat([metrics[split].materials.assign(split=split) for split in summaries])
+    summaries = {split: one.summary for split, one in metrics.items()}
+    tables = {split: one.materials.assign(split=split) for split, one in metrics.items()}
+    if keep:
+        recorded = read_json(Path(folder) / "metrics.json")
+        summaries |= {split: recorded[split] for split in keep}
+        materials = read_csv(Path(folder) / "materials.csv")
+        tables |= {split: materials[materials["split"] == split] for split in keep}
+    order = sorted(summaries, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
+    write_checked(
+        Path(folder) / "metrics.json", {split: summaries[split] for split in order}, "metrics"
+    )
+    materials = pd.concat([tables[split] for split in order])
     known = [c for c in CERTIFICATE_COLUMNS if c in materials]
     materials = materials[[*MATERIAL_COLUMNS, *known]]
     write_atomically(
@@ -216,24 +242,29 @@ def read_run(folder: Path) -> RecordedRun:
         DataError: run.json is missing or broken, or metrics.json is broken.
     """
     folder = Path(folder)
-    run = read_json(folder / "run.json")
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    if problems := [
-        *schema_problems("run", run),
-        *(schema_problems("metrics", metrics) if metrics else []),
-    ]:
+    run, scores = read_record(folder / "run.json", "run"), folder / "metrics.json"
+    return RecordedRun(folder, run, read_record(scores, "metrics") if scores.exists() else {})
+
+
+def read_record(path: Path, schema: str) -> Any:
+    """Read a JSON file that agrees with a schema.
+
+    Raises:
+        DataError: it is missing or broken; the message says where.
+    """
+    content = read_json(path)
+    if problems := schema_problems(schema, content):
         raise DataError(
-            f"{folder}: {problems[0]}; run it again, or mend it and check with scripts/validate_results.py"
+            f"{path}: {problems[0]}; make it again, or mend it and check with scripts/validate_results.py"
         )
-    return RecordedRun(folder, run, metrics)
+    return content
 
 
 def run_folders(root: Path) -> list[Path]:
     """Return every folder under `root` that holds a run.json or a metrics.json, sorted."""
-    return sorted(
-        {p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)},
-        key=_natural,
-    )
+    found = {p.parent for name in ("run.json", "metrics.json") for p in Path(root).rglob(name)}
+    hidden = {p for p in found if any(n.startswith(".") for n in p.relative_to(root).parts)}
+    return sorted(found - hidden, key=_natural)
 
 
 def all_runs(root: Path) -> list[RecordedRun]:
@@ -271,7 +302,7 @@ def schema_problems(name: str, content: Any) -> list[str]:
         # neither
         return [f"{name}.json: holds NaN or Infinity, which JSON has not; write null"]
     return [
-        f"{name}.json: {error.json_path}: {error.message}"
+        f"{name}.json: {error.json_path}: {cut(error.message, 300)}"
         for error in _validator(name).iter_errors(content)
     ]
 
@@ -291,14 +322,17 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Read a recorded table.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is no table.
     """
     import pandas as pd
 
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+    try:
+        # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise DataError(f"{path}: cannot be read as a table ({error}); make it again") from None
 
 
 def _natural(path: Path) -> list[Any]:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, Unpack
 
-from nesf import methods
-from nesf.config import as_json, from_values
+from nesf import methods, outputs
+from nesf.config import as_json
 from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf.forms import Identity, from_values, read_form
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -34,6 +35,24 @@ if TYPE_CHECKING:
     from nesf.trainer import TrainingResult
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a dataset or a label
+
+
+class Summary(TypedDict):
+    """What is read again of the `summary.json` of a reconstruction."""
+
+    wall_time_seconds: float
+    reconstruction: dict[str, Any]
+    certificates: NotRequired[dict[str, Certificate]]
+    command: NotRequired[str]
+    commit: NotRequired[str]
+
+
+class Certificate(TypedDict):
+    """What consistent decoding says of one crystal."""
+
+    certified: bool
+    latent_distance: float | None
+    field_distance: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,8 @@ class Run:
             `default`.
         seed: of the weights, the batches and the queries; 0 for a method that is not trained.
         fold: of a cross-validation, or None.
-        label: under which a changed preset is recorded, or None.
+        label: under which a changed preset is recorded, never its own name; None for that of a
+            preset as it is, and for `<preset>-changed`.
         changes: dotted key and value (text, JSON), as for `--set`.
         decode: parameter of the decoding and value, as for `--decode`: the trained weights of the
             preset, decoded in another way; recorded under the label.
@@ -73,14 +93,24 @@ class Run:
             object.__setattr__(self, "preset", method.default_preset)
         if self.method not in methods.TRAINED:
             object.__setattr__(self, "seed", 0)
+        if self.label is None and self.changes and method.has_presets:
+            object.__setattr__(self, "label", f"{self.preset}-changed")
         if self.label is not None and not FOLDER_NAME.fullmatch(self.label):
             raise ConfigError(
                 f"--label {self.label}: letters, digits and . _ - are expected, for it names a folder"
             )
+        if self.label is not None and method.has_preset(self.label, self.dataset):
+            raise ConfigError(f"--label {self.label}: is the name of a preset; choose another")
         if self.decode and (self.label is None or self.changes):
             raise ConfigError(
                 "another decoding of trained weights needs a label, and changes nothing else"
             )
+
+    def planned(self, minutes: float | None) -> Run:
+        """Return the run as it is recorded when its epochs are planned to take so long."""
+        if minutes is None or self.label or not methods.method(self.method).has_presets:
+            return self
+        return dataclasses.replace(self, label=f"{self.preset}-{minutes:g}-minutes")
 
     @property
     def name(self) -> str:
@@ -150,7 +180,7 @@ class Run:
                 and self.hash_in(data) in (None, recorded["dataset"]["hash"])
                 and method.same(recorded["config"], asked)
             )
-        except (DataError, ConfigError, KeyError, TypeError):
+        except (DataError, ConfigError, AttributeError, KeyError, TypeError):
             return "everything"
         if not same:
             return "everything"
@@ -163,7 +193,7 @@ class Run:
                 and set(self.splits) <= set(read_json(folder / "metrics.json"))
                 and (folder / "materials.csv").exists()
             )
-        except DataError:
+        except (DataError, ConfigError, TypeError):
             decoded = False
         return (
             "nothing" if decoded else "decoding" if self.method in methods.TRAINED else "everything"
@@ -172,7 +202,9 @@ class Run:
     def hash_in(self, data: Path) -> str | None:
         """Return the hash of its dataset in the data folder; None where it is not there."""
         described = Path(data) / self.packed / "dataset.json"
-        return read_json(described).get("hash") if described.exists() else None
+        return (
+            read_form(described, Identity, "build it again")["hash"] if described.exists() else None
+        )
 
 
 def same_decoding(recorded: Mapping[str, Any] | None, asked: Any) -> bool:
@@ -187,6 +219,7 @@ def train(
     *,
     config: Any = None,
     resume: bool | Literal["if-possible"] = False,
+    replace: bool = False,
     command: str = "unknown",
     **options: Any,
 ) -> TrainingResult[Any]:
@@ -198,25 +231,43 @@ def train(
         folder: for weights, log, checkpoint and `run.json`.
         config: None for that of the checkpoint, with `resume` only.
         resume: as in `nesf.training.train`; `if-possible` goes on from the folder's checkpoint if
-            it is of this very training, and otherwise starts anew in place of what the folder
-            holds: for a scheduler that runs the same command until it has succeeded.
+            it is of this very training, and otherwise starts anew: for a scheduler that runs the
+            same command until it has succeeded.
+        replace: start anew in the place of a run that the folder holds.
         command: what is recorded.
         options: `device`, `minutes`, `max_minutes`, `progress`, as in `nesf.training.train`;
             `maps`, as in `nesf_icsg3d.training.train`.
+
+    Raises:
+        ConfigError: the folder holds something, and this is neither resumed nor to be replaced.
     """
+    from nesf.distributed import rank
+
+    with outputs.locked(folder) if rank() == 0 else nullcontext():
+        return _train(run, dataset, Path(folder), config, resume, replace, command, options)
+
+
+def _train(
+    run: Run,
+    dataset: Dataset | StreamedDataset,
+    folder: Path,
+    config: Any,
+    resume: bool | Literal["if-possible"],
+    replace: bool,
+    command: str,
+    options: dict[str, Any],
+) -> TrainingResult[Any]:
     from nesf.distributed import n_processes, rank
-    from nesf.records import commit, write_run
+    from nesf.records import commit, read_record, write_run
 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # the code that runs is that of the start
     about: dict[str, Any] = {"command": command, "commit": commit(), "started": started}
-    method, folder = methods.trained(run.method), Path(folder)
+    method = methods.trained(run.method)
     if resume == "if-possible":
         resume = method.can_resume(
             folder, dataset, config, seed=run.seed, device=options.get("device", "auto")
         )
-        if not resume and rank() == 0:
-            discard(folder)
     elif (
         resume
         and (folder / "checkpoint.json").exists()
@@ -225,7 +276,10 @@ def train(
         raise ConfigError(
             f"{folder}: holds a training of {held}, not of {method.name}; resume with --method {held}"
         )
-    before = read_json(folder / "run.json") if resume and (folder / "run.json").exists() else {}
+    if not resume and rank() == 0:
+        outputs.set_aside(folder, replace)
+    recorded = folder / "run.json"
+    before = read_record(recorded, "run") if resume and recorded.exists() else {}
     result = method.train(dataset, config, folder, seed=run.seed, resume=resume, **options)
     if rank() > 0:
         return result
@@ -250,23 +304,9 @@ def train(
         device=str(result.model.device),
         peak_before=before.get("peak_memory_bytes", 0),
     )
+    if result.finished:
+        outputs.finished(folder)
     return result
-
-
-def discard(folder: Path) -> None:
-    """Remove what the stages of a run have left in its folder; other files stay."""
-    for pattern in (
-        "run.json",
-        "metrics.json",
-        "materials.csv",
-        "log.csv",
-        "model.json",
-        "model.safetensors",
-        "checkpoint*",
-    ):
-        for file in Path(folder).glob(pattern):
-            file.unlink()
-    shutil.rmtree(Path(folder) / "reconstruction", ignore_errors=True)
 
 
 def reconstruct(
@@ -278,7 +318,7 @@ def reconstruct(
     label: str | None = None,
     model: Any = None,
     command: str | None = None,
-    progress: bool = True,
+    **options: Unpack[outputs.WriteOptions],
 ) -> dict[str, Reconstruction]:
     """Reconstruct splits of the dataset that a run was trained on.
 
@@ -290,20 +330,25 @@ def reconstruct(
         label: record it as a run of this name, beside the trained one; None: in its folder.
         model: the run's model, where it is at hand; None: it is read.
         command: what is recorded, where this stage has a command of its own.
+        options: `replace` an earlier reconstruction; `progress`.
 
     Raises:
-        ConfigError: an unknown parameter of the decoding.
+        ConfigError: an unknown parameter of the decoding, or a split is reconstructed already.
         DataError: the folder holds no model, or the dataset is another one.
     """
     from nesf.export import write_reconstruction
     from nesf.records import commit
 
+    replace, progress = options.get("replace", False), options.get("progress", True)
     method = methods.method_of(folder)
     model = model or method.load(folder, "auto")
     decoding = method.with_decoding(model.config, decode or {}).decoding
     check_dataset(model.dataset, dataset, folder)
     if label is not None:
-        folder = record_decoding(folder, label, decoding, command or "unknown")
+        folder = record_decoding(folder, label, decoding, command or "unknown", replace)
+    places = {split: Path(folder) / "reconstruction" / split for split in splits}
+    for place in places.values():
+        outputs.check(place, replace=replace, own=outputs.RECONSTRUCTION)
     made = {}
     for split in splits:
         begin = time.monotonic()
@@ -317,28 +362,39 @@ def reconstruct(
         }
         if command:
             about |= {"command": command, "commit": commit()}
-        write_reconstruction(folder / "reconstruction" / split, made[split], about)
+        with outputs.output(places[split], replace=replace, own=outputs.RECONSTRUCTION) as building:
+            write_reconstruction(building, made[split], about)
     return made
 
 
-def record_decoding(folder: Path, label: str, decoding: Any, command: str) -> Path:
+def record_decoding(
+    folder: Path, label: str, decoding: Any, command: str, replace: bool = False
+) -> Path:
     """Write the `run.json` of another decoding of a run's weights; return its folder.
 
     Raises:
-        ConfigError: the label cannot name a folder, or is that of the run or of another one.
+        ConfigError: the label cannot name a folder, or is that of the run or of another one, or
+            records another decoding that is not to be replaced.
     """
-    from nesf.records import commit, write_checked
+    from nesf.records import commit, read_record, write_checked
 
     folder = Path(folder).resolve()
     out = folder.parent.parent / label / folder.name
-    if not FOLDER_NAME.fullmatch(label) or out == folder:
-        raise ConfigError(f"--label {label}: a new name of letters, digits and . _ - is expected")
+    run = read_record(folder / "run.json", "run")
+    preset = methods.method(run["method"]).has_preset(label, run["dataset"]["name"])
+    if not FOLDER_NAME.fullmatch(label) or out == folder or preset:
+        raise ConfigError(
+            f"--label {label}: a new name of letters, digits and . _ - is expected, not that of a preset"
+        )
     weights = f"{folder.parent.name}/{folder.name}"
     if out.exists() and (
-        not (out / "run.json").exists() or read_json(out / "run.json").get("weights") != weights
+        not (out / "run.json").exists()
+        or read_record(out / "run.json", "run").get("weights") != weights
     ):
         raise ConfigError(f"--label {label}: {out} holds something else; choose another label")
-    run = read_json(folder / "run.json")
+    held = read_record(out / "run.json", "run")["config"]["decoding"] if out.exists() else None
+    if held not in (None, as_json(decoding)) and not replace:
+        raise ConfigError(f"--label {label}: {out} records another decoding; give --replace")
     kept = {k: v for k, v in run.items() if k not in ("stages", "reconstruction")}
     about = {
         "preset": label,
@@ -357,11 +413,16 @@ def evaluate(
     splits: Sequence[str] | None = None,
     *,
     command: str | None = None,
+    replace: bool = False,
     progress: bool = True,
 ) -> dict[str, Metrics]:
     """Score a run's reconstructions (`splits` None: all) and write `metrics.json`, `materials.csv`.
 
+    Recorded scores of other splits stay.
+
     Raises:
+        ConfigError: a split is scored already and not to be replaced (`replace`), or its decoding
+            is not that of the other splits.
         DataError: nothing was reconstructed, or the dataset is another one.
     """
     from nesf import metrics, records
@@ -375,21 +436,22 @@ def evaluate(
         raise DataError(
             f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first"
         )
-    run = read_json(folder / "run.json")
+    run = records.read_record(folder / "run.json", "run")
     check_dataset(run["dataset"], dataset, folder)
     begin = time.monotonic()
     parts = {split: folder / "reconstruction" / split for split in splits or found}
+    again = "reconstruct the split again"
+    summaries = {s: read_form(p / "summary.json", Summary, again) for s, p in parts.items()}
+    keep = records.kept_scores(folder, run, summaries, replace)
     scores = {
         s: metrics.evaluate(
             dataset.split(s), Crystals.load(p / "crystals.safetensors"), progress=progress
         )
         for s, p in parts.items()
     }
-    summaries = {split: read_json(part / "summary.json") for split, part in parts.items()}
     for split, summary in summaries.items():
         if "certificates" in summary:
             scores[split] = metrics.with_certificates(scores[split], summary["certificates"])
-    records.write_metrics(folder, scores)
     before = (
         run["wall_time_seconds"]
         if isinstance(run["wall_time_seconds"], dict)
@@ -410,8 +472,11 @@ def evaluate(
             for s, m in summaries.items()
             if "command" in m
         }
-        changes["stages"] = made | {"evaluate": {"command": command, "commit": records.commit()}}
-    records.update_run(folder, changes)
+        made["evaluate"] = {"command": command, "commit": records.commit()}
+        changes["stages"] = run.get("stages", {}) | made
+    with outputs.locked(folder):
+        records.write_metrics(folder, scores, keep)
+        records.update_run(folder, changes)
     return scores
 
 
@@ -422,6 +487,7 @@ def predict(
     *,
     decode: Mapping[str, Any] | None = None,
     command: str = "unknown",
+    replace: bool = False,
     progress: bool = True,
 ) -> dict[str, Metrics]:
     """Score the predictions of a method without training, and record them.
@@ -431,7 +497,8 @@ def predict(
     `decode` changes parameters of the decoding.
 
     Raises:
-        ConfigError: the method is trained, or has no such parameter.
+        ConfigError: the method is trained, or has no such parameter, or the folder holds something
+            that is not to be replaced (`replace`).
     """
     from nesf import metrics, records
 
@@ -439,6 +506,7 @@ def predict(
     if not isinstance(method, methods.Predictor):
         raise ConfigError(f"method {run.method!r} has to be trained; use `nesf train`")
     config = method.with_decoding(run.config(), decode or {})
+    outputs.check(folder, replace=replace, own=outputs.RUN)
     begin, scores = time.monotonic(), {}
     for split in run.splits:
         scores[split] = metrics.evaluate(
@@ -446,7 +514,6 @@ def predict(
             method.predict(dataset, split, config, progress),
             progress=progress,
         )
-    records.write_metrics(folder, scores)
     about = {
         "method": run.method,
         "preset": run.label or run.preset,
@@ -454,11 +521,10 @@ def predict(
         "command": command,
         "config": config.to_dict(),
     }
-    records.write_run(
-        folder,
-        dataset,
-        about | {"wall_time_seconds": {"evaluate": round(time.monotonic() - begin, 1)}},
-    )
+    about["wall_time_seconds"] = {"evaluate": round(time.monotonic() - begin, 1)}
+    with outputs.output(folder, replace=replace, own=outputs.RUN) as building:
+        records.write_metrics(building, scores)
+        records.write_run(building, dataset, about)
     return scores
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +19,16 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 import nesf
-from nesf.config import Config
+from nesf.config import Config, ConfigBase
 from nesf.crystals import pad
-from nesf.data.dataset import Box, Dataset, bounding_box
+from nesf.data.dataset import Box, Dataset, bounding_box, check_vocabulary
 from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
-from nesf.domain import domain_of, outside
+from nesf.domain import Domain, domain_of, outside
 from nesf.errors import ConfigError, DataError
-from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf.files import sha256_of, write_atomically, write_json
+from nesf.forms import FORMAT, Element, Identity, Range, Sha256, read_form
 from nesf.model import Autoencoder
 
 if TYPE_CHECKING:
@@ -35,8 +37,37 @@ if TYPE_CHECKING:
     from nesf.data.files import Structures
 
 Network = TypeVar("Network", bound=nn.Module)
+Settings = TypeVar("Settings", bound=ConfigBase)
+AGAIN = "get it again, or train again"
+NO_MODEL = (
+    "this is not the description of a model; give the folder of a trained one, or train again"
+)
 # in a clone of the repository; an installed package has no recorded runs
 RECORDED = Path(__file__).resolve().parents[1] / "results"
+MOST_WEIGHTS = 1 << 28  # of a network: 1 GiB; the paper's has 0.77 million
+
+Coordinate = Annotated[float, Range(-1e5, 1e5)]  # Å
+Corner = tuple[Coordinate, Coordinate, Coordinate]
+
+
+class ModelFile(TypedDict):
+    """What the `model.json` of every method holds; without `format` it is of the first version."""
+
+    format: NotRequired[int]
+    method: NotRequired[str]
+    config: dict[str, Any]
+    dataset: Identity
+    info: dict[str, Any]
+    sha256: Sha256
+
+
+class NesfFile(ModelFile):
+    """What the `model.json` of NeSF holds, as attributes of `TrainedModel`."""
+
+    vocabulary: tuple[Element, ...]
+    box: tuple[Corner, Corner]
+    latent_scale: NotRequired[list[Annotated[float, Range(1e-6, 1e6)]]]
+    domain: NotRequired[Domain]
 
 
 def versions() -> dict[str, str]:
@@ -97,9 +128,8 @@ class TrainedModel:
             "box": [list(corner) for corner in self.box],
             "dataset": dict(self.dataset),
             "latent_scale": list(self.latent_scale),
-            "domain": dict(self.domain),
             "versions": versions(),
-        }
+        } | ({"domain": dict(self.domain)} if self.domain else {})
 
     @torch.no_grad()
     def encode(self, structures: Structures, batch_size: int = 1024) -> Tensor:
@@ -161,16 +191,32 @@ class TrainedModel:
         """Read what `save` wrote.
 
         Raises:
-            DataError: a file is missing, damaged, or the two do not belong together.
+            DataError: a file is missing, damaged, of another version or form, or the two do not
+                belong together.
         """
-        about = read_description(folder, "nesf", ("config", "vocabulary", "box", "dataset"))
-        config = Config.from_dict(about["config"])
-        autoencoder = load_network(Autoencoder(config.model), folder, about["sha256"], device)
-        low, high = about["box"]
+        about, path = read_description(folder, "nesf", NesfFile), Path(folder) / "model.json"
+        config = config_in(path, Config, about["config"])
+        vocabulary, (low, high) = tuple(about["vocabulary"]), about["box"]
+        check_vocabulary(path, vocabulary)
+        scale, width = about.get("latent_scale", []), config.model.latent_size
+        wrong = {
+            f"{len(vocabulary)} species in vocabulary, {config.model.n_species} in the config": len(
+                vocabulary
+            )
+            != config.model.n_species,
+            f"box from {low} to {high} has no volume": not np.less(low, high).all(),
+            f"{len(scale)} entries in latent_scale, {width} in a latent vector": len(scale)
+            not in (0, width),
+        }
+        if found := [sentence for sentence, is_so in wrong.items() if is_so]:
+            raise DataError(f"{path}: {found[0]}; {AGAIN}")
+        autoencoder = load_network(
+            lambda: Autoencoder(config.model), folder, about["sha256"], device
+        )
         return cls(
             autoencoder,
             config,
-            tuple(about["vocabulary"]),
+            vocabulary,
             (tuple(low), tuple(high)),
             about["dataset"],
             about["info"],
@@ -215,32 +261,67 @@ def save_network(
 ) -> None:
     """Write `model.safetensors`, and `model.json` with its hash."""
     sha256 = write_tensors(Path(folder) / "model.safetensors", network.state_dict())
-    write_json(Path(folder) / "model.json", {**description, "info": dict(info), "sha256": sha256})
+    write_json(
+        Path(folder) / "model.json",
+        {"format": FORMAT, **description, "info": dict(info), "sha256": sha256},
+    )
 
 
-def read_description(folder: Path, method: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the content of a method's `model.json`, with `keys`, `info` and `sha256`."""
+def read_description(
+    folder: Path, method: str | None = None, form: Any = ModelFile
+) -> dict[str, Any]:
+    """Return the content of a method's `model.json` (None: any), checked against its form."""
     path = Path(folder) / "model.json"
-    about: dict[str, Any] = read_json(path)
-    if (found := about.get("method", "nesf")) != method:
+    about: dict[str, Any] = read_form(path, ModelFile, NO_MODEL)
+    if (found := about.get("method", "nesf")) != (method or found):
         raise DataError(
             f"{path}: is a model of method {found}; this asks for one of {method}; load it with its own method"
         )
-    if missing := [key for key in (*keys, "info", "sha256") if key not in about]:
-        raise DataError(f"{path}: is not the description of a model ({missing[0]!r} is missing)")
-    return about
+    return read_form(path, form, NO_MODEL)
 
 
-def load_network(network: Network, folder: Path, sha256: str, device: str) -> Network:
-    """Give a network the weights of `model.safetensors`, on a device and in evaluation mode."""
+def config_in(path: Path, kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Return the config that a JSON file holds; a `DataError` that names the file if it holds none."""
+    try:
+        return kind.from_dict(values)
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}; {AGAIN}") from None
+
+
+def bounded(make: Callable[[], Network]) -> Network:
+    """Return the network that `make` makes, or raise `ConfigError` before it fills the memory."""
+    try:
+        with torch.device("meta"):
+            n: float = sum(weights.numel() for weights in make().state_dict().values())
+    except RuntimeError:  # more than 64 bits count
+        n = math.inf
+    if n > MOST_WEIGHTS:
+        raise ConfigError(
+            f"a network of these widths has {n} weights, more than {MOST_WEIGHTS}; choose smaller ones"
+        )
+    return make()
+
+
+def load_network(make: Callable[[], Network], folder: Path, sha256: str, device: str) -> Network:
+    """Return a network with the weights of `model.safetensors`, on a device, in evaluation mode."""
     path = Path(folder) / "model.safetensors"
     try:
-        network.load_state_dict(read_tensors(path, sha256))
-    except RuntimeError as error:
+        tensors = read_tensors(path, sha256)
+        network = bounded(make)
+        network.load_state_dict(tensors)
+    except (ConfigError, RuntimeError) as error:
         raise DataError(
-            f"{path}: does not fit the network in model.json ({str(error).splitlines()[0]})"
+            f"{path}: does not fit the network in model.json ({' '.join(str(error).split())[:200]}); {AGAIN}"
         ) from None
+    check_finite(path, tensors)
     return network.to(choose_device(device)).eval()
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a `DataError` that names the first tensor with an infinite number or none."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"{path}: {name} holds values that are not finite; {AGAIN}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -267,7 +348,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         )
     try:
         return from_safetensors(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: not a safetensors file, or damaged ({error})") from None
 
 
@@ -288,7 +369,7 @@ def model_for(dataset: Dataset | StreamedDataset, config: Config) -> TrainedMode
     training = dataset.splits["train"]
     box = training.box if isinstance(training, StreamedCrystals) else bounding_box(training)
     return TrainedModel(
-        Autoencoder(config.model),
+        bounded(lambda: Autoencoder(config.model)),
         config,
         dataset.vocabulary,
         box,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NotRequired, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,40 @@ from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.errors import ConfigError, DataError, NesfError
-from nesf.files import read_json, write_atomically, write_json
-from nesf.saved import choose_device, read_tensors, write_tensors
+from nesf.files import write_atomically, write_json
+from nesf.forms import FORMAT, Identity, Range, Sha256, read_form
+from nesf.outputs import CHECKPOINT, PART
+from nesf.saved import (
+    check_finite,
+    choose_device,
+    config_in,
+    read_tensors,
+    write_tensors,
+)
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
+NO_CHECKPOINT = "this is not a whole checkpoint; start again in another folder"
+
+
+class CheckpointFile(TypedDict):
+    """What `checkpoint.json` holds; without `format` it is of the first version."""
+
+    format: NotRequired[int]
+    file: Annotated[str, r"checkpoint-[\w-]+\.safetensors"]
+    sha256: Sha256
+    config: dict[str, Any]
+    dataset: Identity
+    network: NotRequired[str]
+    epoch: int
+    step: int
+    seed: int
+    minutes: float
+    threads: int
+    best_loss: Annotated[float, Range()] | None
+    best_epoch: Annotated[int, Range(-1, 2**31)]
+    best_epochs: NotRequired[dict[str, int]]
+    best_losses: NotRequired[dict[str, Annotated[float, Range()] | None]]
+    log: list[dict[str, Any]]
 
 
 class SavableModel(Protocol):
@@ -287,6 +318,7 @@ class Trainer(ABC, Generic[Model]):
         write_json(
             out / "checkpoint.json",
             {
+                "format": FORMAT,
                 "file": name,
                 "sha256": sha256,
                 **self.state(),
@@ -295,8 +327,8 @@ class Trainer(ABC, Generic[Model]):
             },
         )
         # a kill while writing leaves the latter
-        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".checkpoint*.part")):
-            if old.name != name:
+        for old in (*out.glob("checkpoint-*.safetensors"), *out.glob(".*.part")):
+            if old.name != name and re.fullmatch(rf"{CHECKPOINT}|{PART}", old.name):
                 old.unlink()
 
     def restore(self, out: Path) -> None:
@@ -311,13 +343,7 @@ class Trainer(ABC, Generic[Model]):
             torch.get_num_threads(),
             self.trained.dataset,
         )
-        state = read_json(path)
-        if missing := [
-            key for key in ("file", "sha256", *self.state(), "dataset", "log") if key not in state
-        ]:
-            raise DataError(
-                f"{path}: is not a whole checkpoint ({missing[0]!r} is missing); start again in another folder"
-            )
+        state = read_form(path, CheckpointFile, NO_CHECKPOINT)
         if state["dataset"] != dataset:
             raise DataError(
                 f"{path}: was trained on {state['dataset']}, not on {dataset}; give the dataset it was trained on"
@@ -331,17 +357,49 @@ class Trainer(ABC, Generic[Model]):
                 f"resumed with {threads} threads instead of {state['threads']}: equal up to rounding, not bit for bit",
                 stacklevel=3,
             )
-        tensors = {
-            k: v.to(self.device)
-            for k, v in read_tensors(out / state["file"], state["sha256"]).items()
-        }
-        self.begin(state.get("network", self.network))
-        self.model.load_state_dict(with_prefix(tensors, "model."))
+        weights = out / state["file"]
+        tensors = {k: v.to(self.device) for k, v in read_tensors(weights, state["sha256"]).items()}
+        check_finite(weights, tensors)
+        try:
+            self._restore(state, tensors)
+        except (ConfigError, KeyError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{path}: does not fit this training ({' '.join(str(error).split())[:200]}); start again in another folder"
+            ) from None
+
+    def _restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over a checkpoint's content.
+
+        Raises:
+            ConfigError, KeyError, RuntimeError, ValueError: its parts do not fit each other.
+        """
+        networks, self.log = list(self.epochs), state["log"]
+        network = state.get("network", networks[0])
+        before = sum(self.epochs[name] for name in networks[: networks.index(network)])
+        self.begin(network)
+        self.epoch, self.next_step = state["epoch"], state["step"]
+        ended = self.epoch == self.epochs[network]
+        if (
+            self.epoch > self.epochs[network]
+            or self.next_step >= (1 if ended else self.steps)
+            or len(self.log) != before + self.epoch
+            or not all({"epoch"} <= set(row) <= set(self.log_columns) for row in self.log)
+        ):
+            raise ConfigError(
+                f"epoch {self.epoch}, step {self.next_step} and {len(self.log)} rows of the log"
+            )
+        averages = bool(self.average)
         self.average, self.best = with_prefix(tensors, "average."), with_prefix(tensors, "best.")
+        if bool(self.average) != averages:
+            raise ConfigError("its weights are averaged, or not, against its config")
+        for kept in (self.average, self.best):
+            if kept:
+                self.current.load_state_dict(kept)  # whether they fit
+        self.model.load_state_dict(with_prefix(tensors, "model."))
         restore_adam(self.optimizer, tensors)
-        self.sums, self.log, self.minutes = tensors["sums"], state["log"], state["minutes"]
-        self.epoch, self.next_step, self.best_loss, self.best_epoch = (
-            state[k] for k in ("epoch", "step", "best_loss", "best_epoch")
+        self.sums = self.sums.copy_(tensors["sums"])
+        self.minutes, self.best_loss, self.best_epoch = (
+            state[k] for k in ("minutes", "best_loss", "best_epoch")
         )
         self.best_epochs, self.best_losses = (
             state.get("best_epochs", {}),
@@ -378,13 +436,10 @@ class Trainer(ABC, Generic[Model]):
 
     @classmethod
     def _checkpoint_config(cls, path: Path, given: Any, planned: bool = False) -> Any:
-        saved = read_json(path).get("config")
-        if not isinstance(saved, dict):
-            raise DataError(
-                f"{path}: is not a checkpoint of this program (no config in it); start again in another folder"
-            )
+        saved = read_form(path, CheckpointFile, NO_CHECKPOINT)["config"]
+        held_config = config_in(path, cls.config_class, saved)
         if given is None:
-            return cls.config_class.from_dict(saved)
+            return held_config
         sections = given.to_dict()
         sections.pop("preset")
         decoding = sections.pop("decoding")  # on which a training does not depend
@@ -398,7 +453,7 @@ class Trainer(ABC, Generic[Model]):
                     raise ConfigError(
                         f"{path}: was started with {name}.{key} = {held!r}, not {value!r}; resume with the same options, or none"
                     )
-        return cls.config_class.from_dict(saved | {"decoding": decoding})
+        return config_in(path, cls.config_class, saved | {"decoding": decoding})
 
     @classmethod
     def can_resume(
@@ -413,11 +468,11 @@ class Trainer(ABC, Generic[Model]):
         """Return whether `out` holds a whole checkpoint of this dataset, config and seed."""
         path = Path(out) / "checkpoint.json"
         try:
-            state = read_json(path)
+            state = read_form(path, CheckpointFile, NO_CHECKPOINT)
             cls._checkpoint_config(path, config)
             read_tensors(path.parent / state["file"], state["sha256"])
             fits = state["seed"] == seed and state["dataset"]["hash"] == dataset.hash()
-        except (NesfError, KeyError):
+        except NesfError:
             fits = False
         return bool(from_first_rank(fits, choose_device(device)))
 

@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from nesf.crystals import Crystals, concatenate
-from nesf.data.files import as_crystals, standard_cell
+from nesf.data.files import as_crystals
 from nesf.decode import Reconstruction
 from nesf.domain import DECODED, GIVEN, outside
 from nesf.errors import ConfigError, DataError
 from nesf.matching import match_rmse
+from nesf.parsers import standard_cell
 
 ModelCell: TypeAlias = Literal["auto", "as-given", "conventional", "primitive"]
 CELLS = ("auto", "as-given", "conventional", "primitive")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from nesf.crystals import Crystals
 from nesf.decode import Reconstruction, allowed_lattices
 from nesf.errors import DataError
-from nesf.saved import load_network, read_description, save_network, versions
+from nesf.saved import config_in, load_network, read_description, save_network, versions
 from nesf.trainer import derived_seed
 from nesf_icsg3d.config import DecodingConfig, VoxelBaselineConfig
 from nesf_icsg3d.networks import Networks
@@ -93,9 +93,9 @@ class VoxelBaseline:
         Raises:
             DataError: a file is missing, damaged, or the two do not belong together.
         """
-        about = read_description(folder, "icsg3d", ("config", "dataset"))
-        config = VoxelBaselineConfig.from_dict(about["config"])
-        networks = load_network(Networks(config), folder, about["sha256"], device)
+        about, path = read_description(folder, "icsg3d"), Path(folder) / "model.json"
+        config = config_in(path, VoxelBaselineConfig, about["config"])
+        networks = load_network(lambda: Networks(config), folder, about["sha256"], device)
         return cls(networks, config, about["dataset"], about["info"])
 
     @torch.no_grad()

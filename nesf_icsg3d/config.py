@@ -32,9 +32,9 @@ class VoxelConfig:
     n_classes: int = 95  # of the species map: atomic numbers 0 (no atom) to 94
 
     def __post_init__(self) -> None:
-        if self.n < 8 or self.n % 8 or not self.label_frac > 0:
+        if not 8 <= self.n <= 256 or self.n % 8 or not self.label_frac > 0:
             raise ConfigError(
-                f"voxels.n = {self.n}, voxels.label_frac = {self.label_frac}: a positive multiple of 8 and a number above 0 are expected"
+                f"voxels.n = {self.n}, voxels.label_frac = {self.label_frac}: a multiple of 8 from 8 to 256 and a number above 0 are expected"
             )
         if not 2 <= self.n_classes <= 256:
             raise ConfigError(f"voxels.n_classes = {self.n_classes}: 2 to 256 are expected")

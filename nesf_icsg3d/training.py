@@ -13,7 +13,7 @@ from nesf.data.dataset import Dataset
 from nesf.distributed import launched
 from nesf.errors import ConfigError
 from nesf.hardware import has_bf16, keep_freed_memory
-from nesf.saved import choose_device, identity
+from nesf.saved import bounded, choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
 from nesf_icsg3d.baseline import VoxelBaseline, condition_of
 from nesf_icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
@@ -127,7 +127,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
         else:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(seed)
-        self.model = Networks(config).to(device)
+        self.model = bounded(lambda: Networks(config)).to(device)
         trained = VoxelBaseline(self.model, config, identity(dataset))
         super().__init__(
             trained,

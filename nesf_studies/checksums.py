@@ -23,7 +23,8 @@ def published(results: Path) -> list[Path]:
         parts = path.relative_to(results).parts
         left_out = (
             "reconstruction" in parts
-            or path.name.startswith(("checkpoint", "."))
+            or path.name.startswith("checkpoint")
+            or any(part.startswith(".") for part in parts)
             or path.name == SUMS
         )
         weights = path.name in ("model.safetensors", "model.json") and path.parent.name not in (

@@ -8,8 +8,17 @@ from typing import Any
 
 from nesf.errors import ConfigError
 from nesf.files import write_atomically
-from nesf.options import add_command, add_data_options, assignments, dataset_of
+from nesf.options import (
+    add_command,
+    add_data_options,
+    add_replace,
+    assignments,
+    dataset_of,
+    print_notes,
+)
+from nesf.outputs import check_file, output
 from nesf_studies import ANALYSES
+from nesf_studies.checksums import SUMS, TABLE
 
 
 def add_analyse(commands: Any) -> None:
@@ -39,6 +48,7 @@ def add_analyse(commands: Any) -> None:
     analyse.add_argument("--dataset", help="name or path of a dataset, if it is not the run's")
     analyse.add_argument("--fold", type=int, help="of --dataset ybco, 0-19")
     analyse.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    add_replace(analyse)
     add_data_options(analyse)
 
 
@@ -65,6 +75,7 @@ def add_aggregate(commands: Any) -> None:
         metavar="DIR",
         help="only draw Table 1 into this folder: SVG, PNG, and what they show as CSV",
     )
+    add_replace(aggregate)
 
 
 def add_view(commands: Any) -> None:
@@ -81,9 +92,7 @@ def add_view(commands: Any) -> None:
     view.add_argument(
         "--out", type=Path, help=".png, .svg or .html (default: STRUCTURES.png in this folder)"
     )
-    view.add_argument(
-        "--replace", action="store_true", help="replace a picture that is there already"
-    )
+    add_replace(view)
 
 
 def _analyse(options: argparse.Namespace) -> None:
@@ -98,8 +107,11 @@ def _analyse(options: argparse.Namespace) -> None:
         out=options.out,
         device=options.device,
         command=command_line(options.words),
+        replace=options.replace,
     )
-    print(f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.iterdir()))})")
+    print(
+        f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.glob('[!.]*')))})"
+    )
 
 
 def _view(options: argparse.Namespace) -> None:
@@ -109,9 +121,10 @@ def _view(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{options.structures.resolve().name.split('.')[0]}.png")
     if out.suffix not in (".png", ".svg", ".html"):
         raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
-    if out.exists() and not options.replace:
-        raise ConfigError(f"--out {out}: exists; give another name, or --replace")
-    structures = read_structures(options.structures)[0].to_structures()
+    check_file(out, options.replace)
+    crystals, _, notes = read_structures(options.structures)
+    print_notes(notes)
+    structures = crystals.to_structures()
     if out.suffix == ".html":
         write_atomically(out, standalone(structures))
     else:
@@ -124,6 +137,8 @@ def _aggregate(options: argparse.Namespace) -> None:
     from nesf_studies.paper import beside_the_paper, write_table
 
     if options.figures is None:
+        for name in (TABLE, SUMS):
+            check_file(options.results / name, options.replace)
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return
     from nesf_studies.page import LABELS, TABLE1, TITLES
@@ -132,7 +147,7 @@ def _aggregate(options: argparse.Namespace) -> None:
 
     rows = beside_the_paper(all_runs(options.results))
     rows = rows[rows["metric"].isin(TABLE1)]
-    made = save(
-        comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES), options.figures / "table1", rows
-    )
-    print(f"written: {', '.join(map(str, made))}")
+    with output(options.figures, replace=options.replace) as folder:
+        figure = comparison(rows, {k: LABELS[k] for k in TABLE1}, TITLES)
+        made = save(figure, folder / "table1", rows)
+    print(f"written: {', '.join(str(options.figures / file.name) for file in made)}")

@@ -221,7 +221,7 @@ def _end(
         raise DataError(
             f"{text!r} is neither an id in {dataset.label} nor a file; its ids are like {dataset.split('train').ids[0]}"
         )
-    crystals, _ = read_structures(Path(text), cell=cell)
+    crystals = read_structures(Path(text), cell=cell).crystals
     if len(crystals) != 1:
         raise DataError(f"{text}: holds {len(crystals)} structures where the end of a path is one")
     return replace(crystals, properties={}), "file"

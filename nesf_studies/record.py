@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -22,7 +21,8 @@ from nesf.config import with_fields
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.errors import ConfigError, DataError
-from nesf.files import read_json, write_atomically
+from nesf.files import write_atomically
+from nesf.outputs import ANALYSIS, WriteOptions, output
 from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
 from nesf_studies import ANALYSES
@@ -79,50 +79,52 @@ def run_analysis(
     out: Path | None = None,
     device: str = "auto",
     command: str = "unknown",
-    progress: bool = True,
+    **options: Unpack[WriteOptions],
 ) -> RecordedAnalysis:
     """Analyse a trained model and record the result.
 
     The dataset need not be that of the training; `assignments`: parameters that differ from the
-    defaults, text is read as JSON where it is JSON; `out`: None for RUN/analysis/NAME.
+    defaults, text is read as JSON where it is JSON; `out`: None for RUN/analysis/NAME;
+    `options`: `replace` an earlier one, `progress`.
 
     Raises:
-        ConfigError: no such analysis or parameter.
+        ConfigError: no such analysis or parameter, or `out` holds something.
         DataError: no model in `run`, or the analysis cannot be done on this dataset.
     """
     module = analysis(name)
     parameters = with_fields(module.Parameters(), assignments or {})
     model = TrainedModel.load(run, device)
-    begin = time.monotonic()
-    made = module.analyse(model, dataset, parameters, progress=progress)
-    folder = out or run / "analysis" / name
-    if folder.exists():
-        shutil.rmtree(folder)
-    for part, value in made.items():
-        if isinstance(value, Crystals):
-            value.save(folder / f"{part}.safetensors")
-        else:
-            write_atomically(
-                folder / f"{part}.csv",
-                value.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-            )
-    about = {
-        "format": records.FORMAT,
-        "analysis": name,
-        "parameters": dataclasses.asdict(parameters),
-        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
-        "model": {
-            "dataset": dict(model.dataset),
-            "preset": model.config.preset,
-            "epoch": model.info.get("epoch"),
-        },
-        "command": command,
-        "commit": records.commit(),
-        "wall_time_seconds": round(time.monotonic() - begin, 1),
-        **records.environment(str(model.device)),
-    }
-    records.write_checked(folder / "analysis.json", about, "analysis")
-    return RecordedAnalysis(folder, about)
+    target = out or run / "analysis" / name
+    own = "" if out else ANALYSIS
+    replace, progress = options.get("replace", False), options.get("progress", True)
+    with output(target, replace=replace, own=own, inputs=[run]) as folder:
+        begin = time.monotonic()
+        made = module.analyse(model, dataset, parameters, progress=progress)
+        for part, value in made.items():
+            if isinstance(value, Crystals):
+                value.save(folder / f"{part}.safetensors")
+            else:
+                write_atomically(
+                    folder / f"{part}.csv",
+                    value.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+                )
+        about = {
+            "format": records.FORMAT,
+            "analysis": name,
+            "parameters": dataclasses.asdict(parameters),
+            "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+            "model": {
+                "dataset": dict(model.dataset),
+                "preset": model.config.preset,
+                "epoch": model.info.get("epoch"),
+            },
+            "command": command,
+            "commit": records.commit(),
+            "wall_time_seconds": round(time.monotonic() - begin, 1),
+            **records.environment(str(model.device)),
+        }
+        records.write_checked(folder / "analysis.json", about, "analysis")
+    return RecordedAnalysis(target, about)
 
 
 def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
@@ -134,7 +136,7 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
     folder = Path(run) / "analysis" / name
     if not (folder / "analysis.json").exists():
         raise DataError(f"{folder}: is not recorded; make it with `nesf analyse {name} {run}`")
-    return RecordedAnalysis(folder, read_json(folder / "analysis.json"))
+    return RecordedAnalysis(folder, records.read_record(folder / "analysis.json", "analysis"))
 
 
 def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:

@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nesf.errors import DataError
-from nesf.files import read_json
-from nesf.records import schema_problems
+from nesf.records import read_record
 from nesf_studies.page import RESULTS
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, subplots
 
@@ -46,10 +45,7 @@ def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
         DataError: it is missing or broken.
     """
     path = folder / f"{kind}.json"
-    content = read_json(path)
-    if problems := schema_problems("benchmark", content):
-        raise DataError(f"{path}: {problems[0]}; measure again with `python -m benchmarks`")
-    return content
+    return read_record(path, "benchmark")
 
 
 def recorded_streaming() -> pd.DataFrame:
@@ -58,7 +54,7 @@ def recorded_streaming() -> pd.DataFrame:
     rows = [
         row
         for file in files
-        for value in read_json(file).values()
+        for value in read_record(file, "benchmark").values()
         if isinstance(value, list)
         for row in value
         if isinstance(row, dict)

@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from nesf.data.dataset import Dataset
 from nesf.errors import DataError
-from nesf.files import read_json
+from nesf.forms import read_form
 from nesf.metrics import is_right
 from nesf.records import read_csv
+from nesf.runs import Summary
 from nesf.saved import TrainedModel
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, subplots
 
@@ -79,7 +80,9 @@ def signals(
             "exact": is_right(materials),
         }
     )
-    certificates = read_json(decoded / "summary.json").get("certificates", {})
+    certificates = read_form(decoded / "summary.json", Summary, "reconstruct the split again").get(
+        "certificates", {}
+    )
     if certificates:
         of_each = [certificates[identifier] for identifier in table["id"]]
         table["certified"] = [c["certified"] for c in of_each]

@@ -357,7 +357,7 @@ def main() -> None:
     )
     out = parser.parse_args().out
     dataset = starter()
-    save_dataset(dataset, out)
+    save_dataset(dataset, out, replace=True)
     print(
         f"{out}: {', '.join(f'{len(c)} {s}' for s, c in dataset.splits.items())}, {len(dataset.vocabulary)} elements, hash {dataset.hash()}"
     )

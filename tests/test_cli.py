@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     """A run of the main job on `few`."""
-    folder = data / "results" / "few" / "nesf" / "cpu" / "seed-1"
+    folder = data / "results" / "few" / "nesf" / "cpu-changed" / "seed-1"
     assert (
         main(
             [
@@ -115,7 +115,7 @@ def test_another_decoding_is_recorded_beside_the_run(
     assert main(["evaluate", str(folder), "--data", str(data)]) == 0
     assert validate(folder) == []
     recorded = json.loads((folder / "run.json").read_text())
-    assert recorded["weights"] == "cpu/seed-1" and recorded["preset"] == "cpu-short"
+    assert recorded["weights"] == "cpu-changed/seed-1" and recorded["preset"] == "cpu-short"
     assert recorded["config"]["decoding"]["iterations"] == 2
     assert recorded["reconstruction"]["iterations"] == 2
     assert before == ((run / "run.json").read_bytes(), (run / "metrics.json").read_bytes())
@@ -124,7 +124,7 @@ def test_another_decoding_is_recorded_beside_the_run(
     other = run.parents[1] / "other" / "seed-1"
     other.mkdir(parents=True)
     (other / "run.json").write_text(json.dumps({"preset": "other"}))
-    for label in ("cpu", "a/b", "other"):
+    for label in ("cpu", "cpu-changed", "a/b", "other"):
         assert main([*words, *changes, label]) == 2
         assert label in capsys.readouterr().err
     assert (other / "run.json").read_text() == json.dumps({"preset": "other"})
@@ -157,20 +157,10 @@ def test_score_any_structures_and_charge_missing_ones(tmp_path: Path) -> None:
         structure.to(filename=str(tmp_path / "a" / f"{name}.cif"))
         if name == "one":
             structure.to(filename=str(tmp_path / "b" / f"{name}.cif"))
-    assert (
-        main(
-            [
-                "evaluate",
-                "--actual",
-                str(tmp_path / "a"),
-                "--detected",
-                str(tmp_path / "b"),
-                "--out",
-                str(tmp_path / "s"),
-            ]
-        )
-        == 0
-    )
+    words = ["evaluate", "--actual", str(tmp_path / "a"), "--detected", str(tmp_path / "b")]
+    with pytest.warns(UserWarning) as said:
+        assert main([*words, "--out", str(tmp_path / "s")]) == 0
+    assert len(said) == 1 and "nothing detected: two" in str(said[0].message)
     summary = json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]  # the form of a run
     assert (
         summary["number_of_atoms_error_percent"] == 50
@@ -384,7 +374,10 @@ def test_resume_if_possible_goes_on_or_starts_anew(data: Path, tmp_path: Path) -
         "--max-minutes" in started() and json.loads((folder / "run.json").read_text())["finished"]
     )
     weights = (folder / "model.safetensors").read_bytes()
-    assert main([*command, "--seed", "5"]) == 0  # another one: in place of it
+    assert main([*command, "--seed", "5"]) == 2  # another one, and nothing is replaced unasked
+    assert (folder / "model.safetensors").read_bytes() == weights
+    command.append("--replace")
+    assert main([*command, "--seed", "5"]) == 0
     assert "--seed 5" in started() and (folder / "model.safetensors").read_bytes() != weights
     (checkpoint,) = folder.glob("checkpoint-*.safetensors")
     checkpoint.write_bytes(b"damaged")
@@ -403,7 +396,7 @@ def test_aggregate_says_what_is_missing_and_draws(
         and (data / "results" / "SHA256SUMS").exists()
     )
     assert main(["aggregate", str(data / "results"), "--figures", str(tmp_path / "figures")]) == 0
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+    assert {p.name for p in (tmp_path / "figures").glob("table1*")} == {
         "table1.svg",
         "table1.png",
         "table1.csv",

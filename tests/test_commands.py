@@ -136,7 +136,7 @@ def test_encode_and_decode_give_the_reconstruction(
         ["decode", "starter", name, "--out", "d"],
     ):
         assert main(words) == 2  # nothing is written over, nothing mixed
-        assert "exists" in capsys.readouterr().err
+        assert "--replace" in capsys.readouterr().err
     assert Path(name).read_bytes() == before
 
 
@@ -218,8 +218,9 @@ def test_two_structures_of_one_name_are_not_mixed(
 ) -> None:
     Path("other").mkdir()
     Path("other/a.cif").write_bytes(Path("b.cif").read_bytes())
-    assert main(["reconstruct", "starter", "a.cif", "other", "--out", "o", *FAST]) == 2
-    assert "'a' is already that of a structure in a.cif" in capsys.readouterr().err
+    assert main(["reconstruct", "starter", "a.cif", "other", "--out", "o", *FAST]) == 0
+    assert "the id a is that of a.cif; here it is a-2" in capsys.readouterr().err
+    assert sorted(p.name for p in Path("o/cif").iterdir()) == ["a-2.cif", "a.cif"]
 
 
 def test_splits_take_no_options_of_own_structures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,6 +271,6 @@ def test_view_writes_a_picture_or_a_page_of_its_own(
     assert page.count("<img") == 1
     before = Path("a.png").read_bytes()
     for words in (["a.cif"], ["a.cif", "--out", "a.pdf"]):
-        with pytest.raises(nesf.NesfError, match="--out a"):
+        with pytest.raises(nesf.NesfError, match=r"a\.p"):
             view(*words)
     assert Path("a.png").read_bytes() == before

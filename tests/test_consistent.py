@@ -16,6 +16,7 @@ from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
 from nesf.errors import ConfigError
 from nesf.export import write_reconstruction
+from nesf.forms import from_values
 from nesf.model import Encoder
 from nesf.polishing import Candidates, FixedEncoder, polish
 from nesf.saved import TrainedModel
@@ -192,8 +193,8 @@ def test_the_search_adds_atoms_up_to_the_decoded_number(
 
 @pytest.mark.parametrize("name", ["search_width", "search_top", "search_candidates"])
 def test_a_search_without_room_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} = 0: at least 1"):
-        ReconstructionConfig(mode="consistent", **{name: 0})
+    with pytest.raises(ConfigError, match=f"{name} = 0: a whole number from 1"):
+        from_values(ReconstructionConfig, {"mode": "consistent", name: 0})
 
 
 def test_a_composition_of_hundreds_of_atoms_is_not_followed(

@@ -176,13 +176,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         str(tmp_path / "out"),
     ]
     assert main(command) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+    assert {p.name for p in (tmp_path / "out").glob("[a-z]*")} == {
         "analysis.json",
         "examples.csv",
         *(f"{m}.safetensors" for m in ("actual", "nesf", "copy")),
     }
     capsys.readouterr()
-    assert main([*command, "--set", "n_each=2"]) == 2
+    assert main([*command, "--set", "n_each=2", "--replace"]) == 2
     assert "3 crystals are too few for 2 of each kind" in capsys.readouterr().err
 
 

@@ -375,10 +375,20 @@ def test_the_main_job_and_its_stages(
     assert run.metrics["test"]["n_materials"] == 2 and len(list((data / "maps").iterdir())) == 2
 
     assert (
-        main(["reconstruct", str(folder), "--data", str(data), "--decode", "sample_latent=false"])
+        main(
+            [
+                "reconstruct",
+                str(folder),
+                "--data",
+                str(data),
+                "--decode",
+                "sample_latent=false",
+                "--replace",
+            ]
+        )
         == 0
     )
-    assert main(["evaluate", str(folder), "--data", str(data)]) == 0
+    assert main(["evaluate", str(folder), "--data", str(data), "--replace"]) == 0
     assert (
         validate(folder) == [] and read_run(folder).run["reconstruction"]["sample_latent"] is False
     )

@@ -327,6 +327,7 @@ def test_command_line(tmp_path: Path, starter: Dataset, capsys: pytest.CaptureFi
         and len(Crystals.load(tmp_path / "made" / "decoded.safetensors")) == 2
     )
     capsys.readouterr()
+    command.append("--replace")
     assert main([*command, "--set", f"paths={a} to missing"]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "'missing'" in message and "starter" in message

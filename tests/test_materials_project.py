@@ -270,6 +270,8 @@ def test_ybco_rules_fetch_the_reference_and_make_folds(serve, tmp_path: Path) ->
     assert counts["the 4 most frequent elements (90%)"] == (23, 22)
     missing = serve({"mp-1": ybco_like(1)})
     with pytest.raises(DataError, match="mp-20674"):
+        build_from(missing, tmp_path / "other", load_rules("ybco"))
+    with pytest.raises(ConfigError, match="--replace"):
         build_from(missing, tmp_path, load_rules("ybco"))
 
 

@@ -299,7 +299,8 @@ def test_the_same_folder_twice_is_refused() -> None:
 
 
 def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> None:
-    (run,) = plan.planned_runs([{"dataset": "own"}])
+    entry = {"dataset": "own", "label": "mine"}
+    (run,) = plan.planned_runs([entry])
     root, data = tmp_path / "results", tmp_path / "data"
 
     def missing(asked: Run = run) -> str:
@@ -308,13 +309,8 @@ def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> No
     assert missing() == "everything"
     folder = record(root, dataset, run)
     assert validate(folder) == [] and missing() == "nothing"
-    assert (
-        missing(plan.planned_runs([{"dataset": "own", "splits": ["train", "val"]}])[0])
-        == "decoding"
-    )
-    (changed,) = plan.planned_runs(
-        [{"dataset": "own", "label": "cpu", "set": {"model.dropout": 0.2}}]
-    )
+    assert missing(plan.planned_runs([entry | {"splits": ["train", "val"]}])[0]) == "decoding"
+    (changed,) = plan.planned_runs([entry | {"set": {"model.dropout": 0.2}}])
     assert changed.name == run.name and missing(changed) == "everything"
 
     (folder / "materials.csv").rename(tmp_path / "kept")
@@ -337,7 +333,9 @@ def test_content_decides_what_is_missing(tmp_path: Path, dataset: Dataset) -> No
     assert missing() == "nothing"
 
     save_dataset(
-        Dataset("own", {**dataset.splits, "train": crystals("a", "b", a=5.0)}), data / "own"
+        Dataset("own", {**dataset.splits, "train": crystals("a", "b", a=5.0)}),
+        data / "own",
+        replace=True,
     )
     assert missing() == "everything"
     shutil.rmtree(data)

@@ -184,7 +184,7 @@ def change_json(path: Path, **changes: Any) -> None:
         ),
         (
             lambda f: change_json(f / "run.json", wall_time_seconds=float("nan")),
-            "run.json: holds NaN",
+            "run.json: is not JSON .holds NaN",
         ),
         (lambda f: change_json(f / "run.json", method="nesf"), r"log.csv: columns are \[\]"),
     ],

@@ -194,13 +194,16 @@ def test_writer_finds_the_vocabulary_and_leaves_empty_splits(
     )
 
 
-def test_interrupted_writing_leaves_nothing(
+def test_interrupted_writing_leaves_what_was_there(
     dataset: Dataset, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), PackedWriter(copied, "new") as writer:
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(ConfigError, match="--replace"), PackedWriter(copied, "new"):
+        pass
+    with pytest.raises(KeyboardInterrupt), PackedWriter(copied, "new", replace=True) as writer:
         writer.append("train", dataset.splits["train"])
         raise KeyboardInterrupt
-    assert list(copied.iterdir()) == []
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -208,10 +211,10 @@ def test_interrupted_writing_leaves_nothing(
     monkeypatch.setattr(os, "replace", full)
     with (
         pytest.raises(NesfError, match="No space left on device"),
-        PackedWriter(copied, "new") as writer,
+        PackedWriter(copied, "new", replace=True) as writer,
     ):
         writer.append("train", dataset.splits["train"])
-    assert list(copied.iterdir()) == []
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_writer_refuses_what_it_cannot_keep(dataset: Dataset, tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def test_a_changed_recipe_or_dataset_is_run_again(place: Place, tmp_path: Path) 
                 {name: starter.splits[name].select(range(4)) for name in ("train", "val", "test")},
             ),
             data,
+            replace=True,
         )
         assert place.plan(CONFIG) == {
             "train": 1,

@@ -73,15 +73,11 @@ def load(
     name, data_dir = str(name), Path(data_dir or default_data_dir())
     if folder := _packed(name, fold, data_dir, mirror, fetch):
         return load_packed(folder)
-    if Path(name).exists():
-        from nesf.data.files import read
+    if Path(name).exists() or set(name) & set("*?["):
+        from nesf.data.files import Note, read, warn_of
 
-        dataset, skipped = read(Path(name), skip_bad=skip_bad)
-        if skipped:
-            warnings.warn(
-                f"{name}: {len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})",
-                stacklevel=2,
-            )
+        dataset, skipped = read(name, skip_bad=skip_bad)
+        warn_of(name, skipped, [Note(**note) for note in dataset.provenance["notes"]])
         return dataset
     known = ", ".join(
         sorted({*OFFICIAL, *(label.split(" fold ")[0] for label in available(data_dir))})

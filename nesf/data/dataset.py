@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,12 +14,11 @@ import numpy as np
 
 from nesf.crystals import Crystals, vocabulary_of
 from nesf.errors import DataError, NesfError
-from nesf.files import read_json, write_json
+from nesf.files import write_json
+from nesf.forms import FORMAT, Element, Identity, read_form
+from nesf.outputs import PACKED, output
 
 SPLITS = ("train", "val", "test")
-FORMAT = 1
-# of a packed folder; the last one marks it as complete
-FILES = (*(f"{s}.safetensors" for s in SPLITS), "dataset.json")
 # arrays, in the order in which `content_hash` reads them
 HASHED = ("positions", "lattice", "species", "offsets")
 REMEDY = "fetch, import or build it again"
@@ -128,24 +127,17 @@ def needs_extra(extra: str) -> Iterator[None]:
         ) from None
 
 
-def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset's packed folder: a safetensors file per split, and last `dataset.json`."""
-    folder = Path(folder)
-    remove_packed(folder)
-    try:
+def save_dataset(dataset: Dataset, folder: Path, *, replace: bool = False) -> None:
+    """Write a dataset's packed folder: a safetensors file per split, and `dataset.json`.
+
+    Raises:
+        ConfigError: the folder holds something else, or a dataset and `replace` is not given.
+        NesfError: it cannot be written; what it held is as before.
+    """
+    with output(folder, replace=replace, own=PACKED) as made:
         for name in SPLITS:
-            dataset.splits[name].save(folder / f"{name}.safetensors")
-        write_json(folder / "dataset.json", description_of(dataset))
-    except BaseException:
-        # a full disk, Ctrl-C: no part of a dataset stays, and the interruption goes on
-        remove_packed(folder)
-        raise
-
-
-def remove_packed(folder: Path) -> None:
-    """Remove the dataset of a packed folder, if there is one."""
-    for file in reversed(FILES):
-        (folder / file).unlink(missing_ok=True)
+            dataset.splits[name].save(made / f"{name}.safetensors")
+        write_json(made / "dataset.json", description_of(dataset))
 
 
 def description_of(dataset: Any) -> dict[str, Any]:
@@ -161,25 +153,27 @@ def description_of(dataset: Any) -> dict[str, Any]:
     }
 
 
+class DatasetFile(Identity):
+    """What `dataset.json` holds."""
+
+    format: int
+    vocabulary: tuple[Element, ...]
+    counts: dict[str, int]
+    provenance: dict[str, Any]
+
+
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read `dataset.json`; a DataError if it is missing, incomplete or of another version."""
-    file = folder / "dataset.json"
-    description = read_json(file)
-    if not isinstance(description, dict):
-        raise DataError(f"{file}: is not the description of a dataset; {REMEDY}")
-    if description.get("format") != FORMAT:
-        raise DataError(
-            f"{file}: format {description.get('format')!r}, this version reads {FORMAT}; {REMEDY}"
-        )
-    if missing := [
-        key
-        for key in ("name", "fold", "hash", "vocabulary", "provenance")
-        if key not in description
-    ]:
-        raise DataError(
-            f"{file}: is not the whole description of a dataset ({missing[0]!r} is missing); {REMEDY}"
-        )
+    """Read `dataset.json`; a DataError if it is missing, damaged or of another version."""
+    file = Path(folder) / "dataset.json"
+    description: dict[str, Any] = read_form(file, DatasetFile, REMEDY)
+    check_vocabulary(file, description["vocabulary"])
     return description
+
+
+def check_vocabulary(file: Path, vocabulary: Sequence[int]) -> None:
+    """Raise a `DataError` that names the file if a vocabulary does not ascend."""
+    if sorted(set(vocabulary)) != list(vocabulary):
+        raise DataError(f"{file}: vocabulary does not ascend, or names an element twice; {REMEDY}")
 
 
 def load_packed(folder: Path) -> Dataset:

@@ -1,27 +1,33 @@
-"""The user's own structures: tables of CIF texts, folders of CIF or POSCAR files, extxyz.
+"""The user's own structures: files in any form, folders, tables, standard input.
 
 Every entry ends as a crystal in the standard setting with its atoms wrapped into the cell, or as an
 error that names the entry and the reason; with `skip_bad`, as a line in the list of what was left
-out.
+out. What a reader changed is in a list of notes.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from nesf.crystals import Crystals, reason_against
+from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, needs_extra
 from nesf.data.rules import split
 from nesf.errors import ConfigError, DataError
+from nesf.parsers import from_atoms, reason_against
+from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, Parsed, parse, unpacked_name
+from nesf.worker import stream
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,22 +37,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Cell = Literal["as-given", "conventional", "primitive"]
-FORMS = "train/val/test.csv(.gz) in a folder, a .csv(.gz), a folder of .cif, .vasp or POSCAR files, one such file, or an .extxyz"
+Paths: TypeAlias = str | Path | Sequence[str | Path]
 # fractional; a coordinate this little below 0 or 1 counts as 0: noise in the last digit moves no
 # atom across the cell
 WRAP_TOLERANCE = 1e-6
-# What pymatgen and ase raise on damaged files (a KeyError is a LookupError, a division by zero an
-# ArithmeticError, ase's XYZError an OSError, pymatgen's BadPoscarWarning a UserWarning); no
-# AttributeError, so that a fault of this program is not taken for one of a file.
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    OSError,
-    UserWarning,
-)
+SHOWN = 20  # notes that are printed
+TAKEN = "is already that of"
+WITHOUT_ASE = re.compile(r"(?is)|(POSCAR|CONTCAR).*|.*\.(cif|mcif|vasp|poscar|json|mson|csv|cssr)")
 
 
 @dataclass(frozen=True)
@@ -58,112 +55,199 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What was changed in an entry in reading it, or a file of a folder that was not read."""
+
+    entry: str
+    text: str
+
+
+class Read(NamedTuple):
+    """What `read_structures` gives."""
+
+    crystals: Crystals
+    skipped: list[Skipped]
+    notes: list[Note]
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A structure before it is read; `row` holds the further columns of its table."""
+    """A structure that is to be read; `row` holds the further columns of its table.
+
+    An id that is `derived` from names and numbers gives way to one that is taken.
+    """
 
     label: str
     identifier: str
     read: Callable[[], Any]
     split: str | None = None
     row: Mapping[str, str] = field(default_factory=dict)
+    derived: bool = False
+    notes: Sequence[str] = ()
+
+
+class _Source(NamedTuple):
+    """A file: its name, from which its form follows, and how messages call it."""
+
+    path: Path
+    name: str
+    label: str
+    split: str | None = None
+    of_folder: bool = False
 
 
 def read(
-    path: Path,
+    paths: Paths,
     *,
     name: str | None = None,
     seed: int = 0,
     cell: Cell = "as-given",
     skip_bad: bool = False,
+    column: str = "cif",
 ) -> tuple[Dataset, list[Skipped]]:
     """Read own data as a dataset; where it has no splits they are made by the paper's rule.
 
     Args:
-        path: a folder with `train.csv`, `val.csv`, `test.csv` (or `.csv.gz`; columns `material_id`,
-            `cif`, further ones are kept as properties), a single such table, a folder of `.cif`,
-            `.vasp` or `POSCAR*` files, one such file, or an `.extxyz`.
-        name: of the dataset; None for that of the file or folder.
+        paths: a folder with `train.csv`, `val.csv`, `test.csv`; else one or several files (CIF,
+            POSCAR, extxyz, JSON, CSV, and what else pymatgen or ASE read; also .gz, .bz2, .xz),
+            folders with their subfolders, patterns (`x/*.cif`), or `-` for standard input.
+        name: of the dataset; None for that of the first path.
         cell: `as-given`, or pymatgen's `conventional` or `primitive` standard structure. The paper
             uses conventional cells.
         skip_bad: leave out what cannot be used, and list it, instead of raising an error.
+        column: of a CSV, with the CIF or JSON texts; ids stand in `material_id` or `id`, further
+            columns are kept as properties.
+
+    Returns:
+        The dataset, with what was left out and the notes in its `provenance`; what was left out.
 
     Raises:
         ConfigError: `cell` does not exist.
-        DataError: an entry is unreadable, disordered, empty, absurd, or has another's id; or a
-            split is missing or empty.
-        NesfError: an `.extxyz` without ASE, which the extra `ase` installs.
+        DataError: an entry is unreadable, disordered, empty, absurd, too big, takes over 10 s, has
+            lost atoms, or has another's id; or a split is missing or empty.
+        NesfError: a form that ASE reads, without ASE, which the extra `ase` installs.
     """
-    path = Path(path)
-    crystals, splits, skipped = _read(path, cell, skip_bad)
+    first, *others = _listed(paths)
+    (crystals, skipped, notes), splits = _read(paths, cell, skip_bad, column)
+    own = shown(Path(first).resolve().name)
     if splits is None:
         parts = split(crystals, seed=seed)
     else:
         parts = {s: crystals.select(np.flatnonzero(np.array(splits) == s)) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(parts[s])]:
             raise DataError(
-                f"{path}: split {empty[0]} has no usable structure; add some, or give one table without splits"
+                f"{own}: split {empty[0]} has no usable structure; add some, or give one table without splits"
             )
     provenance = {
-        "source": f"own data, {path.resolve().name}",
+        "source": f"own data, {own}" + (f" and {len(others)} more" if others else ""),
         "cell": cell,
         "split": "as given" if splits else f"the paper's rule, seed {seed}",
         "skipped": [asdict(s) for s in skipped],
+        "notes": [asdict(n) for n in notes],
     }
-    return Dataset(name or path.resolve().name.split(".")[0], parts, None, provenance), skipped
+    return Dataset(name or own.split(".")[0], parts, None, provenance), skipped
 
 
 def read_structures(
-    path: Path,
+    paths: Paths,
     *,
     cell: Cell = "as-given",
     skip_bad: bool = False,
     vocabulary: Sequence[int] | None = None,
-) -> tuple[Crystals, list[Skipped]]:
-    """Read own data as one batch, in the order of the files (sorted names; train, val, test).
+    column: str = "cif",
+    decoded: bool = False,
+) -> Read:
+    """Read own data as one batch, in the order of the paths (in a folder sorted; train, val, test).
 
     Arguments as of `read`; structures with elements outside the vocabulary, if one is given, cannot
-    be used.
+    be used. With `decoded` they are what a decoder gave, with atoms at any distance, and those that
+    cannot be used are left out, but for a second one of an id.
     """
-    crystals, _, skipped = _read(Path(path), cell, skip_bad, vocabulary)
-    return crystals, skipped
+    found = _read(paths, cell, skip_bad or decoded, column, vocabulary, decoded)[0]
+    if decoded and (twice := [s for s in found.skipped if TAKEN in s.reason]):
+        raise DataError(f"{twice[0].entry}: {twice[0].reason}; keep one structure per material")
+    return found
+
+
+def warn_of(paths: Any, skipped: Sequence[Skipped], notes: Sequence[Note]) -> None:
+    """Warn a caller's caller of what was left out, and of the notes."""
+    if skipped:
+        text = (
+            f"{len(skipped)} entries left out, the first {skipped[0].entry} ({skipped[0].reason})"
+        )
+        warnings.warn(f"{paths}: {text}", stacklevel=3)
+    for line in summed(notes):
+        warnings.warn(line, stacklevel=3)
+
+
+def summed(notes: Sequence[Note]) -> list[str]:
+    """Return notes as lines to print: of a text once, and not more than `SHOWN`."""
+    entries: dict[str, list[str]] = {}
+    for note in notes:
+        entries.setdefault(note.text, []).append(note.entry)
+    lines = [
+        f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {text}"
+        for text, of in entries.items()
+    ]
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f"and {more} further notes"] if more > 0 else [])
+
+
+def shown(text: str) -> str:
+    """Return a name that can be printed and written, also of a file whose name is not UTF-8."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f]", "_", text)
 
 
 def _read(
-    path: Path, cell: str, skip_bad: bool, vocabulary: Sequence[int] | None = None
-) -> tuple[Crystals, list[str] | None, list[Skipped]]:
-    """Return the crystals of a path, the split of each if the files tell, and what was left out."""
+    paths: Paths,
+    cell: str,
+    skip_bad: bool,
+    column: str,
+    vocabulary: Sequence[int] | None = None,
+    decoded: bool = False,
+) -> tuple[Read, list[str] | None]:
+    """Return what was read, and the split of each crystal if the files tell."""
     if cell not in get_args(Cell):
         raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(get_args(Cell))}")
-    with warnings.catch_warnings():
-        # pymatgen's remarks on rounding and labels, one or more a file
-        warnings.simplefilter("ignore")
-        entries = tqdm(_entries(path), desc=f"reading {path.name}", disable=None, delay=2)
+    notes: list[Note] = []
+    title = shown(str(_listed(paths)[0]))
+    with TemporaryDirectory() as folder:  # for standard input
+        sources = _sources(paths, Path(folder), notes)
+        entries = tqdm(
+            _entries(sources, cell, column, notes, decoded),
+            desc=f"reading {Path(title).name}",
+            disable=None,
+            delay=2,
+        )
         kept, skipped = usable_entries(
-            entries, partial(_structure, cell=cell, vocabulary=vocabulary), skip_bad
+            entries, partial(_in_vocabulary, vocabulary=vocabulary), skip_bad, notes
         )
     if not kept:
-        raise DataError(
-            f"{path}: no usable structure"
-            + (
-                f", {len(skipped)} left out, the first because {skipped[0].reason}"
-                if skipped
-                else ""
-            )
-        )
+        why = f"; give {FORMS}"
+        if skipped:
+            why = f", {len(skipped)} left out, the first because {skipped[0].reason}"
+        raise DataError(f"{title}: no usable structure{why}")
     # an index column has no name
     names = sorted({c for e, _ in kept for c in e.row if not c.startswith("Unnamed:")})
     columns = {c: _column([e.row.get(c, "") for e, _ in kept]) for c in names}
-    crystals = Crystals.from_structures(
-        [s for _, s in kept], [e.identifier for e, _ in kept], columns
+    positions, species, lattice = zip(*(arrays for _, arrays in kept), strict=True)
+    crystals = Crystals.from_arrays(
+        [e.identifier for e, _ in kept], positions, species, np.array(lattice), columns
     )
     splits = [e.split for e, _ in kept if e.split is not None]
-    return _wrapped(crystals.in_standard_setting()), splits or None, skipped
+    return Read(_wrapped(crystals.in_standard_setting()), skipped, notes), splits or None
 
 
 def usable_entries(
-    entries: Iterable[Entry], read: Callable[[Entry], T], skip_bad: bool
+    entries: Iterable[Entry],
+    read: Callable[[Entry], T],
+    skip_bad: bool,
+    notes: list[Note] | None = None,
 ) -> tuple[list[tuple[Entry, T]], list[Skipped]]:
     """Return the entries, each with what `read` returned for it, and those that were left out.
+
+    The notes of entries are added to `notes`.
 
     Raises:
         DataError: without `skip_bad`; `read` raised one, or an entry has no id or that of another.
@@ -171,16 +255,27 @@ def usable_entries(
     kept: list[tuple[Entry, T]] = []
     skipped: list[Skipped] = []
     labels: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     for entry in entries:
         try:
-            if not entry.identifier:
+            name, said = entry.identifier, list(entry.notes)
+            if not name:
                 raise DataError("it has no material_id")
-            if entry.identifier in labels:
-                raise DataError(
-                    f"its id {entry.identifier!r} is already that of {labels[entry.identifier]}"
+            if shown(name) != name:
+                raise DataError(f"its id {name!r} cannot be printed")
+            while entry.derived and entry.identifier in labels:
+                numbers[name] = numbers.get(name, 1) + 1
+                entry = replace(entry, identifier=f"{name}-{numbers[name]}")
+            if entry.identifier != name:
+                said.append(
+                    f"the id {name} is that of {labels[name]}; here it is {entry.identifier}"
                 )
+            if entry.identifier in labels:
+                raise DataError(f"its id {name!r} {TAKEN} {labels[name]}")
             kept.append((entry, read(entry)))
             labels[entry.identifier] = entry.label
+            if notes is not None:
+                notes += [Note(entry.label, text) for text in said]
         except DataError as error:
             if not skip_bad:
                 raise DataError(
@@ -190,44 +285,15 @@ def usable_entries(
     return kept, skipped
 
 
-def _structure(entry: Entry, cell: str, vocabulary: Sequence[int] | None) -> Structure:
-    """Return the structure of an entry in the requested cell; a DataError says why not."""
-    try:
-        structure = entry.read()
-    except UNREADABLE as error:
-        raise DataError(f"it cannot be read ({_first_line(error)})") from None
-    if reason := reason_against(structure):
-        raise DataError(reason)
-    if vocabulary is not None and (
-        foreign := sorted(
-            {site.specie.symbol for site in structure if site.specie.Z not in vocabulary}
-        )
-    ):
-        raise DataError(
-            f"element {foreign[0]} is outside the vocabulary of {len(vocabulary)} species"
-        )
-    return structure if cell == "as-given" else standard_cell(structure, cell)
+def _in_vocabulary(entry: Entry, vocabulary: Sequence[int] | None) -> tuple[np.ndarray, ...]:
+    """Return positions, Z and lattice of an entry; a DataError says why there are none."""
+    arrays: tuple[np.ndarray, ...] = entry.read()
+    if vocabulary is not None and (foreign := set(arrays[1].tolist()) - set(vocabulary)):
+        from pymatgen.core import Element
 
-
-def standard_cell(structure: Structure, cell: str) -> Structure:
-    """Return pymatgen's `conventional` or `primitive` standard structure; DataError: it has none."""
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
-    # they would lower the symmetry, and the model knows elements only
-    structure = structure.copy().remove_oxidation_states()
-    try:
-        analyzer = SpacegroupAnalyzer(structure)
-        return (
-            analyzer.get_conventional_standard_structure()
-            if cell == "conventional"
-            else analyzer.get_primitive_standard_structure()
-        )
-    except UNREADABLE as error:
-        raise DataError(f"pymatgen finds no {cell} cell of it ({_first_line(error)})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+        symbol = min(Element.from_Z(z).symbol for z in foreign)
+        raise DataError(f"element {symbol} is outside the vocabulary of {len(vocabulary)} species")
+    return arrays
 
 
 def _wrapped(crystals: Crystals) -> Crystals:
@@ -247,128 +313,90 @@ def _column(values: list[str]) -> np.ndarray:
     return np.array(values, dtype=object) if np.isnan(numbers).all() else numbers
 
 
-def _entries(path: Path) -> list[Entry]:
-    """Return the entries of a path, by the form it has."""
-    if path.is_dir():
-        tables = {
-            s: next((f for f in (path / f"{s}.csv", path / f"{s}.csv.gz") if f.is_file()), None)
-            for s in SPLITS
-        }
-        if any(tables.values()):
-            return _table_entries(tables, path)
-        files = sorted(f for f in path.iterdir() if f.is_file())
-    elif not path.is_file():
-        raise DataError(f"{path}: no such file or folder")
-    elif path.name.endswith((".csv", ".csv.gz")):
-        return _table_entries({None: path}, path)
-    elif path.suffix in (".extxyz", ".xyz"):
-        return _extxyz_entries(path)
-    else:
-        files = [path]
-    if entries := [entry for file in files if (entry := _file_entry(file))]:
-        return entries
-    raise DataError(
-        f"{path}: holds nothing that can be read, or its name tells no form; give {FORMS}"
-    )
+def _listed(paths: Paths) -> list[str | Path]:
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not listed:
+        raise DataError(f"no path is given; give {FORMS}")
+    return listed
 
 
-def _table_entries(tables: Mapping[Any, Path | None], path: Path) -> list[Entry]:
-    """Return the entries of the tables of a folder (key: split), or of one table (key: None)."""
-    entries = []
-    for name, file in tables.items():
-        if file is None:
+def _sources(paths: Paths, folder: Path, notes: list[Note]) -> list[_Source]:
+    """Return the files of all paths; those of a folder whose name tells no form are noted."""
+    sources = []
+    several = len(listed := _listed(paths)) > 1
+    for given in map(str, listed):
+        path = Path(given)
+        if given == "-":
+            content = sys.stdin.buffer.read(MAX_FILE + 1)
+            (folder / "stdin").write_bytes(content)
+            sources.append(_Source(folder / "stdin", "", "standard input"))
+        elif path.is_dir():
+            sources += _of_folder(path, notes)
+        elif path.is_file():
+            name = given if several else path.name
+            sources.append(_Source(path.resolve(), path.name, shown(name)))
+        elif path.exists():
             raise DataError(
-                f"{path}: {name}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits"
+                f"{shown(given)}: is no regular file; pipe it in, and give - as its name"
             )
-        for i, row in enumerate(_rows(file), start=1):
-            identifier, cif = row.pop("material_id").strip(), row.pop("cif")
-            entries.append(
-                Entry(
-                    f"{file.name}, {identifier or f'entry {i}'}",
-                    identifier,
-                    partial(_from_cif, cif),
-                    name,
-                    row,
-                )
+        elif found := sorted(glob(given, recursive=True)):
+            sources += _sources(found, folder, notes)
+        else:
+            raise DataError(f"{shown(given)}: no such file or folder")
+    return sources
+
+
+def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
+    found = {f.relative_to(folder): f.resolve() for f in sorted(folder.rglob("*")) if f.is_file()}
+    # those that begin with a dot are hidden
+    files = {p.as_posix(): f for p, f in found.items() if not any(x[0] == "." for x in p.parts)}
+    tables = [t for s in SPLITS for t in (f"{s}.csv", f"{s}.csv.gz") if t in files]
+    if tables:
+        used = {t.split(".")[0]: t for t in reversed(tables)}
+        if missing := [s for s in SPLITS if s not in used]:
+            raise DataError(
+                f"{folder}: {missing[0]}.csv (or .csv.gz) is missing; give all three of train, val, test, or one table without splits"
             )
-    return entries
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    import pandas as pd
-
-    try:
-        # Text as it stands: pandas would read the formula of sodium nitride, NaN, as "no value".
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        # pandas' own errors are ValueErrors
-        raise DataError(f"{file}: cannot be read as a table ({_first_line(error)})") from None
-    if missing := [c for c in ("material_id", "cif") if c not in table.columns]:
-        raise DataError(
-            f"{file}: column {missing[0]} is missing; it has {', '.join(map(str, table.columns))}"
-        )
-    return table.to_dict("records")
-
-
-def _file_entry(file: Path) -> Entry | None:
-    """Return the entry of a file, if its name tells that it holds a structure."""
-    suffix = file.suffix.lower()
-    if suffix == ".cif":
-        parse = _from_cif
-    elif suffix in (".vasp", ".poscar") or file.name.startswith(("POSCAR", "CONTCAR")):
-        parse = _from_poscar
+        sources = [_Source(files[used[s]], used[s], used[s], s) for s in SPLITS]
     else:
-        return None
-    identifier = file.stem if suffix in (".cif", ".vasp", ".poscar") else file.name
-    return Entry(
-        file.name, identifier, lambda: parse(file.read_text(encoding="utf-8", errors="replace"))
-    )
-
-
-def _from_cif(text: str) -> Structure:
-    from pymatgen.io.cif import CifParser
-
-    structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
-    if len(structures) != 1:
-        raise ValueError(f"it holds {len(structures)} structures; give each its own file or row")
-    return structures[0]
-
-
-def _from_poscar(text: str) -> Structure:
-    from pymatgen.io.vasp.inputs import Poscar
-
-    poscar = Poscar.from_str(text, read_velocities=False)
-    if not poscar.true_names:  # pymatgen would take H, He, Li, … in turn
-        raise ValueError("it does not name its elements (VASP 4); add the line of symbols")
-    return poscar.structure
-
-
-def _extxyz_entries(file: Path) -> list[Entry]:
-    """Return an entry per frame; id: `material_id` of the comment line, else stem and number."""
-    with needs_extra("ase"):
-        from ase import io
-    try:
-        frames = list(io.iread(file, index=":", format="extxyz"))
-    except UNREADABLE as error:
-        raise DataError(f"{file}: cannot be read as extxyz ({_first_line(error)})") from None
-    names = [file.stem] if len(frames) == 1 else [f"{file.stem}-{i}" for i in range(len(frames))]
-    ids = [
-        str(atoms.info.get("material_id", name)) for atoms, name in zip(frames, names, strict=True)
+        names = [n for n in files if OF_FOLDERS.fullmatch(unpacked_name(Path(n).name)[0])]
+        sources = [_Source(files[n], Path(n).name, shown(n), None, True) for n in names]
+    read = {source.label for source in sources}
+    why = "not read, for its name tells no form of structures in folders; give it by itself"
+    notes += [
+        Note(shown(f"{folder.resolve().name}/{n}"), why) for n in files if shown(n) not in read
     ]
-    return [
-        Entry(f"{file.name}, frame {i}", ids[i], partial(_from_atoms, atoms))
-        for i, atoms in enumerate(frames)
-    ]
+    return sources
 
 
-def _from_atoms(atoms: Any) -> Structure:
-    from pymatgen.io.ase import AseAtomsAdaptor
+def _entries(
+    sources: Sequence[_Source], cell: str, column: str, notes: list[Note], decoded: bool
+) -> Iterator[Entry]:
+    """Yield what `nesf.worker` reads; a fault is raised by the `read` of its entry."""
+    if not all(WITHOUT_ASE.fullmatch(unpacked_name(source.name)[0]) for source in sources):
+        with needs_extra("ase"):
+            import ase  # noqa: F401
+    found = [0] * len(sources)
+    tasks = [(s.path, s.name, column, cell, s.split, decoded) for s in sources]
+    for i, parsed in stream(parse, tasks):
+        _, name, label, part, of_folder = sources[i]
+        found[i] += 1
+        if isinstance(parsed, NoStructureError) and of_folder:
+            notes.append(Note(label, f"not read: {parsed}"))
+            continue
+        where, of = f"{label}, entry {found[i]}" if found[i] > 1 else label, parsed
+        if isinstance(parsed, DataError):
+            of = Parsed("", Path(name).stem or "stdin", True, {}, None, (), str(parsed))
+        elif of.place:
+            where = f"{label}, {shown(of.place)}"
+        identifier = shown(of.identifier) if of.derived else of.identifier
+        yield Entry(where, identifier, partial(_arrays, of), part, of.row, of.derived, of.notes)
 
-    if not atoms.pbc.all() or atoms.cell.rank < 3:
-        raise ValueError(
-            "it has no cell that is periodic in three directions (Lattice=... in its comment line)"
-        )
-    return AseAtomsAdaptor.get_structure(atoms)
+
+def _arrays(parsed: Parsed) -> tuple[np.ndarray, ...]:
+    if parsed.arrays is None:
+        raise DataError(parsed.reason)
+    return parsed.arrays
 
 
 def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
@@ -395,14 +423,9 @@ def as_crystals(structures: Structures, *, decoded: bool = False) -> Crystals:
     ids = ids if len(set(ids)) == len(ids) else [str(i) for i in range(len(ids))]
     if not decoded:
         return _wrapped(Crystals.from_structures(items, ids).in_standard_setting())
-    if bad := [
-        name
-        for name, s in zip(ids, items, strict=True)
-        if not (s.is_ordered and all(hasattr(site.specie, "Z") for site in s))
-    ]:
-        raise DataError(
-            f"{bad[0]}: the detected structure is disordered or holds a dummy species; give one element a site"
-        )
+    for name, item in zip(ids, items, strict=True):
+        if len(item) and (reason := reason_against(item, decoded=True)):
+            raise DataError(f"{name}: {reason}")
     return Crystals.from_structures(items, ids, check=False).in_standard_setting()
 
 
@@ -415,8 +438,8 @@ def _as_structure(item: Any) -> Structure:
             f"{type(item).__name__}: is neither a pymatgen Structure nor ASE Atoms; read files with nesf.read_structures"
         )
     try:
-        structure = _from_atoms(item)
-    except ValueError as error:
+        structure = from_atoms(item)
+    except DataError as error:
         raise DataError(f"ASE Atoms {item.get_chemical_formula()}: {error}") from None
     structure.properties = {"id": item.info["id"]} if "id" in item.info else {}
     return structure

@@ -15,17 +15,19 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from tqdm import tqdm
 
-from nesf.crystals import Crystals, reason_against
+from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
 from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import check_new_name, packed_folder
 from nesf.data.rules import Rules, select, split_by_rules
 from nesf.errors import ConfigError, DataError, NesfError
+from nesf.outputs import PACKED, WriteOptions, check
+from nesf.parsers import reason_against
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -45,7 +47,7 @@ def build(
     data_dir: Path | None = None,
     seed: int = 0,
     skip_bad: bool = False,
-    progress: bool = True,
+    **options: Unpack[WriteOptions],
 ) -> Path:
     """Query the Materials Project, select, split, and write a packed dataset (Section 4.1).
 
@@ -54,6 +56,7 @@ def build(
         api_key: 32 characters; None, as for `endpoint`, for mp-api's usual configuration.
         skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead
             of raising an error.
+        options: `replace` a dataset of this name; `progress`.
 
     Returns:
         The packed folder; with folds, the folder that holds fold-0, fold-1 and so on.
@@ -66,6 +69,8 @@ def build(
     """
     check_new_name(name)
     folder = Path(data_dir or default_data_dir()) / name
+    replace, progress = options.get("replace", False), options.get("progress", True)
+    check(folder, replace=replace, own=rf"(fold-\d+/)?{PACKED}")
     query = prefilter(rules)
     with _client(api_key, endpoint, progress) as client:
         documents = _search(client, query)
@@ -82,7 +87,8 @@ def build(
     }
     for fold, parts in enumerate(split_by_rules(selected.in_standard_setting(), rules, seed=seed)):
         k = None if rules.folds is None else fold
-        save_dataset(Dataset(name, parts, k, provenance), packed_folder(name, k, folder.parent))
+        place = packed_folder(name, k, folder.parent)
+        save_dataset(Dataset(name, parts, k, provenance), place, replace=replace)
     return folder
 
 

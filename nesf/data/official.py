@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import json
 import pickle
 import re
 import time
@@ -27,7 +26,8 @@ from tqdm import tqdm
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
 from nesf.errors import ConfigError, DataError
-from nesf.files import write_atomically
+from nesf.files import parse_json, write_atomically
+from nesf.outputs import PACKED, check
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
@@ -128,6 +128,7 @@ def fetch(
     mirror: Path | None = None,
     progress: bool = True,
     base_url: str = BASE_URL,
+    replace: bool = False,
 ) -> Path:
     """Write a dataset of the official release as a packed folder, unless it is there and whole.
 
@@ -137,6 +138,8 @@ def fetch(
         mirror: a local copy of the repository, or of its folder `data/dataset_paper`, to read
             instead of the network.
         base_url: address of the repository's root at the pinned commit.
+        replace: put it in the place of another dataset of this name; a damaged one is replaced
+            anyhow.
 
     Returns:
         The packed folder (`packed_folder`); `data_dir/ybco` for all folds.
@@ -154,15 +157,26 @@ def fetch(
     data_dir = Path(data_dir or default_data_dir())
     if name == "ybco" and fold is None:
         for k in tqdm(range(FOLDS), desc="ybco folds", disable=not progress):
-            fetch(name, fold=k, data_dir=data_dir, mirror=mirror, progress=False, base_url=base_url)
+            fetch(
+                name,
+                fold=k,
+                data_dir=data_dir,
+                mirror=mirror,
+                progress=False,
+                base_url=base_url,
+                replace=replace,
+            )
         return data_dir / name
     check_fold(name, fold)
     if name == "icsg3d-as-released":
         warnings.warn(AS_RELEASED_WARNING, stacklevel=2)
     folder = packed_folder(name, fold, data_dir)
-    with suppress(DataError):  # not there yet, or damaged since
+    try:
         if load_packed(folder).provenance.get("commit") == COMMIT:
             return folder
+    except DataError:  # not there yet, or damaged since
+        replace = True
+    check(folder, replace=replace, own=PACKED)
     places = {s: f"{RELEASE_FOLDER}/dataset_{OFFICIAL[name].format(fold=fold)}_{s}" for s in SPLITS}
     paths = [
         f"{place}/{file}"
@@ -185,7 +199,9 @@ def fetch(
         for s, place in places.items()
     }
     save_dataset(
-        _dataset(name, fold, parts, {path: known[path].git_blob_sha1 for path in paths}), folder
+        _dataset(name, fold, parts, {path: known[path].git_blob_sha1 for path in paths}),
+        folder,
+        replace=replace,
     )
     return folder
 
@@ -241,10 +257,10 @@ def to_crystals(pickled: bytes, attributes: bytes, where: str) -> tuple[Crystals
     """
     entries = restricted_loads(pickled, f"{where}/dataset.pkl")
     try:
-        description = json.loads(attributes)
+        description = parse_json(attributes)
         sidx_to_z = np.array(description["sidx_to_z"], dtype=np.int64)
         ids = [str(i) for i in description["mpid"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{where}/dataset_attr.json: not the form of the official release ({error}); get it again"
         ) from None

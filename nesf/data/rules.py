@@ -6,18 +6,19 @@ Every rule looks at the conventional standard cell (pymatgen's
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from nesf.config import as_json, from_values
+from nesf.config import as_json
 from nesf.crystals import Crystals
 from nesf.errors import ConfigError, DataError
+from nesf.files import read_json
+from nesf.forms import Range, from_values
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
 CrystalSystem = Literal[
@@ -40,7 +41,7 @@ class Rules:
     n_sites: int | None = None  # atoms in the cell, exactly
     max_length: float | None = None  # Å; a, b and c are at most this long
     # Å; no entry of the lattice matrix is smaller
-    min_lattice_entry: float | None = field(default=None, metadata={"signed": True})
+    min_lattice_entry: Annotated[float, Range()] | None = None
     # a Materials Project id: the cell that the lattice vectors are compared with
     reference_id: str | None = None
     # each vector differs from the reference's by less than this fraction of that one's length
@@ -89,7 +90,7 @@ def load_rules(name_or_path: str | Path) -> Rules:
     """Load one of the paper's rule sets by name, or a JSON file with the keys of `Rules`.
 
     Raises:
-        ConfigError: no such set or file, an unknown key, or a value of the wrong type or range; the
+        ConfigError: no such set or file, not JSON, an unknown key, or a value of the wrong type or range; the
             message names it.
     """
     name = str(name_or_path)
@@ -99,9 +100,9 @@ def load_rules(name_or_path: str | Path) -> Rules:
             f"{name}: neither a set of rules ({', '.join(rule_sets())}) nor a JSON file"
         )
     try:
-        return from_values(Rules, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON ({error})") from None
+        return from_values(Rules, read_json(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import numpy as np
@@ -32,7 +32,6 @@ from torch import Tensor
 
 from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import (
-    FILES,
     REMEDY,
     SPLITS,
     Box,
@@ -41,10 +40,10 @@ from nesf.data.dataset import (
     description_of,
     id_lines,
     read_description,
-    remove_packed,
 )
 from nesf.errors import DataError, NesfError
-from nesf.files import write_json
+from nesf.files import parse_json, write_json
+from nesf.outputs import PACKED, output
 
 PREFETCH = 4  # batches read before they are asked for
 CHUNK = 1 << 16  # entries of an array in memory while a whole file is read
@@ -129,7 +128,10 @@ class StreamedCrystals:
         if "ids" in pieces:
             return pieces
         with safe_open(str(self.path), framework="numpy") as file:
-            return pieces | {"ids": [id_lines(json.loads(file.metadata()["ids"]))]}
+            try:
+                return pieces | {"ids": [id_lines(parse_json(file.metadata()["ids"]))]}
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._damaged(f"its ids cannot be read: {error}") from None
 
     def _find_arrays(self) -> None:
         with self._open() as file:
@@ -301,9 +303,9 @@ def _hash_of(splits: Mapping[str, StreamedCrystals]) -> str:
 class PackedWriter:
     """Writer of a packed folder: `with PackedWriter(folder, "x") as w: w.append("train", part)`.
 
-    The folder is what `save_dataset` writes, without properties (the model never uses them); what
-    it held before is replaced. It is complete when the block ends without an error; otherwise
-    nothing of it stays. While a split is put together, its largest array is on disk twice.
+    The folder is what `save_dataset` writes, without properties (the model never uses them); a
+    dataset that it held before is replaced only with `replace`. It is complete when the block ends
+    without an error; otherwise it is as before. While a split is put together, its largest array is on disk twice.
     Attributes are as of `Dataset`; an empty vocabulary: the elements that occur.
     """
 
@@ -312,17 +314,14 @@ class PackedWriter:
     fold: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: tuple[int, ...] = ()
+    replace: bool = False
 
     def __enter__(self) -> PackedWriter:
         self.folder = Path(self.folder)
         self._n_atoms = dict.fromkeys(SPLITS, 0)  # so far
         self._seen = np.zeros(256, dtype=bool)  # by atomic number
         with self._disk_errors(), ExitStack() as stack:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_packed(self.folder)
-            self._made = Path(
-                stack.enter_context(TemporaryDirectory(prefix=".parts-", dir=self.folder))
-            )
+            self._made = stack.enter_context(output(self.folder, replace=self.replace, own=PACKED))
             self._parts = {
                 (s, a): stack.enter_context(TemporaryFile(dir=self._made))
                 for s in SPLITS
@@ -357,9 +356,12 @@ class PackedWriter:
         self._n_atoms[split] += len(crystals.species)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._disk_errors(), self._stack:  # which removes the parts
+        with self._disk_errors():  # the stack puts all in its place, or removes it
             if error is None:
-                self._finish()
+                with self._stack:
+                    self._finish()
+            else:
+                self._stack.__exit__(type(error), error, error.__traceback__)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -383,8 +385,6 @@ class PackedWriter:
             self.name, splits, self.fold, dict(self.provenance), vocabulary, _hash_of(splits)
         )
         write_json(self._made / "dataset.json", description_of(dataset))
-        for file in FILES:
-            os.replace(self._made / file, self.folder / file)
 
     def _put_together(self, parts: Mapping[str, IO[bytes]], path: Path) -> None:
         header: dict[str, Any] = {"__metadata__": {"columns": "{}", "metadata": "{}"}}

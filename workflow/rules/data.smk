@@ -29,4 +29,4 @@ rule import_own:
     wildcard_constraints:
         dataset=IMPORTED,
     shell:
-        "nesf data import {input} --name {wildcards.dataset} --data {DATA}"
+        "nesf data import {input} --name {wildcards.dataset} --data {DATA} --replace"

@@ -11,7 +11,7 @@ rule aggregate:
         mem_mb=2000,
         runtime=10,
     shell:
-        "nesf aggregate {params.results}"
+        "nesf aggregate {params.results} --replace"
 
 
 rule draw:
@@ -26,4 +26,4 @@ rule draw:
         mem_mb=2000,
         runtime=10,
     shell:
-        "nesf aggregate {params.results} --figures {params.folder}"
+        "nesf aggregate {params.results} --figures {params.folder} --replace"

@@ -30,7 +30,7 @@ rule train:
         runtime=12 * 60,
     shell:
         "OMP_NUM_THREADS={threads} nesf train {wildcards.dataset} {params.options} --out {params.out} --data {DATA} --device {DEVICE}"
-        " --resume-if-possible 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+        " --resume-if-possible --replace 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
 rule reconstruct:
@@ -51,7 +51,7 @@ rule reconstruct:
         mem_mb=4000,
         runtime=2 * 60,
     shell:
-        "OMP_NUM_THREADS={threads} nesf reconstruct {params.weights} {params.options} --split {wildcards.split} --data {DATA} --device {DEVICE}"
+        "OMP_NUM_THREADS={threads} nesf reconstruct {params.weights} {params.options} --split {wildcards.split} --data {DATA} --device {DEVICE} --replace"
         " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
@@ -74,7 +74,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=60,
     shell:
-        "OMP_NUM_THREADS={threads} nesf evaluate {params.out} {params.splits} --data {DATA} 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
+        "OMP_NUM_THREADS={threads} nesf evaluate {params.out} {params.splits} --data {DATA} --replace 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
 # What the figures and tables of the paper's other sections are drawn from, recorded beside the run whose model they used.
@@ -96,7 +96,7 @@ rule analyse:
         mem_mb=4000,
         runtime=2 * 60,
     shell:
-        "OMP_NUM_THREADS={threads} nesf analyse {wildcards.analysis} {params.run} {params.options} --data {DATA} --device {DEVICE}"
+        "OMP_NUM_THREADS={threads} nesf analyse {wildcards.analysis} {params.run} {params.options} --data {DATA} --device {DEVICE} --replace"
         " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
@@ -120,5 +120,5 @@ rule predict:
         mem_mb=4000,
         runtime=60,
     shell:
-        "OMP_NUM_THREADS={threads} nesf run {wildcards.dataset} {params.options} {params.splits} --out {params.out} --data {DATA}"
+        "OMP_NUM_THREADS={threads} nesf run {wildcards.dataset} {params.options} {params.splits} --out {params.out} --data {DATA} --replace"
         " 2> {log} || {{ tail -n 3 {log} >&2; exit 1; }}"

@@ -1,0 +1,1 @@
+"""The campaign against bad input and faults: `python -m robustness` (`make fuzz`)."""

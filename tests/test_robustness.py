@@ -1,0 +1,112 @@
+"""A small share of the campaign against bad input and faults, and whether it would notice them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nesf.records import read_record
+from robustness import mutate
+from robustness.runner import FAULTS, Case, forked, full_disk, nesf, run_case, snapshot, still_there
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = sorted((ROOT / "results" / "robustness").glob("**/campaign.json"))
+
+
+def test_a_share_of_the_campaign_finds_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "robustness", "--share", "0.02", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
+    record = read_record(tmp_path / "campaign.json", "robustness")
+    counts = {row["kind"]: row["inputs"] for row in record["rows"]}
+    assert counts["structure files"] == 40 and counts["models and records"] == 6
+    assert len(counts) == 7 and min(counts.values()) >= 1 and not record["failures"]
+
+
+def _raises() -> None:
+    raise AttributeError("'list' object has no attribute 'get'")
+
+
+def _executes() -> None:
+    pickle.loads(pickle.dumps(mutate.Payload()))
+
+
+def _loses() -> None:
+    Path("mine.txt").write_text("a")
+    before = snapshot(Path())
+    Path("mine.txt").write_text("b")
+    still_there(before, Path())
+
+
+@pytest.mark.parametrize(
+    ("does", "fault"),
+    [
+        (_raises, "crash"),
+        (_executes, "executed"),
+        (_loses, "lost"),
+        (lambda: time.sleep(5), "hang"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash"),
+        (lambda: None, None),
+    ],
+)
+def test_the_campaign_notices(does: Callable[[], None], fault: str | None) -> None:
+    def body(work: Path, random_: random.Random) -> str:
+        does()
+        return ""
+
+    failure = run_case(Case("planted", 3, body, limit=1))
+    assert (failure and (failure.fault, failure.seed)) == (fault and (fault, 3))
+    assert fault is None or fault in FAULTS
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError("deep"), ValueError("bad")])
+def test_a_traceback_of_a_command_is_noticed(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("nesf.cli.main", main)
+    failure = run_case(Case("planted", 0, lambda work, _: str(nesf("data", "list")), limit=30))
+    assert failure is not None and failure.fault == "traceback"
+    assert type(error).__name__ in failure.detail
+
+
+def test_the_disk_is_full_for_the_case_alone(tmp_path: Path) -> None:
+    def fill() -> None:
+        full_disk(tmp_path, 8192)
+        try:
+            (tmp_path / "large").write_bytes(bytes(100_000))
+        except OSError:
+            return
+        raise AssertionError("nothing has stopped it")
+
+    assert os.waitpid(forked(fill), 0)[1] == 0
+    (tmp_path / "large").write_bytes(bytes(100_000))
+
+
+def test_damage_is_the_same_for_the_same_seed_and_differs_from_the_original() -> None:
+    original = json.dumps({"a": [1, 2, {"b": "c"}], "d": 0.5})
+    made = [
+        [mutate.json_text(random.Random(seed), original) for seed in range(50)] for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    assert len(set(made[0])) > 30 and sum(m == original.encode() for m in made[0]) < 5
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[p.parent.name for p in RECORDED])
+def test_the_recorded_campaign_is_whole_and_without_failures(path: Path) -> None:
+    record = read_record(path, "robustness")
+    counts = {row["kind"]: row["inputs"] for row in record["rows"]}
+    assert counts["structure files"] >= 2000 and counts["models and records"] >= 300
+    assert counts["kills in training"] >= 50 and not record["failures"]
