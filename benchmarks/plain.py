@@ -18,8 +18,8 @@ from torch.nn import functional
 from nesf.config import Config, ModelConfig, ReconstructionConfig
 from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Box
-from nesf.errors import ConfigError
 from nesf.fields import Queries, box_grid, local_grid
+from nesf_io.errors import ConfigError
 
 
 def mlp(

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from nesf.crystals import Crystals
     from nesf.data import load as load_dataset
     from nesf.data.dataset import Dataset
-    from nesf.errors import NesfError
     from nesf.featurizer import NeSFFeaturizer as NeSFFeaturizer
     from nesf.saved import TrainedModel
+    from nesf_io.errors import NesfError
 
 _HOME = dict.fromkeys(
     ("evaluate", "interpolate", "load_model", "oracle", "read_structures", "reconstruct", "train"),
@@ -43,7 +43,7 @@ _HOME |= {
 }
 # needs scikit-learn, of the extra `sklearn`; so it is not in __all__
 _HOME |= {"NeSFFeaturizer": "nesf.featurizer"}
-_HOME |= {"NesfError": "nesf.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
+_HOME |= {"NesfError": "nesf_io.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
 __all__ = [  # noqa: RUF022 (in the order of use)
     "load_model", "read_structures", "reconstruct", "interpolate", "evaluate", "oracle", "load_dataset", "train",

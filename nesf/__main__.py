@@ -2,6 +2,6 @@
 
 import sys
 
-from nesf.cli import main
+from nesf_cli.main import main
 
 sys.exit(main())

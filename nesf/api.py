@@ -16,11 +16,11 @@ from nesf.data.dataset import Dataset, bounding_box
 from nesf.data.files import Cell, Paths, as_crystals, warn_of
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
-from nesf.errors import ConfigError, DataError
 from nesf.metrics import Metrics
 from nesf.saved import TrainedModel, model_folder
 from nesf.trainer import TrainingResult
 from nesf.trust import ModelCell, in_cell, judged
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

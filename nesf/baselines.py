@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from nesf.crystals import Crystals, standard_lattice
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 
 # Form and weight of the distance were fitted to reproduce the numbers of an earlier copy baseline
 # on the test splits of LCS6Å and YBCO-like, whose formula is not known. So those splits were used

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from nesf.errors import ConfigError
 from nesf.files import parse_json
 from nesf.forms import Range, from_values
+from nesf_io.errors import ConfigError
 
 T = TypeVar("T")
 Places = Annotated[int, Range(1, 4096)]

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from nesf.errors import DataError
 from nesf.files import parse_json, remedy_for, write_atomically
-from nesf.parsers import reason_against
+from nesf_io.errors import DataError
+from nesf_io.parsers import reason_against
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -21,9 +21,9 @@ from nesf.consistent import correct
 from nesf.crystals import Crystals, allowed_lattices, concatenate, pad, standard_lattice
 from nesf.data.dataset import Box
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
-from nesf.errors import DataError
 from nesf.fields import box_grid, local_grid
 from nesf.suppression import suppress
+from nesf_io.errors import DataError
 
 if TYPE_CHECKING:
     from nesf.saved import TrainedModel

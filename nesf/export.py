@@ -13,8 +13,8 @@ import numpy as np
 
 from nesf.data.dataset import needs_extra
 from nesf.decode import Reconstruction
-from nesf.errors import ConfigError
 from nesf.files import write_atomically, write_json
+from nesf_io.errors import ConfigError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -14,7 +14,7 @@ from torch import Tensor
 from nesf.config import SamplingConfig
 from nesf.crystals import PaddedCrystals
 from nesf.data.dataset import Box
-from nesf.errors import ConfigError
+from nesf_io.errors import ConfigError
 
 MOST_POINTS = 1 << 22  # of one grid: they take 48 MiB, and hours in the fields
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import DataError, NesfError
+from nesf_io.errors import DataError, NesfError
 
 MOST_BYTES = (
     256 << 20

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar
 
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
+from nesf_io.errors import ConfigError, DataError
 
 T = TypeVar("T")
 FORMAT = 1  # of every JSON file that this version writes

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, write_atomically, write_json
+from nesf_io.errors import ConfigError, DataError
 
 
 def feature_names(width: int) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals
-from nesf.parsers import MAX_LENGTH, MIN_VOLUME
+from nesf_io.parsers import MAX_LENGTH, MIN_VOLUME
 
 # StructureMatcher's tolerances in CDVAE and later work
 MATCHER = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10}

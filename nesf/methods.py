@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from nesf import config as nesf_config
 from nesf.config import Config, ConfigBase, ReconstructionConfig, with_fields
-from nesf.errors import ConfigError
 from nesf.forms import read_form
+from nesf_io.errors import ConfigError
 
 if TYPE_CHECKING:
     from nesf.crystals import Crystals

@@ -19,8 +19,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from nesf.crystals import Crystals
-from nesf.errors import DataError
 from nesf.matching import match_rmse
+from nesf_io.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
-from nesf.errors import ConfigError, NesfError
 from nesf.files import read_json, remedy_for, write_json
+from nesf_io.errors import ConfigError, NesfError
 
 # Working files of this module, all in the folder itself. LISTED names what `output` wrote there.
 LOCK, LISTED, REPLACED = ".nesf-lock", ".nesf.json", ".nesf-replaced"

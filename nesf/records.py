@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.streaming import StreamedDataset
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
 from nesf.forms import FORMAT, cut
 from nesf.metrics import CERTIFICATE_COLUMNS, ERRORS, Metrics
 from nesf.saved import versions
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd

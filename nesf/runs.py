@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, Unpack
 
 from nesf import methods, outputs
 from nesf.config import as_json
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 from nesf.forms import Identity, from_values, read_form
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset

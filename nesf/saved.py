@@ -26,10 +26,10 @@ from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
 from nesf.domain import Domain, domain_of, outside
-from nesf.errors import ConfigError, DataError
 from nesf.files import sha256_of, write_atomically, write_json
 from nesf.forms import FORMAT, Element, Identity, Range, Sha256, read_form
 from nesf.model import Autoencoder
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

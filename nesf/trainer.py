@@ -26,7 +26,6 @@ from nesf.config import ConfigBase
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.files import write_atomically, write_json
 from nesf.forms import FORMAT, Identity, Range, Sha256, read_form
 from nesf.outputs import CHECKPOINT, PART
@@ -37,6 +36,7 @@ from nesf.saved import (
     read_tensors,
     write_tensors,
 )
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
 NO_CHECKPOINT = "this is not a whole checkpoint; start again in another folder"

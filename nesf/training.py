@@ -20,12 +20,12 @@ from nesf.crystals import Crystals, PaddedCrystals, pad
 from nesf.data.dataset import Dataset
 from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
-from nesf.errors import ConfigError, DataError
 from nesf.fields import BatchRandom, Queries, Sampler, nearest_atom, nearest_index
 from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, latent_scale_of, model_for
 from nesf.trainer import FitOptions, Trainer, TrainingResult, clone, derived_seed
+from nesf_io.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 TERMS = ("loss", "loss_position", "loss_species", "loss_length", "loss_angle")

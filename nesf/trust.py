@@ -12,9 +12,9 @@ from nesf.crystals import Crystals, concatenate
 from nesf.data.files import as_crystals
 from nesf.decode import Reconstruction
 from nesf.domain import DECODED, GIVEN, outside
-from nesf.errors import ConfigError, DataError
 from nesf.matching import match_rmse
-from nesf.parsers import standard_cell
+from nesf_io.errors import ConfigError, DataError
+from nesf_io.parsers import standard_cell
 
 ModelCell: TypeAlias = Literal["auto", "as-given", "conventional", "primitive"]
 CELLS = ("auto", "as-given", "conventional", "primitive")

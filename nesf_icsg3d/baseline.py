@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from nesf.crystals import Crystals
 from nesf.decode import Reconstruction, allowed_lattices
-from nesf.errors import DataError
 from nesf.saved import config_in, load_network, read_description, save_network, versions
 from nesf.trainer import derived_seed
 from nesf_icsg3d.config import DecodingConfig, VoxelBaselineConfig
 from nesf_icsg3d.networks import Networks
 from nesf_icsg3d.voxels import network_input, origin, voxelise
+from nesf_io.errors import DataError
 
 
 @dataclass(frozen=True)

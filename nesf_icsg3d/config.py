@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nesf.config import ConfigBase
-from nesf.errors import ConfigError
+from nesf_io.errors import ConfigError
 
 
 @dataclass(frozen=True)

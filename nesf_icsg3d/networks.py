@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nesf.errors import ConfigError
 from nesf_icsg3d.config import UNetConfig, VAEConfig, VoxelBaselineConfig
+from nesf_io.errors import ConfigError
 
 CHANNELS = 4  # density and three coordinates
 DECODER_GRID = (4, 4, 4, 4)  # channels and edges of the decoder's first map

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from nesf.data.dataset import Dataset
 from nesf.distributed import launched
-from nesf.errors import ConfigError
 from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.saved import bounded, choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
@@ -26,6 +25,7 @@ from nesf_icsg3d.voxels import (
     random_turns,
     rotate,
 )
+from nesf_io.errors import ConfigError
 
 CPU = torch.device("cpu")
 TERMS = {

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from nesf.crystals import Crystals, lattice_parameters
 from nesf.data.dataset import Dataset
-from nesf.errors import DataError
 from nesf.files import write_atomically
 from nesf_icsg3d.config import VoxelConfig
+from nesf_io.errors import DataError
 
 FORMAT = 1  # of the cache
 FAR = 1e4  # Å; position of padding: never nearest, never in the density

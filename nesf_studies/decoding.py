@@ -16,9 +16,9 @@ import pandas as pd
 from nesf.config import ReconstructionConfig
 from nesf.data.dataset import Dataset
 from nesf.decode import reconstruct
-from nesf.errors import ConfigError
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError
 from nesf_studies.page import TABLE1
 from nesf_studies.sensitivity import sample
 

@@ -16,10 +16,10 @@ from nesf.baselines import copy_nearest
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import oracle, reconstruct
-from nesf.errors import ConfigError, DataError
 from nesf.metrics import align, evaluate
 from nesf.saved import TrainedModel
 from nesf_icsg3d.baseline import VoxelBaseline
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.crystals import draw_crystal
 from nesf_studies.style import subplots
 

@@ -15,10 +15,10 @@ from matplotlib.patches import Circle
 
 from nesf.crystals import Crystals, pad, vocabulary_of
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
-from nesf.errors import DataError
 from nesf.fields import Queries, nearest_atom
 from nesf.metrics import align
 from nesf.saved import TrainedModel
+from nesf_io.errors import DataError
 from nesf_studies.crystals import cell_corners, draw_crystal
 from nesf_studies.style import (
     DRAWN,

@@ -22,9 +22,9 @@ from nesf.crystals import Crystals, concatenate, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset
 from nesf.data.files import read_structures
 from nesf.decode import decode_latent, latent_path
-from nesf.errors import ConfigError, DataError
 from nesf.records import read_csv
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.crystals import (
     NOTHING,
     charge_balanced,

@@ -18,8 +18,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from nesf.crystals import Crystals, concatenate
 from nesf.data.dataset import SPLITS, Dataset
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.crystals import crystal_system, space_group, space_group_symbol
 from nesf_studies.properties import element_fractions
 from nesf_studies.sensitivity import sample

@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import nesf
-from nesf.errors import ConfigError, DataError
 from nesf.methods import run_folder
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from nesf.data.dataset import SPLITS
-from nesf.errors import DataError
 from nesf.files import write_atomically
 from nesf.metrics import HEADLINE
 from nesf.records import RecordedRun, all_runs
+from nesf_io.errors import DataError
 from nesf_studies.checksums import SUMS, TABLE, checksums
 from nesf_studies.page import number_text
 from nesf_studies.record import PAPERS_NAME, metric_rows, shown_method

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.style import NESF, SECOND, TRIVIAL, name_rows, subplots
 
 # the rows of Table S3, and their units

@@ -20,11 +20,11 @@ from nesf import records
 from nesf.config import with_fields
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError, DataError
 from nesf.files import write_atomically
 from nesf.outputs import ANALYSIS, WriteOptions, output
 from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import ANALYSES
 
 # of a dataset, where its split is another one

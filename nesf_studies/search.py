@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nesf.errors import ConfigError
 from nesf.files import read_json
 from nesf.records import RecordedRun
+from nesf_io.errors import ConfigError
 from nesf_studies.record import metric_rows
 from nesf_studies.style import NESF, TRIVIAL, name_rows
 

@@ -35,10 +35,10 @@ from nesf.decode import (
     score_particles,
 )
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
-from nesf.errors import ConfigError, DataError
 from nesf.fields import box_grid
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, subplots
 
 # Label and values of each hyperparameter, in the order of the paper's rows (top to bottom in

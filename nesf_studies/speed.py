@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nesf.errors import DataError
 from nesf.records import read_record
+from nesf_io.errors import DataError
 from nesf_studies.page import RESULTS
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, subplots
 

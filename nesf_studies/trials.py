@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from nesf.config import Config
-from nesf.errors import DataError
 from nesf.records import RecordedRun, all_runs
+from nesf_io.errors import DataError
 from nesf_studies.page import LABELS, RESULTS, TABLE1, number_text
 from nesf_studies.paper import table
 from nesf_studies.record import metric_rows

@@ -13,12 +13,12 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from nesf.data.dataset import Dataset
-from nesf.errors import DataError
 from nesf.forms import read_form
 from nesf.metrics import is_right
 from nesf.records import read_csv
 from nesf.runs import Summary
 from nesf.saved import TrainedModel
+from nesf_io.errors import DataError
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, subplots
 
 # each known without the truth, and larger where a reconstruction is to be doubted more

@@ -40,8 +40,8 @@ check_parameters(globals())
 import pandas as pd
 from IPython.display import display
 
-from nesf.data.audit import audit
 from nesf_studies import fields, viewer
+from nesf_studies.audit import audit
 from nesf_studies.crystals import element_map
 from nesf_studies.page import open_dataset
 

@@ -33,9 +33,9 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from nesf.errors import DataError
 from nesf.methods import run_folder
 from nesf.records import all_runs
+from nesf_io.errors import DataError
 from nesf_studies.decoding import ERRORS
 from nesf_studies.page import LABELS, RESULTS
 from nesf_studies.record import recorded_analysis

@@ -46,7 +46,7 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies import examples
 from nesf_studies.page import RESULTS, open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis

@@ -50,9 +50,9 @@ from nesf.baselines import constant, copy_nearest
 from nesf.crystals import Crystals
 from nesf.data.files import read_structures
 from nesf.decode import reconstruct
-from nesf.errors import DataError
 from nesf.files import write_atomically
 from nesf.saved import TrainedModel
+from nesf_io.errors import DataError
 from nesf_studies import particles
 from nesf_studies.fields import (
     best_for_slice,

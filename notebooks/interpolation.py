@@ -45,7 +45,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies import viewer as views
 from nesf_studies.crystals import charge_balanced
 from nesf_studies.interpolation import (

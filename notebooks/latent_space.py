@@ -44,7 +44,7 @@ from pathlib import Path
 
 from IPython.display import display
 
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies import viewer as views
 from nesf_studies.latent_space import (
     PICTURES,

@@ -42,7 +42,7 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies.page import RESULTS, open_dataset, open_model
 from nesf_studies.properties import (
     Parameters,

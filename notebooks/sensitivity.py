@@ -49,8 +49,8 @@ import pandas as pd
 from IPython.display import display
 
 from nesf.baselines import copy_nearest
-from nesf.errors import DataError
 from nesf.metrics import evaluate
+from nesf_io.errors import DataError
 from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.sensitivity import (

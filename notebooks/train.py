@@ -53,11 +53,11 @@ import nesf
 from nesf import runs
 from nesf.baselines import constant, copy_nearest
 from nesf.config import PRESETS
-from nesf.errors import DataError
 from nesf.metrics import evaluate
 from nesf.records import all_runs, read_run
 from nesf.records import seconds as seconds_of
 from nesf.training import losses
+from nesf_io.errors import DataError
 from nesf_studies.page import RESULTS, open_dataset, recorded_run
 from nesf_studies.scores import loss_curves
 from nesf_studies.tables import metrics_table, recorded_summaries

@@ -68,8 +68,8 @@ def _import_all() -> None:
         ),
         *("pymatgen.io.cif", "pymatgen.io.ase", "pymatgen.io.vasp", "pymatgen.symmetry.analyzer"),
         *("pymatgen.analysis.structure_matcher", "matplotlib.pyplot", "nesf.api", "nesf.latent"),
-        *("nesf.training", "nesf.runs", "nesf.export", "nesf.metrics", "nesf.data.audit"),
-        *("nesf_icsg3d.methods", "nesf_studies.command", "nesf_studies.latent_space", "nesf.cli"),
+        *("nesf.training", "nesf.runs", "nesf.export", "nesf.metrics", "nesf_studies.audit"),
+        *("nesf_icsg3d.methods", "nesf_cli.studies", "nesf_studies.latent_space", "nesf_cli.main"),
     )
     for name in names:
         importlib.import_module(name)

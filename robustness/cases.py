@@ -167,8 +167,8 @@ def _rules(base: Base, work: Path, random_: random.Random) -> str:
 
 
 def _analysis(base: Base, work: Path, random_: random.Random) -> str:
-    from nesf.errors import NesfError
     from nesf.records import read_run
+    from nesf_io.errors import NesfError
     from nesf_studies.record import recorded_analysis
 
     run = base.copy("run", work / "run")
@@ -262,7 +262,7 @@ def _damage(path: Path, random_: random.Random) -> None:
 
 def with_option(words: list[str], option: str) -> list[str]:
     """Return a command with an option, if it has it."""
-    from nesf.cli import parser
+    from nesf_cli.main import parser
 
     found: Any = parser()
     for word in words:

@@ -72,7 +72,7 @@ def nesf(*words: str | Path, exits: Sequence[int] = (0, 2, 3)) -> tuple[int, str
     Raises:
         Fault: a traceback, another exit code, or exit code 2 without a sentence.
     """
-    from nesf.cli import main
+    from nesf_cli.main import main
 
     with tempfile.TemporaryFile() as file:
         sys.stdout.flush()

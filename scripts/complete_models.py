@@ -13,10 +13,10 @@ from pathlib import Path
 
 from nesf.data import load
 from nesf.domain import domain_of
-from nesf.errors import NesfError
 from nesf.files import read_json, write_json
 from nesf.runs import check_dataset
 from nesf.saved import TrainedModel, latent_scale_of
+from nesf_io.errors import NesfError
 
 
 def complete(run: Path, data: Path | None = None) -> list[str]:

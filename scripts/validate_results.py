@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import DataError
 from nesf.files import read_json, sha256_of
 from nesf.methods import TRAINED, run_folder
 from nesf.metrics import CERTIFICATE_COLUMNS
 from nesf.records import MATERIAL_COLUMNS, WEIGHTS, run_folders, schema_problems
+from nesf_io.errors import DataError
 
 
 def validate(folder: Path, *, layout: bool = True) -> list[str]:

@@ -8,9 +8,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from nesf.crystals import Crystals
-from nesf.data.audit import SHAPES, Pair, audit, cell_shapes, shortest_distances
 from nesf.data.dataset import Dataset, load_packed
 from nesf.data.official import fetch
+from nesf_studies.audit import SHAPES, Pair, audit, cell_shapes, shortest_distances
 
 LATTICES = {
     "cubic": Lattice.cubic(4),

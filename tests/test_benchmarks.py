@@ -29,10 +29,10 @@ from nesf.data import load
 from nesf.data.dataset import Dataset
 from nesf.decode import decode, decode_latent, reconstruct
 from nesf.decoding_fields import GroundTruthFields
-from nesf.errors import DataError
 from nesf.fields import Sampler
 from nesf.saved import TrainedModel, model_for
 from nesf.training import FieldTrainer, learning_rate, losses
+from nesf_io.errors import DataError
 from nesf_studies import speed
 from nesf_studies.speed import (
     BENCHMARKS,

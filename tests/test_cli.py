@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.runs import Run
+from nesf_cli.main import main
 from scripts.validate_results import validate
 
 TINY = [

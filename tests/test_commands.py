@@ -18,14 +18,15 @@ from ase import io
 from pymatgen.core import Structure
 
 import nesf
-from nesf import cli_crystals, saved
-from nesf.cli import main, parser
+from nesf import saved
 from nesf.config import with_fields
 from nesf.decode import decode_latent
-from nesf.errors import DataError
 from nesf.export import FORMATS
 from nesf.latent import read_latent, write_latent
-from nesf_studies.command import add_view
+from nesf_cli import crystals as crystal_commands
+from nesf_cli.main import main, parser
+from nesf_cli.studies import add_view
+from nesf_io.errors import DataError
 
 FAST = ["--decode", "mode=fast", "--device", "cpu"]
 
@@ -67,7 +68,7 @@ def test_every_help_has_examples_that_parse() -> None:
 def test_formats_and_cells_of_the_command_line_are_those_of_the_library() -> None:
     from nesf.trust import CELLS
 
-    assert tuple(FORMATS) == cli_crystals.FORMATS and CELLS == cli_crystals.CELLS
+    assert tuple(FORMATS) == crystal_commands.FORMATS and CELLS == crystal_commands.CELLS
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -14,12 +14,12 @@ from nesf.config import ModelConfig, ReconstructionConfig, preset
 from nesf.consistent import Moves, Search, State, Target, finished, grid_in_cell
 from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
-from nesf.errors import ConfigError
 from nesf.export import write_reconstruction
 from nesf.forms import from_values
 from nesf.model import Encoder
 from nesf.polishing import Candidates, FixedEncoder, polish
 from nesf.saved import TrainedModel
+from nesf_io.errors import ConfigError
 from nesf_studies.page import recorded_run
 
 ENCODERS = {

@@ -33,7 +33,7 @@ for name in ("torch", "numpy", "safetensors", "tqdm"):
     needs(name, distributions)
 modules = importlib.metadata.packages_distributions()
 allowed = {m for m, names in modules.items() if any(re.sub(r"[-_.]+", "-", n).lower() in distributions for n in names)}
-allowed |= set(sys.stdlib_module_names) | {"nesf", "nesf_icsg3d", "torch", "numpy", "safetensors", "tqdm"}
+allowed |= set(sys.stdlib_module_names) | {"nesf", "nesf_io", "nesf_icsg3d", "torch", "numpy", "safetensors", "tqdm"}
 known = set(modules) - allowed
 assert {"pymatgen", "scipy", "skimage", "pandas", "matplotlib", "platformdirs", "mp_api", "ase"} <= known, known
 sys.path.insert(0, sys.argv[1])

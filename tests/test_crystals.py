@@ -18,7 +18,7 @@ from nesf.crystals import (
     vocabulary_of,
 )
 from nesf.data import load
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 
 CELLS = {  # a, b, c, α, β, γ in pymatgen's conventional setting
     "cubic": (4.2, 4.2, 4.2, 90, 90, 90),

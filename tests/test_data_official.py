@@ -17,7 +17,7 @@ from nesf.crystals import standard_lattice
 from nesf.data import available, load, official
 from nesf.data.dataset import SPLITS, load_packed
 from nesf.data.official import ReleaseFile, fetch, restricted_loads, to_crystals
-from nesf.errors import ConfigError, DataError, NesfError
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 SIDX_TO_Z = [1, 8, 26]
 

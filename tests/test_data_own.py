@@ -18,7 +18,7 @@ from nesf.crystals import Crystals, standard_lattice
 from nesf.data import load
 from nesf.data.files import read, read_structures
 from nesf.data.rules import load_rules, split, split_by_rules
-from nesf.errors import ConfigError, DataError, NesfError
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]

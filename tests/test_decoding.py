@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from nesf import data
-from nesf.cli import main
 from nesf.config import ReconstructionConfig
 from nesf.decode import reconstruct
-from nesf.errors import ConfigError
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError
 from nesf_studies.decoding import DEFAULT, ERRORS, VARIANTS, Parameters, analyse
 from nesf_studies.page import recorded_run
 from nesf_studies.record import recorded_analysis

@@ -33,6 +33,8 @@ LOCK = {
 }
 FIRST_PARTY = {
     "nesf",
+    "nesf_io",
+    "nesf_cli",
     "nesf_icsg3d",
     "nesf_studies",
     "benchmarks",
@@ -54,11 +56,10 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
             "data/files.py": "ase",
             "export.py": "ase",
             "featurizer.py": "sklearn",
-            "doctor.py": "completion",
-            "parsers.py": "ase",
-            "readers.py": "ase",
         },
     ),
+    ("nesf_io", set(), {"parsers.py": "ase", "readers.py": "ase"}),
+    ("nesf_cli", set(), {"doctor.py": "completion"}),
     ("nesf_icsg3d", set(), {"segmentation.py": "icsg3d"}),
     ("nesf_studies", {"book"}, {}),
     ("notebooks", {"book"}, {}),
@@ -94,6 +95,10 @@ def declared(lines: list[str]) -> set[str]:
 BASE = declared(PROJECT["dependencies"])
 
 
+def library_files() -> list[Path]:
+    return [path for name in ("nesf", "nesf_io") for path in (ROOT / name).rglob("*.py")]
+
+
 def imported(path: Path) -> Iterator[str]:
     """Top-level names of the third-party modules that a file imports anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -126,7 +131,7 @@ def test_every_import_is_declared(folder: str, extras: set[str], beyond: dict[st
 
 def test_base_holds_what_the_library_imports_and_no_more() -> None:
     distributions = packages_distributions()
-    modules = {module for path in (ROOT / "nesf").rglob("*.py") for module in imported(path)}
+    modules = {module for path in library_files() for module in imported(path)}
     used = {canonicalize_name(name) for module in modules for name in distributions.get(module, [])}
     assert BASE - used == set()
 
@@ -139,7 +144,7 @@ def test_the_library_is_imported_without_the_extras() -> None:
         if {canonicalize_name(n) for n in names} & extras
     }
     assert {"ase", "skimage", "sklearn", "umap", "mp_api"} <= hidden
-    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "nesf").rglob("*.py")]
+    files = [path.relative_to(ROOT).with_suffix("") for path in library_files()]
     modules = {".".join(file.parts).removesuffix(".__init__") for file in files} - NEED_EXTRAS
     command = [sys.executable, "-c", CHILD, ",".join(sorted(hidden)), ",".join(sorted(modules))]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

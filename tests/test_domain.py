@@ -12,15 +12,15 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 import nesf
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.files import as_crystals
 from nesf.data.streaming import open_streamed
 from nesf.domain import domain_of, outside
-from nesf.errors import ConfigError, DataError
 from nesf.saved import RECORDED, TrainedModel, model_for
 from nesf.trust import in_cell
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from scripts.complete_models import complete
 
 # conventional cell of 8 atoms

@@ -10,7 +10,6 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 import nesf
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.files import _wrapped
@@ -18,6 +17,7 @@ from nesf.decode import Reconstruction
 from nesf.export import write_reconstruction
 from nesf.matching import match_rmse
 from nesf.metrics import HEADLINE, evaluate, nearest_images
+from nesf_cli.main import main
 
 NOTHING = pytest.mark.filterwarnings("ignore:charged as nothing detected")
 

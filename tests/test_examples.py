@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from nesf import data
-from nesf.cli import main
 from nesf.crystals import Crystals
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.examples import (
     Parameters,
     choose,

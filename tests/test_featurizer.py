@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import nesf
 from nesf.data.files import as_crystals
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 
 NUMBERS = "it feeds a table of numbers, where this transformer takes structures"
 # checks of scikit-learn that do not apply, and why

@@ -18,8 +18,8 @@ from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
 from nesf.decoding_fields import GroundTruthFields
-from nesf.errors import DataError
 from nesf.saved import TrainedModel
+from nesf_io.errors import DataError
 from nesf_studies import fields, particles
 from nesf_studies.crystals import from_front
 from nesf_studies.fields import DISTANCES, encode_one, field_errors

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nesf.errors import DataError, NesfError
 from nesf.files import read_json, sha256_of, write_atomically, write_json
+from nesf_io.errors import DataError, NesfError
 
 
 def test_json_and_hash(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from nesf.config import Config, ReconstructionConfig, with_fields
 from nesf.data import load
 from nesf.data.dataset import Dataset, load_packed, save_dataset
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import MOST_POINTS, box_grid
 from nesf.files import parse_json, read_json, sha256_of, write_json
 from nesf.forms import Range, checked, read_form
 from nesf.saved import TrainedModel
 from nesf.training import train
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 SMALL: dict[str, Any] = {
     "model.latent_size": 4,

@@ -15,7 +15,6 @@ from nesf.config import Config
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.metrics import evaluate
 from nesf_icsg3d.config import (
     AS_PUBLISHED,
@@ -43,6 +42,7 @@ from nesf_icsg3d.voxels import (
     rotate,
     voxelise,
 )
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 VOXELS, DECODING = VoxelConfig(), DecodingConfig()
 NA, MG, CL, CA = 11, 12, 17, 20

@@ -13,21 +13,21 @@ import pytest
 import torch
 
 from nesf import methods
-from nesf.cli import main
 from nesf.config import as_json
 from nesf.crystals import Crystals
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.export import write_reconstruction
 from nesf.records import read_run
 from nesf.saved import TrainedModel
 from nesf.trainer import TrainingResult, clone
+from nesf_cli.main import main
 from nesf_icsg3d.baseline import VoxelBaseline, condition_of
 from nesf_icsg3d.config import VoxelBaselineConfig, preset
 from nesf_icsg3d.segmentation import find_atoms
 from nesf_icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, can_resume, train
 from nesf_icsg3d.voxels import NO_TURN, network_input, voxelise
+from nesf_io.errors import ConfigError, DataError, NesfError
 from scripts.validate_results import validate
 
 NA, CL = 11, 17

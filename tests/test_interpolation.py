@@ -12,12 +12,12 @@ import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
 from nesf import data
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import latent_path, reconstruct
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import viewer as views
 from nesf_studies.crystals import NOTHING as NO_FORMULA
 from nesf_studies.crystals import (

@@ -10,11 +10,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from nesf import data
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import viewer as views
 from nesf_studies.latent_space import (
     SYSTEM_COLOURS,
@@ -180,7 +180,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*command, "--set", "k=[1]", "--set", "perplexity=5"]) == 0
     assert set(pd.read_csv(tmp_path / "made" / "neighbours.csv")["k"]) == {1}
     capsys.readouterr()
-    assert main([*command, "--set", "k=[500]"]) == 2
+    assert main([*command, "--replace", "--set", "k=[500]"]) == 2
     error = capsys.readouterr().err
     assert "156 crystals" in error and "501" in error
 

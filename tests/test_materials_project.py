@@ -22,7 +22,7 @@ from nesf.data import load
 from nesf.data.dataset import load_packed
 from nesf.data.materials_project import CHUNK, build, prefilter
 from nesf.data.rules import Rules, frequent_elements, load_rules, rule_sets, select, split_by_rules
-from nesf.errors import ConfigError, DataError, NesfError
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 KEY = "k" * 32
 

@@ -10,8 +10,8 @@ from pymatgen.core import Lattice
 
 from nesf import data
 from nesf.crystals import Crystals
-from nesf.errors import DataError
 from nesf.metrics import ERRORS, HEADLINE, align, evaluate, with_certificates
+from nesf_io.errors import DataError
 
 CELL = np.diag([4.0, 4.0, 4.0])
 ROCK_SALT = np.array(

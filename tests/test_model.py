@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import torch
@@ -26,11 +26,12 @@ from nesf.config import (
 from nesf.crystals import PaddedCrystals, pad, vocabulary_of
 from nesf.data import load
 from nesf.data.dataset import Dataset
-from nesf.errors import ConfigError
 from nesf.fields import Sampler
+from nesf.forms import Range
 from nesf.methods import NESF
 from nesf.model import Autoencoder, Field
 from nesf.training import can_resume, losses, train
+from nesf_io.errors import ConfigError
 
 BOX = ((0.0, 0.0, 0.0), (6.0, 6.0, 6.0))
 
@@ -311,7 +312,7 @@ class Checked:
     text: str = ""
     flag: bool = False
     count: int | None = None
-    shift: float = dataclasses.field(default=0.0, metadata={"signed": True})
+    shift: Annotated[float, Range(-10, 10)] = 0.0
     rate: float | None = 0.5
     widths: tuple[int, ...] = (1,)
     names: tuple[str, ...] | None = None

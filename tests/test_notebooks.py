@@ -17,7 +17,7 @@ import torch
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from nesf.errors import ConfigError, DataError
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.page import check_parameters, open_dataset, open_model, recorded_run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))

@@ -14,12 +14,12 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from nesf import outputs
-from nesf.cli import _asked, main, parser
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.errors import ConfigError, NesfError
 from nesf.outputs import locked, output
 from nesf.runs import Run
+from nesf_cli.main import _asked, main, parser
+from nesf_io.errors import ConfigError, NesfError
 
 TINY = [
     "--set=model.encoder_mix=[32]", "--set=model.encoder_latent=[32]", "--set=model.latent_size=16", "--set=model.decoder_position=[32,32]",

@@ -19,11 +19,11 @@ from nesf.config import CPU, Config, ConfigBase, ReconstructionConfig, for_datas
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.official import OFFICIAL
-from nesf.errors import ConfigError
 from nesf.files import write_json
 from nesf.metrics import evaluate
 from nesf.runs import Run
 from nesf.training import LOG_COLUMNS
+from nesf_io.errors import ConfigError
 from nesf_studies import checksums, paper
 from scripts.validate_results import validate
 from workflow import plan

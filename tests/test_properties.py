@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from nesf import data
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, save_dataset
-from nesf.errors import ConfigError, DataError
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.page import recorded_run
 from nesf_studies.properties import (
     COMPOSITION,

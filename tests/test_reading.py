@@ -23,13 +23,13 @@ from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
 import nesf
-from nesf import worker
-from nesf.cli import main
 from nesf.crystals import Crystals
 from nesf.data.files import SHOWN, Note, read, read_structures, summed
 from nesf.decode import Reconstruction
-from nesf.errors import DataError
 from nesf.export import write_reconstruction
+from nesf_cli.main import main
+from nesf_io import worker
+from nesf_io.errors import DataError
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]

@@ -11,9 +11,9 @@ import papermill
 import pytest
 from pymatgen.core import Structure
 
-from nesf.cli import parser
 from nesf.data import load
 from nesf.records import all_runs
+from nesf_cli.main import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

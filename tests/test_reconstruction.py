@@ -31,10 +31,10 @@ from nesf.decode import (
     reconstruct,
     score_particles,
 )
-from nesf.errors import DataError
 from nesf.export import write_reconstruction
 from nesf.fields import box_grid
 from nesf.saved import TrainedModel, model_for
+from nesf_io.errors import DataError
 
 DEFAULT = ReconstructionConfig()
 

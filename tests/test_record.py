@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf.errors import ConfigError, DataError
 from nesf.records import RecordedRun
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import ANALYSES
 from nesf_studies.page import digits, number_text, unbroken
 from nesf_studies.record import RUN_COLUMNS, analysis, metric_rows, recorded_analysis, run_rows

@@ -14,10 +14,10 @@ import pytest
 from nesf import records as results
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
-from nesf.errors import DataError
 from nesf.methods import METHODS, run_folder
 from nesf.metrics import HEADLINE, evaluate
 from nesf.records import run_folders
+from nesf_io.errors import DataError
 from nesf_studies import paper
 from scripts.validate_results import validate
 

@@ -76,7 +76,7 @@ def test_a_traceback_of_a_command_is_noticed(
     def main(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr("nesf.cli.main", main)
+    monkeypatch.setattr("nesf_cli.main.main", main)
     failure = run_case(Case("planted", 0, lambda work, _: str(nesf("data", "list")), limit=30))
     assert failure is not None and failure.fault == "traceback"
     assert type(error).__name__ in failure.detail

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from nesf.config import PAPER
-from nesf.errors import ConfigError
 from nesf.records import RecordedRun
+from nesf_io.errors import ConfigError
 from nesf_studies.search import (
     PRIMARY,
     SECONDARY,

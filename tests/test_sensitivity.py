@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from nesf import data
-from nesf.cli import main
 from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
 from nesf.decoding_fields import GroundTruthFields, NeuralFields
-from nesf.errors import ConfigError, DataError
 from nesf.saved import TrainedModel
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies.page import recorded_run
 from nesf_studies.sensitivity import (
     ERRORS,

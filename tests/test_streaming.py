@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from nesf.cli import main
 from nesf.config import preset
 from nesf.crystals import Crystals, PaddedCrystals, concatenate, pad
 from nesf.data import STARTER_FOLDER, load, stream
@@ -28,8 +27,9 @@ from nesf.data.streaming import (
     StreamedCrystals,
     open_streamed,
 )
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.training import FieldTrainer, TrainingResult, train
+from nesf_cli.main import main
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 CONFIG = preset("cpu").with_values(
     {

@@ -22,7 +22,6 @@ from nesf.crystals import pad
 from nesf.data import load
 from nesf.data.dataset import Dataset, bounding_box, save_dataset
 from nesf.decode import reconstruct
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.fields import Queries, Sampler, nearest_atom
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, read_tensors
@@ -37,6 +36,7 @@ from nesf.training import (
     losses,
     train,
 )
+from nesf_io.errors import ConfigError, DataError, NesfError
 
 SMALL = {
     "model.latent_size": 16, "model.encoder_position": [32], "model.encoder_species": [16], "model.encoder_mix": [64], "model.encoder_latent": [32],

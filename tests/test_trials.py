@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nesf.config import CPU, PAPER
-from nesf.errors import DataError
 from nesf.records import RecordedRun, read_run
+from nesf_io.errors import DataError
 from nesf_studies.page import LABELS, recorded_run
 from nesf_studies.trials import (
     ERRORS,

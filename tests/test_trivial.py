@@ -9,8 +9,8 @@ import pytest
 
 from nesf.baselines import constant, copy_nearest
 from nesf.crystals import Crystals, concatenate
-from nesf.errors import DataError
 from nesf.metrics import evaluate
+from nesf_io.errors import DataError
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import nesf
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies.trust import (
     SIGNALS,
     reliability,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pymatgen.core import Lattice, Structure
 
 from nesf.crystals import Crystals
-from nesf.errors import DataError
+from nesf_io.errors import DataError
 from nesf_studies import viewer
 from nesf_studies.crystals import (
     cell_edges,

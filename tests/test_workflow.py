@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nesf.cli import main
 from nesf.data import load
 from nesf.data.dataset import Dataset, save_dataset
+from nesf_cli.main import main
 from scripts.validate_results import validate
 
 ROOT = Path(__file__).parents[1]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nesf import methods
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json, write_atomically
 from nesf.runs import FOLDER_NAME, Run
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import ANALYSES
 
 FETCHED = ("lcs6", "ybco", "icsg3d", "icsg3d-as-released")  # `nesf data fetch` gets them

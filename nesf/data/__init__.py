@@ -15,7 +15,7 @@ from nesf.data.official import (
     packed_folder,
 )
 from nesf.data.streaming import StreamedDataset, open_streamed
-from nesf.errors import ConfigError, DataError
+from nesf_io.errors import ConfigError, DataError
 
 __all__ = [
     "OFFICIAL",

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from nesf.crystals import Crystals, vocabulary_of
-from nesf.errors import DataError, NesfError
 from nesf.files import write_json
 from nesf.forms import FORMAT, Element, Identity, read_form
 from nesf.outputs import PACKED, output
+from nesf_io.errors import DataError, NesfError
 
 SPLITS = ("train", "val", "test")
 # arrays, in the order in which `content_hash` reads them

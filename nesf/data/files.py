@@ -24,10 +24,18 @@ from tqdm import tqdm
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, needs_extra
 from nesf.data.rules import split
-from nesf.errors import ConfigError, DataError
-from nesf.parsers import from_atoms, reason_against
-from nesf.readers import FORMS, MAX_FILE, OF_FOLDERS, NoStructureError, Parsed, parse, unpacked_name
-from nesf.worker import stream
+from nesf_io.errors import ConfigError, DataError
+from nesf_io.parsers import from_atoms, reason_against
+from nesf_io.readers import (
+    FORMS,
+    MAX_FILE,
+    OF_FOLDERS,
+    NoStructureError,
+    Parsed,
+    parse,
+    unpacked_name,
+)
+from nesf_io.worker import stream
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -372,7 +380,7 @@ def _of_folder(folder: Path, notes: list[Note]) -> list[_Source]:
 def _entries(
     sources: Sequence[_Source], cell: str, column: str, notes: list[Note], decoded: bool
 ) -> Iterator[Entry]:
-    """Yield what `nesf.worker` reads; a fault is raised by the `read` of its entry."""
+    """Yield what `nesf_io.worker` reads; a fault is raised by the `read` of its entry."""
     if not all(WITHOUT_ASE.fullmatch(unpacked_name(source.name)[0]) for source in sources):
         with needs_extra("ase"):
             import ase  # noqa: F401

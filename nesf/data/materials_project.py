@@ -25,9 +25,9 @@ from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_datas
 from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import check_new_name, packed_folder
 from nesf.data.rules import Rules, select, split_by_rules
-from nesf.errors import ConfigError, DataError, NesfError
 from nesf.outputs import PACKED, WriteOptions, check
-from nesf.parsers import reason_against
+from nesf_io.errors import ConfigError, DataError, NesfError
+from nesf_io.parsers import reason_against
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

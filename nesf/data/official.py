@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from nesf.crystals import Crystals, standard_lattice
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
-from nesf.errors import ConfigError, DataError
 from nesf.files import parse_json, write_atomically
 from nesf.outputs import PACKED, check
+from nesf_io.errors import ConfigError, DataError
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"

@@ -16,9 +16,9 @@ import numpy as np
 
 from nesf.config import as_json
 from nesf.crystals import Crystals
-from nesf.errors import ConfigError, DataError
 from nesf.files import read_json
 from nesf.forms import Range, from_values
+from nesf_io.errors import ConfigError, DataError
 
 RULES_FOLDER = Path(__file__).with_name("rule_sets")
 CrystalSystem = Literal[

@@ -41,9 +41,9 @@ from nesf.data.dataset import (
     id_lines,
     read_description,
 )
-from nesf.errors import DataError, NesfError
 from nesf.files import parse_json, write_json
 from nesf.outputs import PACKED, output
+from nesf_io.errors import DataError, NesfError
 
 PREFETCH = 4  # batches read before they are asked for
 CHUNK = 1 << 16  # entries of an array in memory while a whole file is read

@@ -5,7 +5,7 @@ import sys
 from snakemake.logging import logger
 
 from nesf import methods
-from nesf.errors import NesfError
+from nesf_io.errors import NesfError
 from nesf_studies.checksums import state_of
 
 sys.path.insert(0, workflow.basedir)

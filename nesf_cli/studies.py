@@ -1,4 +1,4 @@
-"""Commands of `nesf` that this package adds by entry points: analyse, aggregate, view."""
+"""The commands on what the book shows: analyse, aggregate, view."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import ConfigError
 from nesf.files import write_atomically
-from nesf.options import (
+from nesf.outputs import check_file, output
+from nesf_cli.options import (
     add_command,
     add_data_options,
     add_replace,
@@ -16,7 +16,7 @@ from nesf.options import (
     dataset_of,
     print_notes,
 )
-from nesf.outputs import check_file, output
+from nesf_io.errors import ConfigError
 from nesf_studies import ANALYSES
 from nesf_studies.checksums import SUMS, TABLE
 

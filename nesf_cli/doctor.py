@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nesf.data.dataset import needs_extra
-from nesf.options import add_command, add_data_options
+from nesf_cli.options import add_command, add_data_options
 
 # beside those of `nesf.saved.versions`
 PACKAGES = ("pymatgen", "scipy", "ase", "scikit-learn", "scikit-image", "matplotlib", "shtab")

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import __version__, methods
-from nesf.cli_crystals import add_crystal_commands
-from nesf.cli_data import add_data_commands
-from nesf.doctor import add_doctor_commands
-from nesf.errors import ConfigError, NesfError
 from nesf.files import remedy_for, write_json
-from nesf.options import (
+from nesf.outputs import output
+from nesf.runs import Run
+from nesf_cli.crystals import add_crystal_commands
+from nesf_cli.data import add_data_commands
+from nesf_cli.doctor import add_doctor_commands
+from nesf_cli.options import (
     OWN_PATHS,
     add_command,
     add_data_options,
@@ -32,8 +33,7 @@ from nesf.options import (
     dataset_of,
     print_notes,
 )
-from nesf.outputs import output
-from nesf.runs import Run
+from nesf_io.errors import ConfigError, NesfError
 
 if TYPE_CHECKING:
     from nesf.metrics import Metrics

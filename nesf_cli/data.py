@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import DataError
-from nesf.options import (
+from nesf.outputs import PACKED, check, check_file
+from nesf_cli.options import (
     OWN_PATHS,
     add_column_option,
     add_command,
@@ -18,7 +18,7 @@ from nesf.options import (
     print_notes,
     print_skipped,
 )
-from nesf.outputs import PACKED, check, check_file
+from nesf_io.errors import DataError
 
 
 def add_data_commands(commands: Any) -> None:
@@ -169,8 +169,8 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from nesf.data.audit import audit
     from nesf.files import write_json
+    from nesf_studies.audit import audit
 
     if options.json:
         check_file(options.json, options.replace)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from nesf.errors import ConfigError
+from nesf_io.errors import ConfigError
 
 OWN_PATHS = "files (CIF, POSCAR, extxyz, JSON, CSV, other forms of ASE and pymatgen; .gz), folders with subfolders, 'patterns/*.cif', or - for standard input"
 

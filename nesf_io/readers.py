@@ -1,6 +1,6 @@
 """The structures of a file, one after the other; what is too big is refused before it is parsed.
 
-All of it runs in the process of `nesf.worker`. Nothing here needs torch.
+All of it runs in the process of `nesf_io.worker`. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from nesf.errors import DataError
-from nesf.parsers import (
+from nesf_io.errors import DataError
+from nesf_io.parsers import (
     MAX_ENTRY,
     Found,
     from_block,
@@ -35,7 +35,7 @@ from nesf.parsers import (
     reason_against,
     standard_cell,
 )
-from nesf.worker import in_one_line
+from nesf_io.worker import in_one_line
 
 # bytes of a file, also unpacked; a small one may unpack to less
 MAX_FILE, MAX_UNPACKED, MAX_RATIO = 1 << 30, 1 << 26, 100
@@ -83,7 +83,7 @@ class Parsed:
 def parse(
     path: Path, name: str, column: str, cell: str, split: str | None, decoded: bool = False
 ) -> Iterator[Callable[[], Parsed]]:
-    """Yield what parses each structure of a file, for `nesf.worker.stream`.
+    """Yield what parses each structure of a file, for `nesf_io.worker.stream`.
 
     Args:
         path: of the file.

@@ -20,13 +20,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nesf.errors import DataError, NesfError
+from nesf_io.errors import DataError, NesfError
 
 LIMIT_S = 10.0  # for an entry
 START_S = 120.0  # for the start of a process, on a busy machine
 MEMORY = 4 << 30  # bytes
 MAX_ENDED = 3  # entries in a row that end the process; then the rest of their file is left
-START = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import nesf.worker as w; w.serve()"
+START = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import nesf_io.worker as w; w.serve()"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 _idle: list[subprocess.Popen[bytes]] = []

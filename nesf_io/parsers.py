@@ -1,7 +1,7 @@
 """Single structures, by pymatgen and ASE: what they say, and what a reader makes of it in silence.
 
 What a reader changes without being asked is a note, atoms that it would lose are an error; counts
-are looked at before it sees them. All of it runs in the process of `nesf.worker`, without torch.
+are looked at before it sees them. All of it runs in the process of `nesf_io.worker`, without torch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from nesf.errors import DataError
-from nesf.worker import in_one_line
+from nesf_io.errors import DataError
+from nesf_io.worker import in_one_line
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nesf import methods
-from nesf.errors import ConfigError
-from nesf.options import (
+from nesf.outputs import check, check_file, output
+from nesf_cli.options import (
     OWN_PATHS,
     add_column_option,
     add_command,
@@ -26,7 +26,7 @@ from nesf.options import (
     print_notes,
     print_skipped,
 )
-from nesf.outputs import check, check_file, output
+from nesf_io.errors import ConfigError
 
 if TYPE_CHECKING:
     from nesf.data.files import Read, Skipped

@@ -1,0 +1,1 @@
+"""The command line: `nesf --help`. It holds no science."""

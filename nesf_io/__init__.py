@@ -1,0 +1,1 @@
+"""Structures in files of others, read in a process of their own, with limits."""
