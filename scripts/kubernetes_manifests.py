@@ -48,7 +48,17 @@ def problems(kind: str, manifest: Any) -> list[str]:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     schema["$ref"] = f"#/$defs/{TYPES[kind][2]}"
     found = Draft202012Validator(schema).iter_errors(manifest)
-    return [f"{error.json_path}: {error.message}" for error in found]
+    sentences = [f"{error.json_path}: {error.message}" for error in found]
+    if kind == "jobs" and not sentences:
+        for container in manifest["spec"]["template"]["spec"]["containers"]:
+            asked, most = (container["resources"].get(k) or {} for k in ("requests", "limits"))
+            # a rule of the API that no schema has: what a node cannot lend twice needs a limit
+            sentences += [
+                f"{container['name']}: limits[{name!r}] must be requests[{name!r}]"
+                for name in sorted(asked | most)
+                if "/" in name and asked.get(name) != most.get(name)
+            ]
+    return sentences
 
 
 class StandIn(BaseHTTPRequestHandler):
@@ -176,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="nesf-kubernetes-") as name:
         received = submitted(Path(name))
         text = json.dumps(received).replace(name, "")
+    # what the image has in place of this machine
+    text = re.sub(rf"{re.escape(sys.prefix)}/bin/python[\d.]*", "python", text)
+    text = text.replace(f"{sys.prefix}/bin", "/usr/local/bin").replace(str(Path.home()), "/root")
     manifests = [
         {"kind": kind, "rule": rule_of(manifest) if kind == "jobs" else ""}
         | {"manifest": manifest, "problems": problems(kind, manifest)}

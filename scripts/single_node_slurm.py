@@ -202,7 +202,7 @@ def asked(mirror: Path | None) -> tuple[dict[str, Any], str]:
         "splits": ["test"],
         "folds" if mirror else "seeds": 2,
     }
-    predictor = {"dataset": dataset, "method": "copy", "splits": ["test"]}
+    predictor: dict[str, Any] = {"dataset": dataset, "method": "copy", "splits": ["test"]}
     if mirror:
         predictor["folds"] = [0]
     config = {"results": "results", "data": "data", "build": "build", "analyses": []}
@@ -283,8 +283,10 @@ def checked(
     """
     ended = jobs()
     states = [job["state"] for job in ended if job["what"] == killed["what"]]
-    if states != ["FAILED", "COMPLETED"]:
-        raise Failed(f"the job that was killed: FAILED, then COMPLETED is expected, not {states}")
+    if states not in (["CANCELLED", "COMPLETED"], ["FAILED", "COMPLETED"]):
+        raise Failed(
+            f"the job that was killed: CANCELLED, then COMPLETED is expected, not {states}"
+        )
     if others := [j for j in ended if j["state"] != "COMPLETED" and j["what"] != killed["what"]]:
         raise Failed(f"other jobs have not completed: {others}")
     runs = [read_run(folder) for folder in folders]

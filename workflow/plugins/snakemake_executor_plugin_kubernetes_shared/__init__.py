@@ -4,7 +4,9 @@ The executor itself supposes that nothing is shared. It would then run every job
 the spot, without a word, because their files are on the volume and not in a storage.
 """
 
+import shlex
 from dataclasses import replace
+from typing import Any
 
 import snakemake_executor_plugin_kubernetes as kubernetes
 from snakemake_executor_plugin_kubernetes import ExecutorSettings
@@ -20,4 +22,8 @@ common_settings = replace(
 
 
 class Executor(kubernetes.Executor):
-    """The executor with these settings."""
+    """The executor with these settings; a job starts where Snakemake itself was started."""
+
+    def get_job_exec_prefix(self, job: Any) -> str:
+        """Return what comes before a job's command."""
+        return f"cd {shlex.quote(str(self.workflow.workdir_init))}"
