@@ -297,7 +297,10 @@ def checked(
         raise Failed("the training that was killed has other weights than one that was not")
     with open(place / "results" / "table1.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "recorded"]
-    counts = {name: int(row["n"]) for row in rows for name in (row["preset"], row["method"])}
+    counts = {
+        name: max(int(row["n"]) for row in rows if name in (row["method"], row["preset"]))
+        for name in {row[key] for row in rows for key in ("method", "preset")}
+    }
     if counts.get(LABEL) != len(folders) or "copy" not in counts:
         raise Failed(f"table1.csv: runs of {counts} instead of {len(folders)} trainings and copy")
     return {"jobs": ended, "same_weights": True, "table_rows": len(rows)}
