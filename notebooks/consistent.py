@@ -46,8 +46,10 @@ from nesf_studies.certificates import (
     not_certified,
     reliability,
     reliability_chart,
+    times_table,
 )
 from nesf_studies.page import LABELS, RESULTS, number_text
+from nesf_studies.speed import read_benchmark
 from nesf_studies.style import save
 from nesf_studies.trials import config_table, effects, effects_table
 
@@ -198,6 +200,20 @@ if len(points):
 # %% [markdown]
 # *Mean over the recorded seeds. Dashed: the paper's means. The minutes were measured while another training ran beside, so a quiet core needs less.*
 #
+# **The decoding.** All cases decode the same crystals in one run, in turn, on one thread.
+
+# %% tags=["hide-input"]
+timed = RESULTS / "benchmarks" / "consistent-lcs6"
+if (timed / "consistent.json").exists():
+    benchmark = read_benchmark(timed, "consistent")
+    display(times_table(benchmark))
+    display(
+        Markdown(
+            f"*nesf+ on LCS6Å, {benchmark['split']} split. Peak memory of the process {benchmark['peak_memory_bytes'] / 1e9:.1f} GB: at most `max_queries` queries, and a few hundred candidate crystals, are held at a time. `of a processor`: seconds that other programs on the machine do not lengthen. {benchmark['cpu']}; repeat: `{benchmark['command']}`.*"
+        )
+    )
+
+# %% [markdown]
 # ## What to distrust
 #
 # - **Any injective encoder can be inverted, a useless one too.** A small error here says that z holds the crystal, not that z is a good space. Whether it is stays the matter of [interpolation](interpolation), [latent space](latent_space) and [properties](properties).
