@@ -238,7 +238,7 @@ def _parameters(runs: Sequence[RecordedRun]) -> Claim:
     ours = sum(p.numel() for p in Autoencoder(ModelConfig(n_species=80)).parameters())
     unet, vae = n_parameters(UNet(AS_PUBLISHED.unet)), n_parameters(CondDFCVAE(AS_PUBLISHED.vae))
     found = (
-        f"Counted in the networks: {count(ours)} for NeSF with 80 species. Of the public ICSG3D "
+        f"Counted in the networks: {count(ours)} for NeSF with the species of LCS6Å. Of the public ICSG3D "
         f"code {count(unet + vae)} with the latent size that it has by default; with latent vectors "
         "of 1024 it comes near the paper's figure."
     )

@@ -17,7 +17,7 @@
 #
 # **Question.** What does training and decoding cost, where does the time go, and how much of it is needed?
 #
-# For whoever wants to know how long their own crystals will take. Nothing is measured on this page: it shows a recorded benchmark of one machine, whose command is printed. `make bench` measures yours. Another record: `papermill notebooks/speed.ipynb out.ipynb -p benchmark NAME`, with a folder of `results/benchmarks/`.
+# Read this page if you want to know how long your own crystals will take. Nothing is measured on this page: it shows a recorded benchmark of one machine, whose command is printed. `make bench` measures yours. Another record: `papermill notebooks/speed.ipynb out.ipynb -p benchmark NAME`, with a folder of `results/benchmarks/`.
 
 # %% tags=["parameters"]
 benchmark: str = "cpu-lcs6"  # folder of results/benchmarks/
@@ -62,12 +62,12 @@ for kind, content in record.items():
 #
 # The reference is `benchmarks/plain.py`: the network, the loss and the decoding as the paper writes them. The latent vector is repeated and joined to every query, each layer is Linear, ReLU and batch normalisation one after the other,
 # the nearest atoms are found crystal by crystal, every particle moves 64 times, and the suppression looks at one particle after the other. Both read the same weights and get the same queries. `tests/test_benchmarks.py` compares them:
-# losses, every gradient and the running statistics agree to rounding, and so do the decoded atoms within the step at which ours stop.
+# losses, every gradient and the running statistics agree to rounding. Decoded atoms agree within the step at which ours stop, but for a few crystals: where particles of the plain algorithm are still on their way after 64 moves, or a score is at the threshold, a difference of one rounding decides about an atom. [How many](agreement) is counted below.
 #
 # ## What was done
 #
-# **Training.** The first layer multiplies a latent vector that is the same for all queries of a crystal, so that product is computed once per crystal. A batch normalisation is a factor and a shift once its statistics are known: they
-# go into the weights of the next layer, and no activation is read and written for them. Forward and backward pass are written out, one matrix product and one pass over the result for each layer; `torch.compile` joins the passes.
+# **Training.** The first layer multiplies a latent vector that is the same for all queries of a crystal, so that product is computed once per crystal. Once its statistics are
+# fixed, batch normalisation is an affine map and is folded into the next layer. Forward and backward pass are written out, one matrix product and one pass over the result for each layer; `torch.compile` joins the passes.
 # The nearest atoms of a whole batch are found at once. In bf16 the matrix products take half the memory and run on the processor's matrix units; a query position enters as a pair of bf16 numbers, high and low part, since one alone
 # is 0.06 Å coarse at 12 Å. Statistics, sums and weights stay in fp32.
 #
@@ -82,7 +82,7 @@ for kind, content in record.items():
 speed_table(record["speed"]["timings"])
 
 # %% [markdown]
-# *Median over the rounds of all turns; the cases of a group took turns. «Plain» is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
+# *Median over the rounds of all turns; the cases of a group took turns. “Plain” is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
 # takes every grid point of every atom. Start-up, compiling above all, is not in the times.*
 
 # %%
@@ -127,7 +127,9 @@ else:
     print("not yet recorded")
 
 # %% [markdown]
-# *Mean over some steps, with the stopwatch of `benchmarks/profile_step.py` around each section; a section inside of another counts once. «Backward» is that of the whole loss.*
+# *Mean over some steps, with the stopwatch of `benchmarks/profile_step.py` around each section; a section inside of another counts once. “Backward” is that of the whole loss.*
+#
+# **Two clocks.** These seconds are not those of the table *Times*: the two were measured one after the other, in runs of their own (printed at the top), on a machine that other programs shared. What is the same in both is the network, the queries and the batch; what differs is the load. So read shares of a step here, ratios there, and take no absolute time for more than its order. Side by side, seconds a step:
 #
 # ## What does bf16 cost in accuracy?
 #
