@@ -25,7 +25,7 @@ from nesf_studies.paper import table
 from nesf_studies.properties import chosen_on_validation
 from nesf_studies.record import recorded_analysis, run_rows
 from nesf_studies.search import candidates, decisions
-from nesf_studies.sensitivity import NETWORK, tolerant_range
+from nesf_studies.sensitivity import NETWORK, free_hyperparameters
 from nesf_studies.tables import (
     PAPER_HOURS,
     PAPER_PARAMETERS,
@@ -377,11 +377,7 @@ def _sensitivity(runs: Sequence[RecordedRun]) -> Claim:
         run = recorded_run(dataset)
         rows = recorded_analysis("sensitivity", run).table("sensitivity")
         rows = rows[rows["fields"] == NETWORK]
-        found = tolerant_range(rows)
-        tried = rows.groupby("hyperparameter", sort=False)["value"].agg(["min", "max"])
-        free = ((found["from"] < found["default"]) | (found["default"] == tried["min"])) & (
-            (found["to"] > found["default"]) | (found["default"] == tried["max"])
-        )
+        free = free_hyperparameters(rows)
         title = TITLES.get(dataset, "ICSG3D (recovered part)")
         text = linked(f"{free.sum()} of {len(free)}", [run], "analysis-sensitivity", base=BASE)
         parts.append(f"{title}: {text}")

@@ -100,7 +100,6 @@ as_html(paper_lattice_table(), "cells that the paper's NeSF loses to ICSG3D")
 runs = all_runs(Path(results) if results else RESULTS)
 
 
-
 def show(found):
     """Effects in words, each row a link to its runs."""
     made_by = folders_of(runs, "lcs6", found.index)
