@@ -77,12 +77,16 @@ def link_rows(
     return pd.DataFrame(rows, index=table.index, columns=table.columns)
 
 
-def as_html(table: pd.DataFrame, caption: str = "") -> HTML:
-    """Return a table of HTML cells with every row and column, in a box that scrolls sideways."""
+def as_html(table: pd.DataFrame, caption: str = "", *, folded: bool = False) -> HTML:
+    """Return a table of HTML cells with every row and column, in a box that scrolls sideways.
+
+    `folded`: under its caption, which opens it.
+    """
     with pd.option_context("display.max_colwidth", None):
         made = table.to_html(escape=False, classes="dataframe runs", border=0)
     name = html.escape(caption) or "table"
-    return HTML(f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{made}</div>')
+    box = f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{made}</div>'
+    return HTML(f"<details><summary>{name}</summary>{box}</details>" if folded else box)
 
 
 class _Cells(HTMLParser):

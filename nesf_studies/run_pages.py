@@ -101,9 +101,7 @@ def run_page(folder: Path, up: str, root: Path = RESULTS) -> str:
         parts.append(_analysis(about, up, root))
     if run.get("config"):
         parts.append(_folded("Settings", run["config"]))
-    others = (
-        f'<a href="{folder.name and "../" + folder.parent.name}.html">all runs of this recipe</a>'
-    )
+    others = f'<a href="../{folder.parent.name}.html">all runs of this recipe</a>'
     return "\n".join([f"<p>One recorded run; {others}.</p>", *parts, _files(folder, up, root)])
 
 
@@ -220,8 +218,12 @@ def _repeat(record: Mapping[str, Any], dataset: str, level: int = 2) -> str:
     if dataset in FETCHED:
         folder = re.search(r"--data[= ](\S+)", record.get("command", ""))
         lines.append(f"nesf data fetch {dataset}" + (f" --data {folder[1]}" if folder else ""))
-    stages = [about["command"] for about in record.get("stages", {}).values()]
-    lines += list(dict.fromkeys([record.get("command", ""), *stages]))
+    lines.append(record.get("command", ""))
+    for stage in record.get("stages", {}).values():  # may be of a later commit
+        other = f"git checkout {stage['commit'].removesuffix('-dirty')}"
+        at = next((line for line in reversed(lines) if line.startswith("git checkout")), other)
+        added = [*([other] if at != other else []), stage["command"]]
+        lines += [line for line in added if line != lines[-1]]
     notes = []
     if commit.endswith("-dirty"):
         notes.append("The clone had changes that were not committed.")
@@ -259,6 +261,7 @@ def _facts(record: Mapping[str, Any], level: int = 2) -> str:
     if "method" not in record:
         for name in ("method, preset", "seed", "weights"):
             rows.pop(name)
+    rows = {k: v for k, v in rows.items() if v != "–"}
     body = "".join(
         f'<tr><th scope="row">{k}</th><td>{escape(str(v))}</td></tr>' for k, v in rows.items()
     )
@@ -374,7 +377,7 @@ def _document(title: str, body: str, depth: int) -> str:
 
 def _table(table: pd.DataFrame) -> str:
     made = table.to_html(escape=False, border=0, index_names=False)
-    made = re.sub(r"<th></th>", "<td></td>", made).replace("<tbody>\n    <tr", "<tbody>\n    <tr")
+    made = made.replace("<th></th>", "<td></td>")  # an empty heading says nothing
     return _scrolling(made, "table")
 
 

@@ -36,6 +36,7 @@ _METHODS = {
     ("ours", "constant"): "constant",
     ("ours", "oracle"): "oracle",
 }
+OWN_TITLES = TITLES | {"icsg3d-recovered": "ICSG3D (recovered part)"}
 JUDGED = (
     "dataset",
     "paper_dataset",
@@ -199,13 +200,21 @@ def interval_text(metric: str, difference: float, low: float, high: float) -> st
 
 
 def difference_table(
-    runs: Sequence[RecordedRun], split: str = "test", *, against: str = "nesf"
+    runs: Sequence[RecordedRun],
+    split: str = "test",
+    *,
+    against: str = "nesf",
+    presets: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Write `judged` as HTML: ours beside the paper's, difference with interval, and verdict."""
+    """Write `judged` as HTML: ours beside the paper's, difference with interval, and verdict.
+
+    `presets`: those that are shown; none: all.
+    """
     source = {"test": "Table 1", "train": "Table S1", "val": "Table S2"}[split]
     rows = {}
-    for cell in judged(runs, split, against=against).itertuples():
-        title = TITLES.get(cell.dataset, cell.dataset)
+    cells = judged(runs, split, against=against)
+    for cell in cells[cells["preset"].isin(presets or set(cells["preset"]))].itertuples():
+        title = OWN_TITLES.get(cell.dataset, cell.dataset)
         interval = interval_text(cell.metric, cell.difference, cell.low, cell.high)
         rows[f"{title}, {cell.preset}", LABELS[cell.metric]] = (
             _paper(cell.paper, source),
@@ -436,6 +445,15 @@ def atoms_differences(dataset: str) -> pd.DataFrame:
             found[split, n] = (paper[n], ours[n])
     index = pd.MultiIndex.from_tuples(found, names=["split", "atoms in the cell"])
     return pd.DataFrame(list(found.values()), index=index, columns=["paper", "release"])
+
+
+def linked_differences(dataset: str) -> pd.DataFrame:
+    """Return `atoms_differences` as HTML: the release's counts a link to the audit."""
+    rows, audit = atoms_differences(dataset), [RESULTS / dataset / "audit.json"]
+    return rows.assign(
+        paper=[quoted(str(n), "the paper, Tables 2-4") for n in rows["paper"]],
+        release=[linked(str(n), audit, "atoms") for n in rows["release"]],
+    )
 
 
 def progress_table(path: Path | None = None) -> pd.DataFrame:

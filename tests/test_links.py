@@ -45,6 +45,7 @@ def tables_of(runs: list[RecordedRun]) -> dict[str, str]:
     for name in ("lcs6", "ybco", "icsg3d-recovered"):
         found[f"sources {name}"] = tables.error_sources(runs, name)
         found[f"atoms {name}"] = tables.linked_atoms(name)
+        found[f"atoms that differ {name}"] = tables.linked_differences(name)
     changes = changes_table(runs, "ybco")
     found["changes"] = links.link_rows(changes, folders_of(runs, "ybco", changes.index), "val")
     found["worst"] = tables.largest_errors(runs, "icsg3d-recovered")
@@ -80,6 +81,20 @@ def test_every_number_of_a_claim_leads_to_its_runs(runs: list[RecordedRun], site
         for target in targets_of(row.found):
             page, _, anchor = target.partition("#")
             assert (site / page).exists() and f'id="{anchor}"' in (site / page).read_text(), target
+
+
+@pytest.mark.parametrize("page", ["notebooks/table1.py", "book/claims.md"])
+def test_prose_holds_no_measured_number(page: str) -> None:
+    """A measured number has a point or a unit; in prose it would lead nowhere."""
+    text = (RESULTS.parent / page).read_text(encoding="utf-8")
+    if page.endswith(".py"):
+        cells = re.split(r"^# %%", text, flags=re.MULTILINE)
+        text = "\n".join(cell for cell in cells if cell.startswith(" [markdown]"))
+    else:
+        text = text.split("---", 2)[2]
+    text = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|Section \d\.\d", "", text, flags=re.DOTALL)
+    found = re.findall(r"(?<!\w)\d+\.\d+|\d+(?=\s?(?:Å|°|%))", text)
+    assert [number for number in found if number != "95"] == []
 
 
 def test_a_number_without_a_link_is_found() -> None:
