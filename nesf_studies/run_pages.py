@@ -338,7 +338,7 @@ def _files(source: Path, up: str, root: Path, level: int = 2) -> str:
     links = "".join(
         f'<li><a href="{up}results/{p.relative_to(root).as_posix()}">{escape(p.name)}</a></li>'
         for p in files
-        if p.suffix in (".json", ".csv")
+        if p.suffix in (".json", ".csv", ".md")
     )
     return f"<h{level}>Files</h{level}><ul>{links}</ul>"
 

@@ -80,7 +80,7 @@ def test_every_number_of_a_claim_leads_to_its_runs(runs: list[RecordedRun], site
         assert links.numbers_without_source(f"<td>{cell}</td>") == [], row.says
         for target in targets_of(row.found):
             page, _, anchor = target.partition("#")
-            assert (site / page).exists() and f'id="{anchor}"' in (site / page).read_text(), target
+            assert f'id="{anchor}"' in (site / page).read_text() or not anchor, target
 
 
 @pytest.mark.parametrize("page", ["notebooks/table1.py", "book/claims.md"])
