@@ -22,7 +22,7 @@ from matplotlib.colors import LogNorm
 from pymatgen.core import Element
 
 from nesf.crystals import Crystals
-from nesf.files import write_atomically
+from nesf.files import read_json, write_atomically
 from nesf.saved import TrainedModel, read_description
 from nesf_io.errors import DataError
 from nesf_studies.live.weights import packed
@@ -37,6 +37,8 @@ WORKER = ("gemm", "lattice", "engine", "polish", "cif", "crystal", "atlas", "wor
 PAGE = ("lattice", "crystal", "atlas", "scene", "map", "page")
 MARGIN = 0.1  # of a cell, beyond which no atom of the crystals lies
 UNKNOWN = 65535
+FILES = ("page.js", "model.js", "atlas.js", "still.png")
+QUOTED = ("n_materials", "certified_percent", "certified_wrong_percent")  # in the page
 
 
 def export(folder: Path, run: Path = RUN, domain_of: Path = DOMAIN) -> None:
@@ -49,13 +51,17 @@ def export(folder: Path, run: Path = RUN, domain_of: Path = DOMAIN) -> None:
     Raises:
         DataError: a part is not recorded, or does not belong to the others.
     """
+    if _up_to_date(folder, run):
+        return
     model, recorded = TrainedModel.load(run, "cpu"), recorded_analysis("atlas", run)
     about, numbers = packed(model, model.domain or _domain(domain_of, model))
     if recorded.about["dataset"]["hash"] != model.dataset["hash"]:
         raise DataError(f"{recorded.folder}: is of another dataset than the model; record it again")
     points, crystals = recorded.table("points"), recorded.crystals("crystals")
     header, content = crystal_bytes(points, crystals, pd.read_csv(run / "materials.csv"))
-    about |= {"elements": elements()}
+    test = read_json(run / "metrics.json")["test"]
+    about |= {"elements": elements(), "recorded": {k: test[k] for k in QUOTED if k in test}}
+    about["run"] = f"results/{run.resolve().relative_to(RESULTS).as_posix()}"
     first = int(np.flatnonzero(points["split"] == "test")[0])  # the first one: nobody chooses
     folder.mkdir(parents=True, exist_ok=True)
     words = {
@@ -68,6 +74,15 @@ def export(folder: Path, run: Path = RUN, domain_of: Path = DOMAIN) -> None:
         code = f"globalThis.nesfLive = Object.assign(globalThis.nesfLive ?? {{}}, {assigned});\n"
         write_atomically(folder / name, code + (bundle(PAGE) if name == "page.js" else ""))
     write_atomically(folder / "still.png", still(recorded))
+
+
+def _up_to_date(folder: Path, run: Path) -> bool:
+    """Tell whether all files are there and younger than all that they are made from."""
+    made = [folder / name for name in FILES]
+    sources = [*HERE.iterdir(), *run.glob("*.*"), *(run / "analysis" / "atlas").iterdir()]
+    return all(f.exists() for f in made) and min(f.stat().st_mtime for f in made) > max(
+        f.stat().st_mtime for f in sources
+    )
 
 
 def _domain(run: Path, model: TrainedModel) -> Mapping[str, Any]:
@@ -89,10 +104,15 @@ def bundle(modules: tuple[str, ...]) -> str:
         code = (HERE / f"{name}.mjs").read_text(encoding="utf-8")
         exported = re.findall(r"^export (?:class|function|const) (\w+)", code, re.MULTILINE)
         code = re.sub(
-            r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$', r"const \1 = $\2;", code, flags=re.MULTILINE
+            r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$',
+            r"const \1 = $\2;",
+            code,
+            flags=re.MULTILINE,
         )
         code = re.sub(r"^export ", "", code, flags=re.MULTILINE)
-        parts.append(f"const ${name} = (() => {{\n{code}return {{ {', '.join(exported)} }};\n}})();")
+        parts.append(
+            f"const ${name} = (() => {{\n{code}return {{ {', '.join(exported)} }};\n}})();"
+        )
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
 
 
@@ -130,7 +150,7 @@ def crystal_bytes(
         crystals.species.astype(np.uint8),
     ]
     n_atoms = int(crystals.offsets[-1])
-    header = {"n": len(crystals), "n_atoms": n_atoms, "margin": MARGIN}
+    header: dict[str, Any] = {"n": len(crystals), "n_atoms": n_atoms, "margin": MARGIN}
     header["ids"] = "\n".join(crystals.ids)
     return header, b"".join(np.ascontiguousarray(a).tobytes() for a in content)
 
@@ -150,7 +170,9 @@ def _tenths_of_milliangstrom(values: np.ndarray) -> np.ndarray:
 
 def elements() -> list[dict[str, Any]]:
     """Return symbol, colour, covalent radius (Å) and electronegativity by atomic number."""
-    found: list[dict[str, Any]] = [{"symbol": "", "colour": "", "radius": 0, "electronegativity": 0}]
+    found: list[dict[str, Any]] = [
+        {"symbol": "", "colour": "", "radius": 0, "electronegativity": 0}
+    ]
     for z in range(1, 104):
         element = Element.from_Z(z)
         with warnings.catch_warnings():

@@ -127,6 +127,7 @@ class Page {
     this.pause();
     this.moves = [];
     this.rest = [];
+    this.moving = true;
     const inside = outside(crystal, this.about.domain, this.elements);
     part("warning").hidden = !inside.length;
     part("warning").textContent = inside.length ? `Unlike the training data: ${inside.join("; ")}. Nothing is known about what the model makes of it.` : "";
@@ -141,11 +142,13 @@ class Page {
       if (own !== this.current) return;
       if (data.part === "move") this.addMove(data);
       else {
+        this.moving = false;
         if (data.part === "decoded") state.milliseconds = performance.now() - begin;
         this.showResult(Object.assign(state, { [data.part]: data }));
       }
     });
     if (own !== this.current) return;
+    this.moving = false;
     this.showResult(Object.assign(state, { nearest: done.nearest }));
   }
 
@@ -179,13 +182,14 @@ class Page {
     part("title-particles").textContent = `particles after step ${Math.round(step)} of ${this.moves.length}`;
   }
 
+  // While the worker still computes, the last step that is known is held.
   play() {
-    let begin = null, first = +part("step").value >= this.moves.length ? 0 : +part("step").value;
+    let last = null, step = +part("step").value >= this.moves.length ? 0 : +part("step").value;
     const tick = (now) => {
-      begin ??= now;
-      const step = first + (now - begin) / STEP_MS;
-      this.showStep(Math.min(step, this.moves.length));
-      if (step < this.moves.length) this.timer = requestAnimationFrame(tick);
+      step = Math.min(step + (now - (last ?? now)) / STEP_MS, this.moves.length);
+      last = now;
+      this.showStep(step);
+      if (this.moving || step < this.moves.length) this.timer = requestAnimationFrame(tick);
       else this.pause();
     };
     part("play").textContent = "pause";
@@ -223,11 +227,19 @@ class Page {
         <tbody>${row("number of atoms", atoms)}${row("position error, Å", ([, e]) => digits(e.position))}
         ${row("wrong elements, %", ([, e]) => digits(e.species))}${row("cell lengths, Å", ([, e]) => digits(e.length))}
         ${row("cell angles, °", ([, e]) => digits(e.angle))}${row("latent distance d", ([, , d]) => digits(d))}</tbody></table>
+      <p>${this.recorded()}</p>
       ${list ? `<p>Nearest training crystals, by the latent distance:</p><ol>${list.join("")}</ol>` : ""}`;
     for (const button of part("result").querySelectorAll("button")) button.addEventListener("click", () => this.take(+button.dataset.index, true));
     this.say(`decoded in ${(milliseconds / 1000).toFixed(2)} s in this browser`);
     root.dataset.milliseconds = String(Math.round(milliseconds));
     root.dataset.state = nearest ? "done" : "decoded";
+  }
+
+  // What the recorded run of this model says of its test split.
+  recorded() {
+    const { n_materials: n, certified_percent: certified, certified_wrong_percent: wrong } = this.about.recorded;
+    if (certified === undefined) return "";
+    return `In the <a href="${this.about.run}/run.json">recorded run of this model</a>, with that search, ${certified.toFixed(1)} % of the ${n} test crystals are certified; of these, ${wrong.toFixed(1)} % are wrong.`;
   }
 
   explore() {

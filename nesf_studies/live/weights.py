@@ -126,13 +126,11 @@ def _field(name: str, field: Field) -> dict[str, Tensor]:
         w, b = weight.to("cpu", DOUBLE), own.to("cpu", DOUBLE)
         rows = [(w * scale).T] if again is None else [(w * scale).T, again.to("cpu", DOUBLE).T]
         layers.append((torch.cat(rows), b + w @ shift))
-    conditions = [c.weight.detach().to("cpu", DOUBLE) for c in field.conditions]
-    of_latent = torch.cat([latent, *conditions]).T
+    conditions: list[Tensor] = [c.weight for c in field.conditions]  # type: ignore[misc]
+    of_latent = torch.cat([latent, *(c.detach().to("cpu", DOUBLE) for c in conditions)]).T
     biases = nn.functional.pad(bias, (0, of_latent.shape[1] - len(bias)))
     return {
         **_named(name, layers),
         f"{name}.latent.w": of_latent.contiguous(),
         f"{name}.latent.b": biases[None],
     }
-
-
