@@ -115,7 +115,7 @@ export function readCif(text, symbols) {
   const lengths = cell(["a", "b", "c"], "length");
   const angles = cell(["alpha", "beta", "gamma"], "angle").map((v) => (v * Math.PI) / 180);
   const lattice = standardLattice(lengths, angles);
-  if (!lattice || lengths.some((v) => v <= 0)) refuse("The lengths and angles of the cell close no cell.");
+  if (!lattice || lengths.some((v) => v <= 0) || angles.some((v) => v <= 0 || v >= Math.PI)) refuse("The lengths and angles of the cell close no cell.");
   const labels = block.get("_atom_site_type_symbol") ?? block.get("_atom_site_label");
   if (!labels) refuse("The atoms have no element: _atom_site_type_symbol is missing.");
   const occupancy = block.get("_atom_site_occupancy") ?? [];

@@ -11,7 +11,6 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from pymatgen.core import Element
 
 from nesf.crystals import Crystals
 from nesf.files import read_json, write_atomically
-from nesf.saved import TrainedModel, read_description
+from nesf.saved import TrainedModel
 from nesf_io.errors import DataError
 from nesf_studies.live.weights import packed
 from nesf_studies.record import RecordedAnalysis, recorded_analysis
@@ -31,7 +30,7 @@ from nesf_studies.style import element_colour, subplots
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
-RUN, DOMAIN = RESULTS / "lcs6/nesf/plus/seed-0", RESULTS / "lcs6/nesf/cpu/seed-0"
+RUN = RESULTS / "lcs6/nesf/plus/seed-0"
 # modules of the thread with the model, and of the page, each after those that it imports
 WORKER = ("gemm", "lattice", "engine", "polish", "cif", "crystal", "atlas", "worker")
 PAGE = ("lattice", "crystal", "atlas", "scene", "map", "page")
@@ -41,12 +40,11 @@ FILES = ("page.js", "model.js", "atlas.js", "still.png")
 QUOTED = ("n_materials", "certified_percent", "certified_wrong_percent")  # in the page
 
 
-def export(folder: Path, run: Path = RUN, domain_of: Path = DOMAIN) -> None:
+def export(folder: Path, run: Path = RUN) -> None:
     """Write page.js, model.js, atlas.js and still.png into a folder.
 
     Args:
         run: a recorded run with weights, and with the analysis `atlas`.
-        domain_of: a run of the same dataset whose model.json has the domain, if the former's lacks it.
 
     Raises:
         DataError: a part is not recorded, or does not belong to the others.
@@ -54,7 +52,7 @@ def export(folder: Path, run: Path = RUN, domain_of: Path = DOMAIN) -> None:
     if _up_to_date(folder, run):
         return
     model, recorded = TrainedModel.load(run, "cpu"), recorded_analysis("atlas", run)
-    about, numbers = packed(model, model.domain or _domain(domain_of, model))
+    about, numbers = packed(model)
     if recorded.about["dataset"]["hash"] != model.dataset["hash"]:
         raise DataError(f"{recorded.folder}: is of another dataset than the model; record it again")
     points, crystals = recorded.table("points"), recorded.crystals("crystals")
@@ -83,15 +81,6 @@ def _up_to_date(folder: Path, run: Path) -> bool:
     return all(f.exists() for f in made) and min(f.stat().st_mtime for f in made) > max(
         f.stat().st_mtime for f in sources
     )
-
-
-def _domain(run: Path, model: TrainedModel) -> Mapping[str, Any]:
-    """Return the domain that another model of the same dataset has in its model.json."""
-    about = read_description(run, "nesf")
-    if about["dataset"]["hash"] != model.dataset["hash"] or "domain" not in about:
-        raise DataError(f"{run}: has no domain of the dataset of the model")
-    domain: Mapping[str, Any] = about["domain"]
-    return domain
 
 
 def bundle(modules: tuple[str, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from nesf_io.errors import ConfigError
 DOUBLE = torch.float64
 
 
-def packed(model: TrainedModel, domain: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+def packed(model: TrainedModel) -> tuple[dict[str, Any], np.ndarray]:
     """Return what the engine needs of a model: a description, and its numbers [n] in fp32.
 
     `tensors` of the description has the shape and the place of each tensor among the numbers:
@@ -39,7 +38,7 @@ def packed(model: TrainedModel, domain: Mapping[str, Any]) -> tuple[dict[str, An
         "vocabulary": list(model.vocabulary),
         "box": [list(corner) for corner in model.box],
         "latent_scale": list(model.latent_scale),
-        "domain": dict(domain),
+        "domain": dict(model.domain),
         "tensors": places,
     }
     numbers = torch.cat([t.flatten() for t in tensors.values()]).float().numpy()
@@ -55,6 +54,7 @@ def check(model: TrainedModel) -> None:
         "model.encoder_mix": len(config.model.encoder_mix) != 1,
         "decoding.atom_position": config.decoding.atom_position != "lowest_score",
         "latent_scale": not model.latent_scale,
+        "domain": not model.domain,
     }
     if found := [name for name, is_so in unknown.items() if is_so]:
         raise ConfigError(
