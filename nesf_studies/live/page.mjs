@@ -23,12 +23,12 @@ function numbersOf(bytes) {
   return new Float32Array(words.buffer);
 }
 
-// A number with as many digits as are of use; small ones in powers of ten.
+// A number with as many digits as are of use; very small and large ones in powers of ten.
 function digits(value) {
   if (!Number.isFinite(value)) return "–";
-  if (value !== 0 && Math.abs(value) < 1e-3) {
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5)) {
     const power = Math.floor(Math.log10(Math.abs(value)));
-    return `${(value / 10 ** power).toFixed(1)}·10<sup>−${-power}</sup>`;
+    return `${(value / 10 ** power).toFixed(1)}·10<sup>${power < 0 ? "−" : ""}${Math.abs(power)}</sup>`;
   }
   return String(+value.toPrecision(3));
 }

@@ -3,7 +3,7 @@
 
 import { fractional, times } from "./lattice.mjs";
 
-const ON_FACE = 0.02; // of a fractional coordinate: atoms this near a face are repeated on the other
+const ON_FACE = 0.3; // Å: atoms this near a face are repeated on the opposite one
 
 export const colour = (name, fallback) => getComputedStyle(document.documentElement).getPropertyValue(name).trim() || fallback;
 
@@ -142,7 +142,10 @@ export class Scene {
 function withImages(crystal) {
   const found = [];
   fractional(crystal.positions, crystal.lattice).forEach((f, i) => {
-    const shifts = f.map((v) => [0, ...(Math.abs(v) < ON_FACE ? [1] : []), ...(Math.abs(v - 1) < ON_FACE ? [-1] : [])]);
+    const shifts = f.map((v, x) => {
+      const border = ON_FACE / Math.hypot(...crystal.lattice[x]);
+      return [0, ...(Math.abs(v) < border ? [1] : []), ...(Math.abs(v - 1) < border ? [-1] : [])];
+    });
     for (const a of shifts[0]) for (const b of shifts[1]) for (const c of shifts[2])
       found.push({ z: crystal.numbers[i], place: times([f[0] + a, f[1] + b, f[2] + c], crystal.lattice) });
   });
