@@ -103,7 +103,7 @@ export class LatentMap {
   // Draw all points once; `draw` puts them under the marks.
   redraw() {
     const { canvas, atlas, colouring } = this, scale = window.devicePixelRatio || 1;
-    if (!canvas.clientWidth || !colouring) return;
+    if (!canvas.clientWidth || !canvas.clientHeight || !colouring) return;
     const picture = (this.picture = document.createElement("canvas"));
     picture.width = canvas.clientWidth * scale;
     picture.height = canvas.clientHeight * scale;
@@ -127,7 +127,7 @@ export class LatentMap {
 
   draw() {
     const { canvas, picture } = this;
-    if (!picture) return;
+    if (!picture?.width || !picture.height) return;
     canvas.width = picture.width;
     canvas.height = picture.height;
     const g = canvas.getContext("2d");
@@ -167,5 +167,5 @@ export function legend(colouring) {
     const used = colouring.names === SPLITS ? [7, 1, 0] : [...colouring.names.keys()];
     return colouring.names.map((name, i) => `<span class="nesf-key"><i style="background:${CLASSES[used[i]]}"></i>${name}</span>`).join(" ");
   }
-  return `${colouring.low} <span class="nesf-bar" style="background:linear-gradient(90deg,${VIRIDIS})"></span> ${colouring.high} ${colouring.unit}; grey: not known`;
+  return `${colouring.low} <span class="nesf-bar" style="background:linear-gradient(90deg,${VIRIDIS})"></span> ${colouring.high} ${colouring.unit}${colouring.unit === "Å" ? "; grey: not decoded" : ""}`;
 }

@@ -34,6 +34,7 @@ function digits(value) {
 }
 
 const subscripts = (text) => text.replace(/\d+/g, "<sub>$&</sub>");
+const atoms = (n) => `${n} atom${n === 1 ? "" : "s"}`;
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
 class Page {
@@ -131,7 +132,7 @@ class Page {
     const inside = outside(crystal, this.about.domain, this.elements);
     part("warning").hidden = !inside.length;
     part("warning").textContent = inside.length ? `Unlike the training data: ${inside.join("; ")}. Nothing is known about what the model makes of it.` : "";
-    part("title-input").innerHTML = `input: ${this.name(crystal)}, ${crystal.numbers.length} atoms`;
+    part("title-input").innerHTML = `input: ${this.name(crystal)}, ${atoms(crystal.numbers.length)}`;
     this.scenes.input.show(crystal);
     this.scenes.decoded.show(null, crystal);
     this.scenes.particles.show(null, crystal);
@@ -205,12 +206,12 @@ class Page {
   showResult({ crystal, title, decoded, polished, nearest, milliseconds }) {
     const { decoded: five } = decoded, certified = polished?.certified;
     const shown = certified ? polished.crystal : five;
-    part("title-decoded").innerHTML = `decoded: ${this.name(shown)}, ${shown.numbers.length} atoms${certified ? ", corrected" : ""}`;
+    part("title-decoded").innerHTML = `decoded: ${this.name(shown)}, ${atoms(shown.numbers.length)}${certified ? ", corrected" : ""}`;
     this.scenes.decoded.show(shown.lattice && shown, crystal);
     const columns = [["five steps", decoded.errors, decoded.distance, five]];
     if (polished) columns.push(["corrected", polished.errors, polished.distance, polished.crystal]);
     const row = (name, value) => `<tr><th scope="row">${name}</th>${columns.map((c) => `<td>${value(c)}</td>`).join("")}</tr>`;
-    const atoms = ([, e, , made]) => `${made.numbers.length}${e.atoms ? ` (of ${crystal.numbers.length})` : ""}`;
+    const found = ([, e, , made]) => `${made.numbers.length}${e.atoms ? ` (of ${crystal.numbers.length})` : ""}`;
     const verdict = !polished
       ? five.numbers.length ? "asking the encoder …" : "Nothing was detected."
       : certified
@@ -218,13 +219,13 @@ class Page {
         : "<strong>Not certified.</strong> Correcting positions and cell does not lead back to the latent vector, so an atom or element is probably wrong, and the five steps stand. The library also searches among other numbers of atoms and elements: <code>nesf.reconstruct(…, mode=\"consistent\")</code>.";
     const list = nearest?.map(({ index, distance }) => {
       const near = this.atlas.crystal(index);
-      return `<li><button type="button" data-index="${index}">${this.name(near)}</button> ${near.id}, ${near.numbers.length} atoms, distance ${digits(distance)}</li>`;
+      return `<li><button type="button" data-index="${index}">${this.name(near)}</button> ${near.id}, ${atoms(near.numbers.length)}, distance ${digits(distance)}</li>`;
     });
     part("result").innerHTML = `
       <p class="nesf-verdict ${certified ? "nesf-good" : ""}">${verdict}</p>
       <table><caption>${title}: errors against the input</caption>
         <thead><tr><td></td>${columns.map(([name]) => `<th scope="col">${name}</th>`).join("")}</tr></thead>
-        <tbody>${row("number of atoms", atoms)}${row("position error, Å", ([, e]) => digits(e.position))}
+        <tbody>${row("number of atoms", found)}${row("position error, Å", ([, e]) => digits(e.position))}
         ${row("wrong elements, %", ([, e]) => digits(e.species))}${row("cell lengths, Å", ([, e]) => digits(e.length))}
         ${row("cell angles, °", ([, e]) => digits(e.angle))}${row("latent distance d", ([, , d]) => digits(d))}</tbody></table>
       <p>${this.recorded()}</p>
@@ -257,7 +258,7 @@ class Page {
 
   described(i) {
     const { atlas } = this, crystal = atlas.crystal(i);
-    return `${this.name(crystal)}, ${crystal.id}, ${{ train: "training", val: "validation", test: "test" }[crystal.split]}, ${crystal.numbers.length} atoms${atlas.groups[i] ? `, space group ${atlas.groups[i]}` : ""}`;
+    return `${this.name(crystal)}, ${crystal.id}, ${{ train: "training", val: "validation", test: "test" }[crystal.split]}, ${atoms(crystal.numbers.length)}${atlas.groups[i] ? `, space group ${atlas.groups[i]}` : ""}`;
   }
 
   hover(i) {
@@ -323,7 +324,7 @@ class Page {
   showFrame() {
     const i = +part("t").value, frame = this.frames[i];
     part("t-text").innerHTML = `t = ${(i / (FRAMES - 1)).toFixed(1)}`;
-    part("title-decoded").innerHTML = frame ? `decoded: ${this.name(frame)}, ${frame.numbers.length} atoms` : "decoding …";
+    part("title-decoded").innerHTML = frame ? `decoded: ${this.name(frame)}, ${atoms(frame.numbers.length)}` : "decoding …";
     this.scenes.decoded.show(frame, this.largest);
     const far = i > (FRAMES - 1) / 2 ? 1 : 0;
     part("title-input").innerHTML = `${"AB"[far]}: ${this.name(this.ends[far])}`;

@@ -106,7 +106,7 @@ export class Scene {
   }
 
   ball(g, [x, y], { symbol, colour: fill, radius }, scale) {
-    const r = Math.max(5, 0.45 * radius * scale), shade = g.createRadialGradient(x - r / 3, y - r / 3, r / 6, x, y, r);
+    const r = Math.max(8, 0.45 * radius * scale), shade = g.createRadialGradient(x - r / 3, y - r / 3, r / 6, x, y, r);
     shade.addColorStop(0, "#fff");
     shade.addColorStop(0.35, fill);
     shade.addColorStop(1, fill);
@@ -116,7 +116,6 @@ export class Scene {
     g.fill();
     g.strokeStyle = "#333";
     g.stroke();
-    if (r < 8) return;
     g.fillStyle = readable(fill);
     g.font = `600 ${Math.max(12, Math.min(15, r))}px system-ui, sans-serif`;
     g.textAlign = "center";
@@ -131,7 +130,7 @@ export class Scene {
       const rests = lengths[p] < 0.05;
       g.globalAlpha = rests ? 0.9 : 0.35;
       g.fillStyle = rests ? near : far;
-      const size = rests ? 3 : 1.6;
+      const size = rests ? 5 : 1.6;
       g.fillRect(x - size / 2, y - size / 2, size, size);
     }
     g.globalAlpha = 1;
