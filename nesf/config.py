@@ -311,6 +311,7 @@ ON_DATASET: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "icsg3d": {"training.epochs": 300},
         "icsg3d-recovered": {"training.epochs": 300},
+        "perov5-third": {"training.epochs": 200},
     },
 }
 
