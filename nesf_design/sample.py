@@ -23,7 +23,7 @@ from nesf.decode import Reconstruction, decode_latent
 from nesf.saved import TrainedModel, model_folder
 from nesf.trust import judged
 from nesf_design.density import Density, Kind, fit
-from nesf_design.symmetry import symmetrised
+from nesf_design.symmetry import check_tolerance, symmetrised
 from nesf_io.errors import ConfigError
 
 PASSES = 2
@@ -79,6 +79,8 @@ def sample(
     """
     if n < 1:
         raise ConfigError(f"n = {n}: at least one latent vector has to be drawn")
+    if symmetrise:
+        check_tolerance(symmetrise)
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model_folder(model))
     if dataset is None:
@@ -98,6 +100,7 @@ def fit_on(model: TrainedModel, dataset: Dataset, kind: Kind = "flow", seed: int
     return fit(train, val, kind, seed)
 
 
+@torch.no_grad()
 def settled(
     model: TrainedModel,
     z: Tensor,

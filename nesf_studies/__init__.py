@@ -14,5 +14,6 @@ ANALYSES = {
     "sensitivity": "the seven hyperparameters of the reconstruction (Figures S5, S6)",
     "decoding": "choices of the decoding that paper and official code make otherwise",
     "sampling": "new crystals from densities of latent vectors, and from trivial generators",
+    "sample-quality": "those crystals by the field's metrics: validity, coverage, novelty, symmetry",
     "properties": "properties predicted from latent vectors (Supplementary Note 4)",
 }
