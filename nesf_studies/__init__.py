@@ -13,5 +13,6 @@ ANALYSES = {
     "latent-space": "the latent vectors in two dimensions, and what their neighbours share (Figure 7)",
     "sensitivity": "the seven hyperparameters of the reconstruction (Figures S5, S6)",
     "decoding": "choices of the decoding that paper and official code make otherwise",
+    "slots": "a slot decoder trained on the same latent vectors, against the fields",
     "properties": "properties predicted from latent vectors (Supplementary Note 4)",
 }
