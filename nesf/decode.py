@@ -87,6 +87,7 @@ class Particles(NamedTuple):
         return Particles(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
 def start_boxes(
     fields: StructureFields, n_crystals: int, box: Box, config: ReconstructionConfig
 ) -> list[Box]:

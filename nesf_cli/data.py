@@ -18,7 +18,7 @@ from nesf_cli.options import (
     print_notes,
     print_skipped,
 )
-from nesf_io.errors import DataError
+from nesf_io.errors import ConfigError, DataError
 
 
 def add_data_commands(commands: Any) -> None:
@@ -33,11 +33,14 @@ def add_data_commands(commands: Any) -> None:
         actions,
         "fetch",
         _fetch,
-        "get a dataset of the official release",
+        "get a dataset of the official release, or one of the field's benchmarks",
         "nesf data fetch lcs6",
         "nesf data fetch ybco --fold 0 --mirror release/",
+        "nesf data fetch perov5",
     )
-    fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
+    fetch.add_argument(
+        "name", help="lcs6, ybco, icsg3d, icsg3d-as-released; perov5, mp20, carbon24"
+    )
     fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
     add_replace(fetch)
     add_data_options(fetch)
@@ -115,7 +118,23 @@ def add_data_commands(commands: Any) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     from nesf.data import fetch
+    from nesf.data.official import OFFICIAL, check_fold
+    from nesf_design.datasets import BENCHMARKS, fetch_benchmark
 
+    if options.name in BENCHMARKS:
+        check_fold(options.name, options.fold)
+        place = fetch_benchmark(
+            options.name,
+            data_dir=options.data,
+            mirror=options.mirror,
+            replace_other=options.replace,
+        )
+        print(f"written: {place}")
+        return
+    if options.name not in OFFICIAL:
+        raise ConfigError(
+            f"{options.name!r} cannot be fetched; choose from {', '.join((*OFFICIAL, *BENCHMARKS))}"
+        )
     folder = fetch(
         options.name,
         fold=options.fold,

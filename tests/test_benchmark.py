@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nesf.crystals import Crystals, concatenate
+from nesf.data import load
 from nesf_design.benchmark import TOLERANCES, benchmark, crystal_scores, published, summarised
+from nesf_io.errors import DataError
+from nesf_studies.benchmark import (
+    Parameters,
+    benchmark_chart,
+    beside_published,
+    record_benchmark,
+)
+from nesf_studies.page import recorded_run
 
 EDGE = 4.0
 
@@ -90,3 +101,38 @@ def test_published_figures_have_a_source_each() -> None:
     table = published()
     assert set(table["dataset"]) == {"perov5", "mp20"} and table["source"].notna().all()
     assert table["match_percent"].between(0, 100).all() and (table["rmse"] > 0).all()
+
+
+def test_a_recorded_run_is_scored_beside_the_published_results(tmp_path: Path) -> None:
+    dataset, run = load("starter"), recorded_run("starter", method="copy", preset="default")
+    made = record_benchmark(run, dataset, Parameters(("val",)), out=tmp_path / "b", progress=False)
+    table = made.table("benchmark")
+    recorded = json.loads((run / "metrics.json").read_text())["val"]
+    by_field = table.query("crystals == 'decoded' and tolerances == 'field' and rule == 'any'")
+    assert by_field["match_percent"].item() == pytest.approx(recorded["match_rate_percent"])
+    ceiling = table.query("crystals == 'ceiling' and rule == 'any'")
+    assert (ceiling["match_percent"] == 100).all() and (ceiling["rmse"] < 1e-6).all()
+    with pytest.raises(DataError, match=r"reconstruction/test/crystals.safetensors: no such file"):
+        record_benchmark(
+            recorded_run("starter"), dataset, Parameters(("test",)), out=tmp_path / "c"
+        )
+    assert not (tmp_path / "c").exists()
+
+
+def test_ours_stand_beside_the_published_ones_with_their_ceiling() -> None:
+    scores = benchmark(TRUTH, DECODED).assign(
+        dataset="perov5-third", model="nesf, plus", seed=0, minutes=8.0, split="test"
+    )
+    table = beside_published(scores, "perov5-third").set_index("model")
+    assert table.index.tolist() == ["FTCP", "Cond-DFC-VAE", "CDVAE", "nesf, plus (ours)"]
+    ours = table.loc["nesf, plus (ours)"]
+    assert ours[
+        ["match_percent", "match_percent_valid", "ceiling_valid"]
+    ].tolist() == pytest.approx([60, 40, 80])
+    assert table.loc["CDVAE", "match_percent"] == 97.52
+    figure = benchmark_chart({"Perov-5": table.reset_index()})
+    left, right = figure.axes
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    assert len(dots) == 4 and sum(d.get_markerfacecolor() == "white" for d in dots) == 3
+    assert sorted(float(line.get_xdata()[0]) for line in dots) == [51.65, 60.0, 97.52, 99.34]
+    assert right.get_xscale() == "log"

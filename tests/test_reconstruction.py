@@ -37,6 +37,7 @@ from nesf.export import write_reconstruction
 from nesf.fields import box_grid, grid_size
 from nesf.saved import TrainedModel, model_for
 from nesf_io.errors import DataError
+from nesf_studies.page import recorded_run
 
 DEFAULT = ReconstructionConfig()
 
@@ -220,6 +221,18 @@ def test_the_box_of_a_cell_holds_its_corners_and_ends_at_that_of_the_dataset() -
         (low, narrow[1]) for low, _ in start_boxes(fields, 6, narrow, config)
     ]
     assert start_boxes(fields, 6, narrow, DEFAULT) == [narrow] * 6
+
+
+def test_a_network_decodes_from_particles_in_its_own_cells() -> None:
+    model = TrainedModel.load(recorded_run("starter"), "cpu")
+    crystals = load("starter").splits["val"].select(range(8))
+    config = dataclasses.replace(DEFAULT, mode="fast", particles="cell")
+    made = reconstruct(model, crystals, config)
+    few = [r["n_particles"] for r in made.reports]
+    boxed = reconstruct(model, crystals, dataclasses.replace(config, particles="box"))
+    assert len(set(few)) > 1 and max(few) < boxed.reports[0]["n_particles"]
+    same = made.crystals.n_atoms == boxed.crystals.n_atoms
+    assert same.mean() >= 0.75
 
 
 @pytest.mark.parametrize("box", [((0.0,) * 3, (1.0, 2.5, 3.0)), ((-3.1, 0.2, -2.7),) * 2])

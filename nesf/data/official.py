@@ -58,7 +58,7 @@ class ReleaseFile:
 
     path: str
     size: int | None
-    git_blob_sha1: str
+    git_blob_sha1: str | None
     sha256: str | None
 
     def check(self, content: bytes, where: object) -> None:
@@ -210,7 +210,7 @@ def _dataset(
     name: str,
     fold: int | None,
     parts: dict[str, tuple[Crystals, tuple[int, ...]]],
-    files: dict[str, str],
+    files: dict[str, str | None],
 ) -> Dataset:
     """Return a dataset of its splits, their vocabularies, and the hashes of their files."""
     splits, vocabularies = (
@@ -382,13 +382,13 @@ def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
         file.check(content, target)
         return content
     url = f"{base_url}/{file.path}"
-    content = _download(url)
+    content = download(url)
     file.check(content, url)
     write_atomically(target, content)
     return content
 
 
-def _download(url: str) -> bytes:
+def download(url: str) -> bytes:
     """Return what is at an address; a DataError if nothing is, or after `ATTEMPTS` failures."""
     for attempt in range(ATTEMPTS):
         if attempt:
