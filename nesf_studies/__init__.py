@@ -15,6 +15,8 @@ ANALYSES = {
     "decoding": "choices of the decoding that paper and official code make otherwise",
     "sampling": "new crystals from densities of latent vectors, and from trivial generators",
     "sample-quality": "those crystals by the field's metrics: validity, coverage, novelty, symmetry",
+    "sample-energies": "those crystals by CHGNet: forces, energies, relaxations",
+    "symmetry": "space groups of reconstructions, with and without symmetrising",
     "slots": "a slot decoder trained on the same latent vectors, against the fields",
     "properties": "properties predicted from latent vectors (Supplementary Note 4)",
 }
