@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from nesf.data.dataset import Dataset
 from nesf.decode import reconstruct
 from nesf.saved import TrainedModel
 from nesf_design.symmetry import check_tolerance, space_groups, symmetrised
+from nesf_studies.record import recorded_analysis
 
 TIGHT = 0.01  # Å; pymatgen's default tolerance
 
@@ -78,3 +80,17 @@ def analyse(
                 )
             )
     return {"recovered": pd.DataFrame(rows), "groups": pd.concat(tables, ignore_index=True)}
+
+
+def recovered_table(run: Path) -> pd.DataFrame:
+    """Return what is recorded of a run, a row per mode and tolerance, with words."""
+    table = recorded_analysis("symmetry", run).table("recovered")
+    words = {
+        "n": "crystals",
+        "right_at_0.01_percent": "recovered at 0.01 Å, %",
+        "right_at_0.1_percent": "recovered at 0.1 Å, %",
+        "p1_at_0.01_percent": "P1 at 0.01 Å, %",
+        "moved": "largest way of an atom, median, Å",
+    }
+    shown = table.set_index(["mode", "tolerance"])[[*words]].rename(columns=words)
+    return shown.rename_axis(["decoding", "symmetrise, Å"]).round(3)
