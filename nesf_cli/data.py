@@ -29,21 +29,7 @@ def add_data_commands(commands: Any) -> None:
         description="Get, import, build and inspect datasets.",
     )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    fetch = add_command(
-        actions,
-        "fetch",
-        _fetch,
-        "get a dataset of the official release, or one of the field's benchmarks",
-        "nesf data fetch lcs6",
-        "nesf data fetch ybco --fold 0 --mirror release/",
-        "nesf data fetch perov5",
-    )
-    fetch.add_argument(
-        "name", help="lcs6, ybco, icsg3d, icsg3d-as-released; perov5, mp20, carbon24"
-    )
-    fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
-    add_replace(fetch)
-    add_data_options(fetch)
+    _add_fetch(actions)
     own = add_command(
         actions,
         "import",
@@ -114,6 +100,25 @@ def add_data_commands(commands: Any) -> None:
         actions, "list", _list, "datasets that are on this machine", "nesf data list"
     )
     add_data_options(listed, mirror=False)
+
+
+def _add_fetch(actions: Any) -> None:
+    """Add `nesf data fetch`."""
+    fetch = add_command(
+        actions,
+        "fetch",
+        _fetch,
+        "get a dataset of the official release, or one of the field's benchmarks",
+        "nesf data fetch lcs6",
+        "nesf data fetch ybco --fold 0 --mirror release/",
+        "nesf data fetch perov5",
+    )
+    fetch.add_argument(
+        "name", help="lcs6, ybco, icsg3d, icsg3d-as-released; perov5, mp20, carbon24"
+    )
+    fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
+    add_replace(fetch)
+    add_data_options(fetch)
 
 
 def _fetch(options: argparse.Namespace) -> None:

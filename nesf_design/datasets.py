@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, save_dataset
 from nesf.data.files import read
-from nesf.data.official import ReleaseFile, download
 from nesf.outputs import PACKED, check
 from nesf_io.errors import ConfigError, DataError
+from nesf_io.remote import ReleaseFile, download
 
 REPOSITORY = "txie-93/cdvae"
 COMMIT = "f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea"

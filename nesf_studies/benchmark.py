@@ -122,6 +122,26 @@ def benchmarks(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["dataset"])
 
 
+def run_table(runs: Iterable[RecordedRun], titles: Mapping[str, str]) -> pd.DataFrame:
+    """Return what was trained and decoded, a row for each run of the named datasets that is scored."""
+    rows = [
+        {
+            "dataset": titles[run.run["dataset"]["name"]],
+            "model": shown_method(run.run["method"], run.run["preset"]),
+            "preset": run.run["preset"],
+            "seed": run.run["seed"],
+            "epochs": run.run["config"].get("training", {}).get("epochs"),
+            "certified, %": run.metrics.get("test", {}).get("certified_percent"),
+            "command": run.run["command"],
+            "commit": run.run["commit"][:8],
+        }
+        for run in runs
+        if run.run["dataset"]["name"] in titles
+        and (run.folder / "analysis" / NAME / "analysis.json").exists()
+    ]
+    return pd.DataFrame(rows).set_index("dataset") if rows else pd.DataFrame()
+
+
 def beside_published(table: pd.DataFrame, dataset: str, split: str = "test") -> pd.DataFrame:
     """Return the results on a dataset beside the published ones, by the field's tolerances.
 
