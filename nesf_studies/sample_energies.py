@@ -16,6 +16,7 @@ from nesf_io.errors import ConfigError
 from nesf_studies.sample_quality import COLOURS, GENERATORS, groups, recorded_samples
 from nesf_studies.style import subplots
 
+JUDGED = ("flow certified", "flow 0", "mixture certified", "noise", "exchanged", "copy")
 SHOWN = {
     "force": "largest force, eV/Å",
     "above_training": "energy above training's hull, eV/atom",
@@ -42,7 +43,7 @@ class Parameters:
 def analyse(
     model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """Judge recorded crystals of each generator as last decoded, and those of the flow decoded once.
+    """Judge recorded crystals of the generators `JUDGED`.
 
     `energies`: a row per crystal (`nesf_design.plausibility.energies`), with `above_training`, its
     energy above the convex hull of the training crystals of its elements (eV/atom).
@@ -52,7 +53,7 @@ def analyse(
         DataError: no samples are recorded in the folder.
     """
     folder, n = recorded_samples(parameters.samples), parameters
-    parts = {k: c for k, c in groups(folder) if " " not in k or k == "flow 0"}
+    parts = {k: c for k, c in groups(folder) if k in JUDGED}
     judged = {k: c.select(range(min(n.n_energies, len(c)))) for k, c in parts.items()}
     train = dataset.split("train")
     rows = spanning(train, judged.values())
@@ -125,7 +126,7 @@ def energies_chart(energies: pd.DataFrame, relaxed: pd.DataFrame, *, title: str 
                 known,
                 share,
                 color=COLOURS[name.split()[0]],
-                linestyle="--" if " " in name else "-",
+                linestyle="--" if name.endswith(" 0") else "-",
                 label=GENERATORS[name],
             )
         ax.set(xlabel=label, ylim=(0, 101))

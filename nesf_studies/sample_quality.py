@@ -20,17 +20,23 @@ from nesf_io.errors import DataError
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, name_rows, subplots
 from nesf_studies.trust import wilson
 
+# name and, after a blank, the stage; `certified`: those with a certificate
 GENERATORS = {
+    "flow certified": "flow, settled and certified",
     "flow": "flow, settled",
     "flow 0": "flow, decoded once",
+    "mixture certified": "Gaussian mixture, settled and certified",
     "mixture": "Gaussian mixture, settled",
     "mixture 0": "Gaussian mixture, decoded once",
+    "noise certified": "uniform noise in z, settled and certified",
     "noise": "uniform noise in z, settled",
     "noise 0": "uniform noise in z, decoded once",
     "exchanged": "training crystals, elements exchanged",
     "copy": "training crystals",
 }
 COLOURS = {"flow": NESF, "mixture": ORACLE, "noise": ICSG3D, "exchanged": SECOND, "copy": TRIVIAL}
+# marker and fill ("": the generator's colour) of each stage
+MARKERS = {"": ("o", ""), "0": ("o", "white"), "certified": ("D", "")}
 # of the table and the figure, with units
 METRICS = {
     "structurally_valid": "structurally valid, %",
@@ -66,11 +72,18 @@ def recorded_samples(folder: str) -> Path:
 
 
 def groups(folder: Path) -> Iterator[tuple[str, Crystals]]:
-    """Yield the crystals of each generator, and as `<generator> <stage>` those of earlier stages."""
-    final = Crystals.load(folder / "crystals.safetensors")
+    """Yield the crystals of each generator, and as `<generator> <stage>` those of earlier stages.
+
+    `<generator> certified`: those of them that have a certificate.
+    """
+    final, table = Crystals.load(folder / "crystals.safetensors"), read_csv(folder / "samples.csv")
+    certified = {*table.loc[table["certified"].astype(str) == "True", "id"]}
     names = np.array([i.split("-")[0] for i in final.ids])
     for name in dict.fromkeys(names):
-        yield str(name), final.select(np.flatnonzero(names == name))
+        rows = np.flatnonzero(names == name)
+        yield str(name), final.select(rows)
+        if len(sure := [i for i in rows if final.ids[i] in certified]):
+            yield f"{name} certified", final.select(sure)
     if (folder / "stages.safetensors").exists():
         stages = Crystals.load(folder / "stages.safetensors")
         keys = np.array([f"{i.split('-')[0]} {i.split(' | ')[1]}" for i in stages.ids])
@@ -115,7 +128,10 @@ def metrics_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares_chart(metrics: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw shares of generators beside each other, with 95 % intervals; hollow: decoded once."""
+    """Draw shares of generators beside each other, with 95 % intervals.
+
+    Hollow: decoded once; diamonds: certified.
+    """
     order = [g for g in GENERATORS if g in set(metrics["generator"])]
     figure, axes = subplots(len(DRAWN), 11.5, 0.34 * len(order) + 1.3)
     name_rows(axes, [GENERATORS[g] for g in order])
@@ -124,11 +140,10 @@ def shares_chart(metrics: pd.DataFrame, *, title: str = "") -> Figure:
         for row, generator in enumerate(order):
             share, n = table.loc[generator, name] / 100, int(table.loc[generator, "n"])
             low, high = wilson(share, n, z=1.96)
-            colour, once = COLOURS[generator.split()[0]], " " in generator
+            colour, *stage = COLOURS[generator.split()[0]], *generator.split()[1:]
             ax.plot([100 * low, 100 * high], [row, row], color=colour)
-            ax.plot(
-                100 * share, row, "o", color=colour, markerfacecolor="white" if once else colour
-            )
+            marker, fill = MARKERS[stage[0] if stage else ""]
+            ax.plot(100 * share, row, marker, color=colour, markerfacecolor=fill or colour)
         ax.set(xlabel="%", xlim=(-3, 103))
         ax.set_title(METRICS[name].removesuffix(", %"), fontsize=10)
     figure.suptitle(title)

@@ -96,11 +96,11 @@ certified.rename(columns={"inside": "inside the training domain"}).rename_axis(
 )
 
 # %% [markdown]
-# **The certificate is no filter here.** After settling nearly all crystals have it, those from noise too: it says that encoder and decoder agree, and nothing of nature.
+# **The certificate is a filter.** A crystal without it is one that decoder and encoder do not agree on even after settling. It speaks of the model, and nothing of nature: crystals from uniform noise have it too, though fewer.
 #
 # ## What is drawn, beside trivial generators
 #
-# Trivial are: *training crystals*, drawn with replacement; *training crystals with exchanged elements*, each for another of its group of the periodic table, with the cell scaled by the atomic radii; and *uniform noise in z*, decoded as the others are. Rows *decoded once* show what settling does.
+# Trivial are: *training crystals*, drawn with replacement; *training crystals with exchanged elements*, each for another of its group of the periodic table, with the cell scaled by the atomic radii; and *uniform noise in z*, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
 
 # %% tags=["full-width", "hide-input"]
 metrics = quality.table("metrics")
@@ -111,7 +111,7 @@ if out:
 display(figure)
 
 # %% [markdown]
-# *Lines: 95 % intervals; hollow: decoded once. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV and W are over valid crystals and the test split. Space groups within 0.1 Å.*
+# *Lines: 95 % intervals; hollow: decoded once; diamonds: certified. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV and W are over valid crystals and the test split. Space groups within 0.1 Å.*
 #
 # COV-R is the share of test crystals that have a sample near by, and grows with the number of samples; COV-P is the share of samples that have a test crystal near by. *Near* are two crystals whose average minimum distances and compositions differ by less than between a validation crystal and its nearest training crystal, in 90 % of the cases. So copies of training crystals show what can be had; values of other papers use other fingerprints and cannot be compared.
 #
@@ -166,7 +166,7 @@ pd.concat(tables)
 # - Valid by these rules is a low bar. Most wrong crystals pass both.
 # - CHGNet learned from the database that the training crystals are from. Low energies of copies are no surprise; high energies of samples are meaningful, low ones are an invitation to compute, not a discovery. Nothing here says that a crystal can be made.
 # - The hull is that of the training split, not of all known phases; a crystal *below* it need not be stable.
-# - COV-R depends on the number of samples; all generators but noise have as many.
+# - COV-R depends on the number of samples, which differs between rows.
 # - Relaxations are few, so shares of relaxing crystals have wide intervals.
 #
 # ## Summary
