@@ -67,8 +67,9 @@ def judgeable(crystals: Crystals) -> np.ndarray:
 def energies(crystals: Crystals, *, progress: bool = False) -> pd.DataFrame:
     """Return energies and forces of crystals as they are, a row each.
 
-    Columns: `id`, `energy` (eV/atom), `force` (largest, eV/Å), `stress` (largest entry, GPa); NaN
-    where a crystal is not `judgeable`, or an atom has no neighbour within CHGNet's cutoff.
+    Columns: `id`, `energy` (eV/atom), `bonding` (eV/atom; the energy without the part that CHGNet
+    gives to each element alone, so that other compositions can be compared), `force` (largest,
+    eV/Å), `stress` (largest entry, GPa); NaN where a crystal is not `judgeable`, or an atom has no neighbour within CHGNet's cutoff.
     """
     rows, ok = [], judgeable(crystals)
     structures = crystals.to_structures()
@@ -82,20 +83,23 @@ def energies(crystals: Crystals, *, progress: bool = False) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", *_UNKNOWN])
 
 
-_UNKNOWN = {"energy": np.nan, "force": np.nan, "stress": np.nan}
+_UNKNOWN = {"energy": np.nan, "bonding": np.nan, "force": np.nan, "stress": np.nan}
 
 
 def energy(structure: Structure) -> dict[str, float]:
-    """Return energy (eV/atom), largest force (eV/Å) and largest stress (GPa) of a structure."""
+    """Return the entries of a row of `energies` for one structure."""
     model = potential()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            made = model.predict_structure(structure, task="efs")
+            graph = model.graph_converter(structure)
+            made = model.predict_graph(graph, task="efs")
+            of_elements = float(model.composition_model([graph])[0])
         except ValueError:  # an atom without neighbours
             return dict(_UNKNOWN)
     return {
         "energy": float(made["e"]),
+        "bonding": float(made["e"]) - of_elements,
         "force": float(np.linalg.norm(made["f"], axis=-1).max()),
         "stress": float(np.abs(made["s"]).max()),
     }
