@@ -11,7 +11,7 @@ import numpy as np
 
 from nesf.outputs import check, output
 from nesf_cli.options import add_command, add_data_options, add_replace, dataset_of
-from nesf_io.errors import ConfigError
+from nesf_io.errors import ConfigError, DataError
 
 DENSITIES = ("flow", "mixture", "noise")  # of nesf_design.density, which would load torch
 
@@ -49,6 +49,40 @@ def add_design_commands(commands: Any) -> None:
     )
     add_symmetrise(sample)
     add_output(sample)
+
+    wanted = add_command(
+        commands,
+        "design",
+        _design,
+        "new crystals for a target: latent vectors chosen by a regression on a property, and decoded",
+        "nesf design runs/perov5 --target heat_ref=min --out low/",
+        "nesf design runs/mine --target band_gap=1.5 --table properties.csv -n 20 --out gap/",
+    )
+    add_model(wanted)
+    wanted.add_argument(
+        "--target",
+        required=True,
+        metavar="PROPERTY=AIM",
+        help="AIM: min, max or a number, in the property's unit",
+    )
+    wanted.add_argument(
+        "--table",
+        type=Path,
+        help="CSV with a column id (or material_id) and the property, of training crystals (default: the dataset's own properties)",
+    )
+    wanted.add_argument("-n", type=int, default=50, help="crystals to make (default: 50)")
+    wanted.add_argument(
+        "--pool", type=int, default=2000, help="latent vectors to choose from (default: 2000)"
+    )
+    wanted.add_argument("--seed", type=int, default=0, help="of fit and draw (default: 0)")
+    wanted.add_argument(
+        "--density",
+        default="flow",
+        choices=DENSITIES[:2],
+        help="that is drawn from (default: flow)",
+    )
+    add_symmetrise(wanted)
+    add_output(wanted)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -143,4 +177,61 @@ def _sample(options: argparse.Namespace) -> None:
     )
     print(
         f"{len(kept)} crystals in {options.out} ({options.format}/, structures.csv, atoms.csv, summary.json, z.npy)"
+    )
+
+
+def _design(options: argparse.Namespace) -> None:
+    from nesf.export import write_reconstruction
+    from nesf.files import write_atomically
+    from nesf.records import command_line, read_csv
+    from nesf_design.design import Goal, design, known_values
+    from nesf_design.symmetry import check_tolerance
+
+    goal = Goal.of(options.target)
+    if options.symmetrise:
+        check_tolerance(options.symmetrise)
+    inputs = [path for path in (options.run, options.table) if path is not None and path.exists()]
+    check(options.out, replace=options.replace, inputs=inputs)
+    table = None if options.table is None else read_csv(options.table)
+    model, dataset = loaded(options)
+    try:
+        values = known_values(dataset, goal, table)
+    except DataError as error:
+        raise DataError(f"{options.table}: {error}" if options.table else str(error)) from None
+    made = design(
+        model,
+        goal,
+        dataset,
+        values,
+        n=options.n,
+        pool=options.pool,
+        seed=options.seed,
+        density=options.density,
+        symmetrise=options.symmetrise,
+        progress=not options.quiet,
+    )
+    about = {
+        "command": command_line(options.words),
+        "model": dict(model.dataset),
+        "target": options.target,
+        "known_values": int(np.isfinite(values).sum()),
+        "pool": options.pool,
+        "density": options.density,
+        "seed": options.seed,
+        "reconstruction": dataclasses.asdict(model.config.decoding),
+    }
+    with output(options.out, replace=options.replace, inputs=inputs) as folder:
+        write_reconstruction(folder, made.samples.made, about, options.format)
+        write_atomically(
+            folder / "predicted.csv",
+            made.table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        )
+    own = made.table.loc[made.table["certified"], "predicted_decoded"]
+    known = values[np.isfinite(values)]
+    print(
+        f"{goal.name} of {len(known)} training crystals: {known.min():.4g} to {known.max():.4g}; predicted for the {len(own)} certified of {options.n} crystals: "
+        + (f"{own.min():.4g} to {own.max():.4g}" if len(own) else "–")
+    )
+    print(
+        f"written: {options.out} ({options.format}/, structures.csv, predicted.csv, summary.json); a prediction is not a measurement"
     )

@@ -16,6 +16,7 @@ ANALYSES = {
     "sampling": "new crystals from densities of latent vectors, and from trivial generators",
     "sample-quality": "those crystals by the field's metrics: validity, coverage, novelty, symmetry",
     "sample-energies": "those crystals by CHGNet: forces, energies, relaxations",
+    "design": "crystals for a target, beside random search and training crystals",
     "path-energies": "CHGNet's energy along the paths of `interpolation`, beside linear mixing",
     "symmetry": "space groups of reconstructions, with and without symmetrising",
     "slots": "a slot decoder trained on the same latent vectors, against the fields",
