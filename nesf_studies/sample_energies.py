@@ -16,7 +16,7 @@ from nesf_io.errors import ConfigError
 from nesf_studies.sample_quality import COLOURS, GENERATORS, groups, recorded_samples
 from nesf_studies.style import subplots
 
-JUDGED = ("flow certified", "flow 0", "mixture certified", "noise", "exchanged", "copy")
+JUDGED = ("flow", "flow 0", "mixture", "noise", "exchanged", "copy")
 SHOWN = {
     "force": "largest force, eV/Å",
     "above_training": "energy above training's hull, eV/atom",
@@ -31,7 +31,7 @@ class Parameters:
     samples: str = ""  # folder of the recorded analysis `sampling`
     # of each generator; the first ones, for the order is random
     n_energies: int = 300
-    n_relaxed: int = 40
+    n_relaxed: int = 30
     steps: int = STEPS  # of a relaxation, at most
 
     def __post_init__(self) -> None:
@@ -54,6 +54,7 @@ def analyse(
     """
     folder, n = recorded_samples(parameters.samples), parameters
     parts = {k: c for k, c in groups(folder) if k in JUDGED}
+    certified = {i for k, c in groups(folder) if k.endswith(" certified") for i in c.ids}
     judged = {k: c.select(range(min(n.n_energies, len(c)))) for k, c in parts.items()}
     train = dataset.split("train")
     rows = spanning(train, judged.values())
@@ -66,10 +67,11 @@ def analyse(
         table["above_training"] = above_training(
             crystals.to_structures(), table["energy"], structures, known
         )
-        tables.append(table.assign(generator=name))
+        sure = [i in certified for i in table["id"]]  # of earlier stages, whose ids differ, none
+        tables.append(table.assign(generator=name, certified=sure))
         first = crystals.select(range(min(n.n_relaxed, len(crystals))))
         made = relaxations(first, n.steps, progress=progress)
-        relaxed.append(made.assign(generator=name))
+        relaxed.append(made.assign(generator=name, certified=sure[: len(made)]))
     return {
         "energies": pd.concat(tables, ignore_index=True),
         "relaxations": pd.concat(relaxed, ignore_index=True),
@@ -92,8 +94,8 @@ def spanning(train: Crystals, generated: object) -> np.ndarray:
 def energies_table(energies: pd.DataFrame, relaxed: pd.DataFrame) -> pd.DataFrame:
     """Return what CHGNet says of each generator: medians, and shares in percent."""
     rows = {}
-    for name in [g for g in GENERATORS if g in set(energies["generator"])]:
-        one, two = energies[energies["generator"] == name], relaxed[relaxed["generator"] == name]
+    for name in [g for g in GENERATORS if g.removesuffix(" certified") in {*energies["generator"]}]:
+        one, two = (_of(table, name) for table in (energies, relaxed))
         hull = one["above_training"].dropna()
         rows[GENERATORS[name]] = {
             "n": len(one),
@@ -109,6 +111,12 @@ def energies_table(energies: pd.DataFrame, relaxed: pd.DataFrame) -> pd.DataFram
             "median energy drop, eV/atom": two["energy_drop"].median(),
         }
     return pd.DataFrame(rows).T.round(3)
+
+
+def _of(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of a generator, or of its certified crystals (`<generator> certified`)."""
+    own = table[table["generator"] == name.removesuffix(" certified")]
+    return own[own["certified"]] if name.endswith(" certified") else own
 
 
 def energies_chart(energies: pd.DataFrame, relaxed: pd.DataFrame, *, title: str = "") -> Figure:
