@@ -1,0 +1,168 @@
+"""Recorded campaign against bad input and faults, odd inputs, and a newcomer's first commands."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pandas as pd
+
+from nesf.forms import read_form
+from nesf.records import RecordedRun, read_record
+from nesf_io.errors import DataError
+from nesf_studies.certificates import certified_materials
+from nesf_studies.page import RESULTS
+
+FAULTS = {
+    "traceback": "tracebacks",
+    "hang": "over the time limit",
+    "crash": "crashes",
+    "lost": "files lost or changed",
+    "executed": "code executed",
+    "differs": "other weights",
+    "left": "leftovers",
+    "message": "messages that do not help",
+}
+
+
+class Outcome(TypedDict):
+    """What became of an odd input."""
+
+    file: str
+    what: str
+    exit_code: int
+    said: str
+    formulas: list[str]
+    seconds: float
+
+
+class InputsRecord(TypedDict):
+    """What `python -m robustness.inputs` records."""
+
+    command: str
+    commit: str
+    started: str
+    wall_time_seconds: float
+    outcomes: list[Outcome]
+
+
+class Step(TypedDict):
+    """A command and what it printed."""
+
+    command: str
+    expected: int
+    exit_code: int
+    printed: str
+    seconds: float
+
+
+class NewcomerRecord(TypedDict):
+    """What `python -m robustness.newcomer` records."""
+
+    command: str
+    commit: str
+    started: str
+    wall_time_seconds: float
+    steps: list[Step]
+
+
+def recorded_campaign(name: str = "campaign") -> dict[str, Any]:
+    """Read a recorded campaign of `results/robustness/`.
+
+    Raises:
+        DataError: it is not recorded, or broken.
+    """
+    path = RESULTS / "robustness" / f"{name}.json"
+    if not path.exists():
+        raise DataError(f"{path}: is not recorded; make it with `make fuzz`")
+    return read_record(path, "robustness")
+
+
+def _recorded(name: str, form: Any) -> Any:
+    path: Path = RESULTS / "robustness" / f"{name}.json"
+    return read_form(path, form, f"make it again with python -m robustness.{name}")
+
+
+def recorded_inputs() -> InputsRecord:
+    """Read the recorded outcomes of odd inputs.
+
+    Raises:
+        DataError: they are not recorded, or broken.
+    """
+    return _recorded("inputs", InputsRecord)
+
+
+def recorded_newcomer() -> NewcomerRecord:
+    """Read the recorded transcript.
+
+    Raises:
+        DataError: it is not recorded, or broken.
+    """
+    return _recorded("newcomer", NewcomerRecord)
+
+
+def campaign_table(record: dict[str, Any]) -> pd.DataFrame:
+    """Return the counts of a campaign: a row a kind of input, and all of them."""
+    rows = {
+        row["kind"]: {"inputs": row["inputs"]}
+        | {words: row["faults"].get(name, 0) for name, words in FAULTS.items()}
+        for row in record["rows"]
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("what is damaged")
+    table.loc["all"] = table.sum()
+    return table
+
+
+def inputs_table(record: InputsRecord) -> pd.DataFrame:
+    """Return what is said of each odd input; an exit code of 2 is a refusal."""
+    rows = {}
+    for one in record["outcomes"]:
+        lines = [line.removeprefix("nesf: ") for line in one["said"].splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith(("error: ", "warning: "))]
+        about = [line for line in lines if " → " in line]
+        told = said or about
+        text = "; ".join(line if len(line) < 240 else f"{line[:240]} …" for line in told)
+        back = ", ".join(one["formulas"]) or ("refused" if one["exit_code"] == 2 else "nothing")
+        rows[one["file"]] = {"what is peculiar": one["what"], "comes back": back, "said": text}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("file")
+
+
+def transcript(steps: Sequence[Step]) -> str:
+    """Return commands and what they printed as HTML, as on a screen."""
+    parts = []
+    for step in steps:
+        code = f"exit code {step['exit_code']}, " if step["exit_code"] else ""
+        parts.append(
+            f"<b>$ {html.escape(step['command'])}</b>   <i>{code}{step['seconds']:.0f} s</i>\n"
+            + html.escape(step["printed"])
+        )
+    text = "\n\n".join(parts)
+    return f'<pre class="transcript" tabindex="0">{text}</pre>'
+
+
+def certificate_signals(
+    runs: Sequence[RecordedRun], dataset: str, preset: str, split: str
+) -> pd.DataFrame:
+    """Return the certificate of each decoded crystal of recorded runs, for `trust.roc`.
+
+    Returns:
+        A row a crystal and run: `certified`, `latent_distance`, `n_atoms` (found), and the outcomes
+        `matched` and `exact`.
+
+    Raises:
+        DataError: no such run is recorded.
+    """
+    materials = certified_materials(runs, dataset, preset, split)
+    if materials.empty:
+        raise DataError(f"{dataset}, {preset}, {split}: no run with certificates is recorded")
+    return pd.DataFrame(
+        {
+            "certified": materials["certified"].astype(bool),
+            "latent_distance": materials["latent_distance"].astype(float),
+            "n_atoms": materials["n_atoms_detected"].astype(float),
+            "matched": materials["matched"].astype(bool),
+            "exact": materials["right"].astype(bool),
+        }
+    )
