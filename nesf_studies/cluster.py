@@ -46,6 +46,7 @@ class SlurmRecord(TypedDict):
     options: list[str]
     killed: Killed
     jobs: list[Job]
+    resumed_after: int
     same_weights: bool
     table_rows: int
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -113,6 +113,26 @@ def campaign_table(record: dict[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("what is damaged")
     table.loc["all"] = table.sum()
     return table
+
+
+def campaigns_compared(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return failures of inputs, by kind of input, for campaigns by title: `6 of 300`."""
+    columns = {}
+    for title, record in records.items():
+        columns[title] = {
+            row["kind"]: f"{sum(row['faults'].values())} of {row['inputs']}"
+            for row in record["rows"]
+        }
+    table = pd.DataFrame(columns).fillna("–").rename_axis("what is damaged")
+    # in the order of the last one
+    return table.loc[list(list(columns.values())[-1])]
+
+
+def how_recorded(record: Mapping[str, Any]) -> str:
+    """Return in a line of Markdown how a record was made."""
+    share = record.get("share", 1)
+    size = f", {100 * share:g} % of the whole campaign" if share != 1 else ""
+    return f"*`{record['command']}`{size}, commit {record['commit'][:12]}, {record['started'][:10]}, {record['wall_time_seconds'] / 60:.0f} minutes.*"
 
 
 def inputs_table(record: InputsRecord) -> pd.DataFrame:
