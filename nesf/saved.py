@@ -193,12 +193,10 @@ class TrainedModel:
         if isinstance(structures, Crystals):
             return structures
         used, notes = in_cell(as_crystals(structures), cell, self.domain or {})
-        changed = [
-            (name, note) for name, note in zip(used.ids, notes, strict=True) if "converted" in note
-        ]
-        if changed:
+        pairs = zip(used.ids, notes, strict=True)
+        if found := [f"{name}: {note}" for name, note in pairs if "(converted" in note]:
             warnings.warn(
-                f"{len(changed)} of {len(used)} structures were converted to the cell that the model has learned, the first is {changed[0][0]}: {changed[0][1]}; cell='as-given' leaves them as they are",
+                f"{len(found)} of {len(used)} structures were converted to the cell that the model has learned, the first is {found[0]}; cell='as-given' leaves them as they are",
                 stacklevel=3,
             )
         return used

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pandas as pd
+from IPython.display import HTML
 
 from nesf.forms import read_form
-from nesf.records import RecordedRun, read_record
+from nesf.records import read_record
 from nesf_io.errors import DataError
-from nesf_studies.certificates import certified_materials
+from nesf_studies.links import as_html
 from nesf_studies.page import RESULTS
+from nesf_studies.trust import verdicts
 
 FAULTS = {
     "traceback": "tracebacks",
@@ -141,12 +143,19 @@ def inputs_table(record: InputsRecord) -> pd.DataFrame:
     for one in record["outcomes"]:
         lines = [line.removeprefix("nesf: ") for line in one["said"].splitlines() if line.strip()]
         said = [line for line in lines if line.startswith(("error: ", "warning: "))]
-        about = [line for line in lines if " → " in line]
+        about = [line.partition(": ")[2] for line in lines if " → " in line]
         told = said or about
         text = "; ".join(line if len(line) < 240 else f"{line[:240]} …" for line in told)
         back = ", ".join(one["formulas"]) or ("refused" if one["exit_code"] == 2 else "nothing")
         rows[one["file"]] = {"what is peculiar": one["what"], "comes back": back, "said": text}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("file")
+
+
+def inputs_html(record: InputsRecord) -> HTML:
+    """Return the table of odd inputs for a page, its text to the left."""
+    table = inputs_table(record)
+    shown = table.map(lambda text: f'<div class="said">{html.escape(text)}</div>')
+    return as_html(shown, "odd inputs and what nesf says")
 
 
 def transcript(steps: Sequence[Step]) -> str:
@@ -162,21 +171,23 @@ def transcript(steps: Sequence[Step]) -> str:
     return f'<pre class="transcript" tabindex="0">{text}</pre>'
 
 
-def certificate_signals(
-    runs: Sequence[RecordedRun], dataset: str, preset: str, split: str
-) -> pd.DataFrame:
-    """Return the certificate of each decoded crystal of recorded runs, for `trust.roc`.
+def certificate_signals(materials: pd.DataFrame) -> pd.DataFrame:
+    """Return certificate and outcome of each decoded crystal, for `trust.roc`.
+
+    Args:
+        materials: of `certificates.certified_materials`.
 
     Returns:
         A row a crystal and run: `certified`, `latent_distance`, `n_atoms` (found), and the outcomes
         `matched` and `exact`.
 
     Raises:
-        DataError: no such run is recorded.
+        DataError: no run with certificates is recorded.
     """
-    materials = certified_materials(runs, dataset, preset, split)
     if materials.empty:
-        raise DataError(f"{dataset}, {preset}, {split}: no run with certificates is recorded")
+        raise DataError(
+            "results: no run with certificates is recorded; nesf run lcs6 --preset plus"
+        )
     return pd.DataFrame(
         {
             "certified": materials["certified"].astype(bool),
@@ -185,4 +196,18 @@ def certificate_signals(
             "matched": materials["matched"].astype(bool),
             "exact": materials["right"].astype(bool),
         }
+    )
+
+
+def verdict_table(signals: pd.DataFrame) -> pd.DataFrame:
+    """Return how many crystals match and are exact, by the certificate's verdict; text."""
+    table = verdicts(signals)
+    return pd.DataFrame(
+        {
+            "crystals": [f"{n:.0f}" for n in table["n"]],
+            "match": [f"{n:.0f}" for n in table["matched"]],
+            "exact": [f"{n:.0f}" for n in table["exact"]],
+            "exact, %": [f"{share:.1f}" for share in table["exact_percent"]],
+        },
+        index=table.index,
     )

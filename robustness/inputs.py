@@ -165,7 +165,11 @@ def outcome(name: str, model: str, folder: Path) -> Outcome:
         from nesf.records import read_csv
 
         formulas = tuple(read_csv(table)["formula"].astype(str))
-    lines = [line for line in printed.replace("\r", "\n").splitlines() if "crystal/s" not in line]
+    lines = [
+        line
+        for line in printed.replace("\r", "\n").splitlines()
+        if "crystal/s" not in line and "s/crystal" not in line
+    ]
     return Outcome(name, what, code, "\n".join(lines).strip(), formulas, round(seconds, 1))
 
 
