@@ -165,8 +165,8 @@ class Coupling(nn.Module):
             *(nn.Linear(self.kept, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()),
             nn.Linear(WIDTH, 2 * (size // 2)),
         )
-        nn.init.zeros_(self.network[-1].weight)  # begins as the identity  # type: ignore[arg-type]
-        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
+        for parameter in self.network[-1].parameters():
+            nn.init.zeros_(parameter)  # begins as the identity
 
     def change(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Return log scale and shift of the other half."""
