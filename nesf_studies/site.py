@@ -160,13 +160,13 @@ def finished(text: str, folder: Path) -> str:
     """
     page = BeautifulSoup(text, "html.parser")
     for part in page.find_all(["script", "link"]):
-        if _DROPPED.search(" ".join((part.get("src", ""), part.get("href", ""), part.text[:300]))):
+        if _DROPPED.search(f"{part.get('src', '')} {part.get('href', '')} {part.text[:300]}"):
             part.decompose()
     if not page.select_one("[class^='sd-'], [class*=' sd-']"):
         for part in page.select("[href*='sphinx-design'], [src*='design-tabs']"):
             part.decompose()
     _clean(page)
-    for words in page.select_one("article").find_all(string=True) if page.article else []:
+    for words in page.article.find_all(string=True) if page.article else []:
         if not words.find_parent(["pre", "code", "script", "style", "math"]):
             words.replace_with(subscripts(str(words)))
     figures = _inline_figures(page, folder)
@@ -188,9 +188,8 @@ def _clean(page: BeautifulSoup) -> None:
         del summary["aria-label"]  # what it says is its name
     for table in page.select("table.dataframe"):
         del table["border"]
-    for entry in page.select("[role=list] > :not([role]), .bibliography[role]"):
-        if "citation-list" in entry.get("class", []):
-            del entry["role"]
+    for references in page.select(".citation-list[role]"):
+        del references["role"]  # of a list whose entries are none
 
 
 def _inline_figures(page: BeautifulSoup, folder: Path) -> dict[str, str]:
@@ -244,7 +243,8 @@ def _tell_kernel(app: Sphinx, page: str, _source: list[str]) -> None:
 
 
 def _cache_of(app: Sphinx) -> Path:
-    return Path(app.config.nb_execution_cache_path or Path(app.outdir).parent / ".jupyter_cache")
+    given = app.config.nb_execution_cache_path or Path(app.outdir).parent / ".jupyter_cache"
+    return Path(given).resolve()  # kernels work in folders of their own
 
 
 def _reads_of(app: Sphinx, page: str) -> Path:

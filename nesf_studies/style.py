@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from matplotlib.collections import Collection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from nesf.files import write_atomically
 
@@ -51,6 +53,8 @@ METHOD_COLOURS = {
 
 
 SMALLEST_TEXT = 12  # px, as a page displays it
+LEAST = 9.5  # points; smaller text of a figure is drawn in this size
+WIDEST = 8.1  # inches: the column of a page
 MANY = 400  # parts of a figure that are drawn as a picture in an SVG
 # ink that does not follow the theme: text and edges on a coloured ground
 DARK, LIGHT = "#010101", "#fefefe"
@@ -79,10 +83,15 @@ def subscripts(text: str) -> str:
 
 
 class PageFigure(Figure):
-    """A figure in whose SVG clouds of points are pictures: thousands of shapes make a page slow."""
+    """A figure for pages: no text is too small, and clouds of points are pictures in an SVG.
+
+    Thousands of shapes would make a page slow.
+    """
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw it."""
+        for text in self.findobj(Text):
+            text.set_fontsize(max(LEAST, text.get_fontsize()))
         for part in self.findobj(Collection):
             if len(np.atleast_2d(part.get_offsets())) > MANY:
                 part.set_rasterized(True)
@@ -99,7 +108,7 @@ def use_svg() -> None:
     from matplotlib_inline.config import InlineBackend
 
     InlineBackend.instance(parent=shell).figure_formats = {"svg"}
-    matplotlib.rcParams["figure.dpi"] = 144  # of what is a picture inside an SVG
+    matplotlib.rcParams["figure.dpi"] = 120  # of what is a picture inside an SVG
 
 
 def inline_svg(svg: str, prefix: str, text: str) -> str:
@@ -174,12 +183,26 @@ def folded(content: pd.DataFrame | str, title: str) -> str:
 def subplots(
     n_columns: int, width: float, height: float, n_rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure (size in inches) and its axes, row by row, without top and right spines."""
-    figure = PageFigure(figsize=(width, height), layout="constrained")
+    """Return a figure (size in inches) and its axes, row by row, without top and right spines.
+
+    It is not wider than a page: panels of one row that have no room beside each other go on in the
+    next row.
+    """
+    n_panels = n_columns * n_rows
+    if n_rows == 1 and n_columns > 1 and width > 1.2 * WIDEST:
+        n_rows = math.ceil(width / WIDEST)
+        n_columns, width, height = (
+            math.ceil(n_panels / n_rows),
+            width * math.ceil(n_panels / n_rows) / n_panels,
+            height * n_rows,
+        )
+    figure = PageFigure(figsize=(min(width, WIDEST), height), layout="constrained")
     axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+    for ax in axes[n_panels:]:
+        ax.remove()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, axes[:n_panels]
 
 
 def element_colour(z: int) -> str:
@@ -256,12 +279,17 @@ def save(figure: Figure, path: Path, data: pd.DataFrame) -> list[Path]:
     return made
 
 
+def _starts_a_row(ax: Axes, i: int) -> bool:
+    place = ax.get_subplotspec()
+    return i == 0 if place is None else bool(place.is_first_col())
+
+
 def name_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
-    """Give panels side by side a row per name, top to bottom; the first panel shows the names."""
+    """Give panels side by side a row per name, top to bottom; the leftmost show the names."""
     for i, ax in enumerate(axes):
         ax.set(
             yticks=range(len(names)),
             ylim=(len(names) - 0.5, -0.5),
-            yticklabels=names if i == 0 else [],
+            yticklabels=names if _starts_a_row(ax, i) else [],
         )
         ax.grid(alpha=0.3)

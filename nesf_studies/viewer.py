@@ -61,7 +61,7 @@ def picture_of(structures: Sequence[Structure], form: str) -> bytes:
             ax.set_axis_off()
             continue
         draw_crystal(ax, structure)
-        ax.set_title(f"{structure.properties['id']}: {_formula(structure)}", fontsize=9)
+        ax.set_title(title_of(structure))
     numbers = sorted({site.specie.Z for structure in structures for site in structure})
     figure.legend(
         handles=element_handles(numbers), loc="outside lower center", ncols=12, frameon=False
@@ -80,7 +80,7 @@ def standalone(structures: Sequence[Structure]) -> str:
     vendored = Path(__file__).resolve().parents[1] / "book" / "_extra" / "vendor" / "3Dmol-min.js"
     code = vendored.read_bytes() if vendored.exists() else b""
     script = f"data:text/javascript;base64,{base64.b64encode(code).decode()}"
-    titles = [f"{s.properties['id']}: {_formula(s)}" for s in structures]
+    titles = [title_of(s) for s in structures]
     body = crystal_view(*structures, titles=titles, script=script).data
     return f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>nesf view</title></head>\n<body>{body}</body></html>\n'
 
@@ -246,6 +246,12 @@ def _view(markup: str, function: str, *arguments: Any) -> HTML:
 
 def _identifier(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:8]}"
+
+
+def title_of(structure: Structure) -> str:
+    """Return what stands above a crystal: its id, if it has one, and its formula."""
+    name = structure.properties.get("id", "")
+    return f"{name}: {_formula(structure)}" if name else _formula(structure)
 
 
 def _formula(structure: Structure) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,11 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = {1400: 900, 390: 844}  # px, and heights
 THEMES = ("light", "dark")
 TEXT_PAGE, ANY_PAGE = 500_000, 2_000_000  # bytes, without the library of the 3-D views
-SMALLEST = 11.95  # px: 12, rounded
 LIVE_SECONDS = 30  # for the live page, on a busy machine
 # parts of a page that show text, with the size at which it is displayed
-SMALL_TEXT = (
-    """() => {
+SMALL_TEXT = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode, at = node.parentElement;
@@ -42,12 +41,10 @@ SMALL_TEXT = (
     let size = parseFloat(getComputedStyle(at).fontSize);
     if (at.closest("svg") && at.getScreenCTM) size *= Math.hypot(at.getScreenCTM().a, at.getScreenCTM().b);
     const box = at.getBoundingClientRect();
-    if (size < %s && box.width > 1 && box.height > 1) found.push(size.toFixed(1) + " px: " + node.data.trim().slice(0, 40));
+    if (size < SMALLEST && box.width > 1 && box.height > 1) found.push(size.toFixed(1) + " px: " + node.data.trim().slice(0, 40));
   }
   return [...new Set(found)];
-}"""
-    % SMALLEST
-)
+}""".replace("SMALLEST", "11.95")  # px: 12, rounded
 AXE = """() => axe.run(document, { resultTypes: ["violations"] }).then((r) => r.violations
   .filter((v) => ["critical", "serious"].includes(v.impact))
   .map((v) => `${v.impact} ${v.id} x ${v.nodes.length}: ${v.nodes[0].target.join(" ")} ${v.nodes[0].any.map((a) => a.message).join("; ").slice(0, 120)}`))"""
@@ -114,6 +111,29 @@ def check_views(page: Any, faults: list[str]) -> int:
     return int(views.count())
 
 
+def listen(page: Any, base: str, faults: list[str]) -> dict[str, int]:
+    """Note what a page asks for and complains of; return the bytes of its files, as they come."""
+    sizes: dict[str, int] = {}
+
+    def heard(response: Any) -> None:
+        if not response.url.startswith((base, "data:", "blob:")):
+            faults.append(f"asks the network: {response.url[:80]}")
+        elif response.status >= 400:
+            faults.append(f"{response.status}: {response.url}")
+        elif response.url.startswith(base):
+            sizes[response.url] = int(response.headers.get("content-length", 0))
+
+    def said(message: Any) -> None:
+        if message.type == "error":
+            faults.append(f"console: {message.text[:160]}")
+
+    page.on("response", heard)
+    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url[:80]}"))
+    page.on("console", said)
+    page.on("pageerror", lambda error: faults.append(f"console: {str(error)[:160]}"))
+    return sizes
+
+
 def check_page(browser: Any, base: str, name: str, axe: str) -> dict[str, Any]:
     """Open one page at both widths and in both themes; return what was found and measured."""
     faults: list[str] = []
@@ -122,22 +142,7 @@ def check_page(browser: Any, base: str, name: str, axe: str) -> dict[str, Any]:
         context = browser.new_context(viewport={"width": width, "height": height})
         page = context.new_page()
         page.set_default_timeout(120_000)
-        sizes: dict[str, int] = {}
-
-        def heard(response: Any, sizes: dict[str, int] = sizes) -> None:
-            if not response.url.startswith((base, "data:", "blob:")):
-                faults.append(f"asks the network: {response.url[:80]}")
-            elif response.status >= 400:
-                faults.append(f"{response.status}: {response.url}")
-            elif response.url.startswith(base):
-                sizes[response.url] = int(response.headers.get("content-length", 0))
-
-        page.on("response", heard)
-        page.on("requestfailed", lambda r: faults.append(f"failed: {r.url[:80]}"))
-        page.on(
-            "console", lambda m: m.type == "error" and faults.append(f"console: {m.text[:160]}")
-        )
-        page.on("pageerror", lambda e: faults.append(f"console: {str(e)[:160]}"))
+        sizes = listen(page, base, faults)
         page.add_init_script("localStorage.setItem('mode', 'light')")
         start = time.monotonic()
         page.goto(f"{base}{name}", wait_until="load")
@@ -232,7 +237,7 @@ def main() -> int:
     base = f"http://127.0.0.1:{server.server_port}/"
     jobs = [(base, names[i :: options.processes], executable) for i in range(options.processes)]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        reports = sorted(sum(pool.map(work, jobs), []), key=lambda r: str(r["page"]))
+        reports = sorted(itertools.chain(*pool.map(work, jobs)), key=lambda r: str(r["page"]))
     broken = [] if options.only else broken_links(folder, pages)
     for report in reports:
         print(f"{report['page']}: {report['bytes'] / 1e6:.2f} MB, load {report['load_s_1400']} s, {report['views']} views, {len(report['faults'])} faults")  # fmt: skip
