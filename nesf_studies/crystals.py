@@ -78,7 +78,7 @@ def with_border_images(structure: Structure) -> Atoms:
 def draw_crystal(ax: Axes, structure: Structure, *, letters: float = 9) -> None:
     """Draw a unit cell from the front, atoms on its faces repeated: one artist, sorted by depth.
 
-    The `letters` of the elements, of this size (points), stand on atoms that no other one hides.
+    The `letters` of the elements, of this size (points), stand on atoms that are large enough and that no other hides.
     """
     ax.set_axis_off()
     if not len(structure):
@@ -96,9 +96,11 @@ def draw_crystal(ax: Axes, structure: Structure, *, letters: float = 9) -> None:
             if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
                 shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
     for i, (x, y, z) in enumerate(centres):
-        hiding = (centres[:, 2] > z) & (np.hypot(*(centres[:, :2] - (x, y)).T) < radii)
+        hiding = (centres[:, 2] > z) & (
+            np.hypot(*(centres[:, :2] - (x, y)).T) < radii + radii[i] / 3
+        )
         if not hiding.any():
-            draw_symbol(ax, (x, y), atoms.numbers[i], letters)
+            draw_symbol(ax, (x, y), radii[i], atoms.numbers[i], letters)
     _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
     ax.add_collection(
         PathCollection(

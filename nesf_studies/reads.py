@@ -1,6 +1,7 @@
 """What a page of the book reads: its notebook is executed again when that has changed, and not else.
 
-The build names a file in `NESF_READS`; the kernel that executes the page writes there which
+The build names a file in `NESF_READS` (and in `NESF_ROOT` a root other than the repository, for
+tests); the kernel that executes the page writes there which
 modules, recorded runs and folders of the repository it used, with their hashes (an audit hook of
 Python sees each file that is opened and each folder that is listed).
 """
@@ -66,7 +67,7 @@ def watch() -> None:
         return
     from IPython.core.getipython import get_ipython
 
-    reads, shell = Reads(), get_ipython()
+    reads, shell = Reads(Path(os.environ.get("NESF_ROOT", ROOT))), get_ipython()
 
     def write(*_: Any) -> None:
         kept = {"code": os.environ.get("NESF_CODE", ""), "read": reads.hashes()}

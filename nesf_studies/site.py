@@ -22,7 +22,7 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.transforms import SphinxTransform
 
-from nesf_studies.reads import is_current
+from nesf_studies.reads import ROOT, is_current
 from nesf_studies.style import inline_svg, subscripts
 
 if TYPE_CHECKING:
@@ -41,10 +41,16 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_html_math_renderer("mathml", (_inline_formula, None), (_displayed_formula, None))
     app.add_transform(CaptionedFigures)
+    app.add_config_value("nesf_root", str(ROOT), "")
     app.connect("env-get-outdated", _changed_pages)
     app.connect("source-read", _tell_kernel)
     app.connect("build-finished", _finish_pages)
-    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
+    # pages that an older version has made are made anew
+    own = b"".join(
+        Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("site", "style")
+    )
+    version = int(hashlib.sha256(own).hexdigest()[:8], 16)
+    return {"version": "1", "env_version": version, "parallel_read_safe": False}
 
 
 # --- formulas ---
@@ -166,7 +172,8 @@ def finished(text: str, folder: Path) -> str:
         for part in page.select("[href*='sphinx-design'], [src*='design-tabs']"):
             part.decompose()
     _clean(page)
-    for words in page.article.find_all(string=True) if page.article else []:
+    text_part = page.select_one("article, [role=main]")
+    for words in text_part.find_all(string=True) if text_part else []:
         if not words.find_parent(["pre", "code", "script", "style", "math"]):
             words.replace_with(subscripts(str(words)))
     figures = _inline_figures(page, folder)
@@ -228,7 +235,9 @@ def _changed_pages(
     stale = []
     for page in env.found_docs:
         source = Path(env.doc2path(page))
-        if source.suffix == ".ipynb" and not is_current(_reads_of(app, page), _code_of(source)):
+        if source.suffix == ".ipynb" and not is_current(
+            _reads_of(app, page), _code_of(source), Path(app.config.nesf_root)
+        ):
             stale.append(page)
             _forget(app, source)
     return stale
@@ -239,6 +248,7 @@ def _tell_kernel(app: Sphinx, page: str, _source: list[str]) -> None:
     source = Path(app.env.doc2path(page))
     if source.suffix == ".ipynb":
         os.environ["NESF_READS"] = str(_reads_of(app, page))
+        os.environ["NESF_ROOT"] = str(app.config.nesf_root)
         os.environ["NESF_CODE"] = _code_of(source)
 
 

@@ -238,16 +238,34 @@ def ink_on(colour: str) -> str:
     return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else LIGHT
 
 
-def draw_symbol(ax: Axes, place: tuple[float, float], number: int, size: float) -> None:
-    """Write an element's symbol on a dot in its colour (size in points)."""
-    ax.text(
+class Symbol(Text):
+    """An element's symbol on a disc; it is left out where the disc is too small for it."""
+
+    radius = 0.0  # of the disc, in the units of the axes
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw it."""
+        edge, centre = np.asarray(self.get_transform().transform([(self.radius, 0), (0, 0)]))
+        height = self.get_fontsize() * self.get_figure(root=True).dpi / 72
+        if 2 * np.hypot(*(edge - centre)) > 1.25 * height:
+            super().draw(renderer)
+
+
+def draw_symbol(
+    ax: Axes, place: tuple[float, float], radius: float, number: int, size: float
+) -> None:
+    """Write an element's symbol on a disc in its colour (size in points)."""
+    symbol = Symbol(
         *place,
         chemical_symbols[number],
         color=ink_on(element_colour(number)),
         fontsize=size,
         ha="center",
         va="center_baseline",
+        clip_on=True,
     )
+    symbol.radius = radius
+    ax.add_artist(symbol)
 
 
 def draw_species(ax: Axes, species: np.ndarray, present: np.ndarray, **options: Any) -> None:
