@@ -163,7 +163,7 @@ def test_a_small_book(tmp_path: Path) -> None:
     page = build(tmp_path)
     assert "first result" in page.get_text()
     assert len(page.select("math")) == 2 and not page.select("script[src*=mathjax]")
-    captions = [caption.get_text() for caption in page.select("figcaption")]
+    captions = [caption.get_text().strip() for caption in page.select("figcaption")]
     assert ["A figure of CrS₂." in captions[0], "The second." in captions[1]] == [True, True]
     assert [c.startswith(f"Fig. {i}") for i, c in enumerate(captions, start=1)] == [True, True]
     labels = [str(svg["aria-label"]) for svg in page.select("figure svg")]
