@@ -246,8 +246,8 @@ class Symbol(Text):
     def draw(self, renderer: RendererBase) -> None:
         """Draw it."""
         edge, centre = np.asarray(self.get_transform().transform([(self.radius, 0), (0, 0)]))
-        height = renderer.points_to_pixels(float(self.get_fontsize()))
-        if 2 * np.hypot(*(edge - centre)) > 1.25 * float(height):
+        height: Any = renderer.points_to_pixels(float(self.get_fontsize()))
+        if 2 * np.hypot(*(edge - centre)) > 1.25 * height:
             super().draw(renderer)
 
 

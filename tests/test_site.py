@@ -126,7 +126,6 @@ extensions = ["myst_nb", "nesf_studies.site"]
 html_math_renderer, numfig, nb_execution_mode = "mathml", True, "cache"
 nb_execution_cache_path, nesf_root, nb_execution_raise_on_error = {cache!r}, {root!r}, True
 myst_enable_extensions = ["dollarmath"]
-exclude_patterns = ["out"]
 """
 PAGE = [
     new_markdown_cell("# Page\n\nA formula $x_1$ and {numref}`fig-two`.\n\n$$y = 2$$ (eq-y)"),
@@ -144,23 +143,21 @@ PAGE = [
 
 
 def build(book: Path) -> BeautifulSoup:
-    subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-W", str(book), str(book / "out")], check=True
-    )
-    return BeautifulSoup((book / "out" / "index.html").read_text(), "html.parser")
+    out = book.parent / "out"
+    subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", str(book), str(out)], check=True)
+    return BeautifulSoup((out / "index.html").read_text(), "html.parser")
 
 
 def test_a_small_book(tmp_path: Path) -> None:
     """Figures are numbered and captioned, and a changed result changes the page."""
-    result = tmp_path / "results" / "run" / "metrics.json"
+    book = tmp_path / "book"
+    result = book / "results" / "run" / "metrics.json"
     result.parent.mkdir(parents=True)
     result.write_text("first result")
-    (tmp_path / "conf.py").write_text(
-        CONFIG.format(cache=str(tmp_path / "out" / "cache"), root=str(tmp_path))
-    )
-    nbformat.write(new_notebook(cells=PAGE), tmp_path / "index.ipynb")
+    (book / "conf.py").write_text(CONFIG.format(cache=str(tmp_path / "cache"), root=str(book)))
+    nbformat.write(new_notebook(cells=PAGE), book / "index.ipynb")
 
-    page = build(tmp_path)
+    page = build(book)
     assert "first result" in page.get_text()
     assert len(page.select("math")) == 2 and not page.select("script[src*=mathjax]")
     captions = [caption.get_text().strip() for caption in page.select("figcaption")]
@@ -172,12 +169,12 @@ def test_a_small_book(tmp_path: Path) -> None:
     assert reference.get_text() == "Fig. 2"
     assert not page.select("img[src$='.svg']")
 
-    reads = tmp_path / "out" / "cache" / "reads" / "index.json"
+    reads = tmp_path / "cache" / "reads" / "index.json"
     made = reads.stat().st_mtime_ns
-    assert "first result" in build(tmp_path).get_text()
+    assert "first result" in build(book).get_text()
     assert reads.stat().st_mtime_ns == made  # nothing was executed
     result.write_text("second result")
-    assert "second result" in build(tmp_path).get_text()
+    assert "second result" in build(book).get_text()
 
 
 def test_a_page_whose_reads_are_unknown_or_of_other_code_is_executed(tmp_path: Path) -> None:
