@@ -111,6 +111,19 @@ def use_svg() -> None:
     matplotlib.rcParams["figure.dpi"] = 120  # of what is a picture inside an SVG
 
 
+_RAISED = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+# a power of ten on a logarithmic axis, as matplotlib writes it, character by character
+_POWER = re.compile(
+    r"<!-- \$\\mathdefault\{(?:([\d.]+)\\times)?10\^\{([-−\d]+)\}\}\$ -->(\s*<g [^>]*>\s*<text[^>]*>\s*<tspan [^>]*>).*?</text>",
+    re.DOTALL,
+)
+
+
+def _plain_power(match: re.Match[str]) -> str:
+    factor = f"{match[1]}×" if match[1] else ""
+    return f"{match[3]}{factor}10{match[2].translate(_RAISED)}</tspan></text>"
+
+
 def inline_svg(svg: str, prefix: str, text: str) -> str:
     """Return matplotlib's SVG for a page: its ink is the theme's, its text the page's.
 
@@ -118,7 +131,7 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
     so large that no text is displayed smaller than `SMALLEST_TEXT`: where the page is narrower, the
     figure moves sideways in its frame.
     """
-    svg = svg[svg.index("<svg") :]
+    svg = _POWER.sub(_plain_power, svg[svg.index("<svg") :])
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*xmlns(:\w+)?=\"[^\"]*\"", "", svg).replace("xlink:href", "href")
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w-]+)", svg))
@@ -127,6 +140,7 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
     )
     svg = re.sub(r"(url\(#|href=\"#)(?=[\w-])", rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font-size: \1px", svg)
+    svg = svg.replace("; font-family: 'DejaVu Sans'", "")
     svg = svg.replace("#000000", "currentColor").replace("#ffffff", "var(--nesf-paper, white)")
     svg = re.sub(r">([^<>]+)</text>", lambda m: f">{subscripts(m[1])}</text>", svg)
     # hundredths of a point are enough

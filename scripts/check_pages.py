@@ -45,7 +45,7 @@ SMALL_TEXT = """() => {
   }
   return [...new Set(found)];
 }""".replace("SMALLEST", "11.95")  # px: 12, rounded
-AXE = """() => axe.run(document, { resultTypes: ["violations"] }).then((r) => r.violations
+AXE = """() => axe.run(document, { resultTypes: ["violations"], preload: false }).then((r) => r.violations
   .filter((v) => ["critical", "serious"].includes(v.impact))
   .map((v) => `${v.impact} ${v.id} x ${v.nodes.length}: ${v.nodes[0].target.join(" ")} ${v.nodes[0].any.map((a) => a.message).join("; ").slice(0, 120)}`))"""
 
@@ -194,7 +194,9 @@ def work(job: tuple[str, list[str], str]) -> list[dict[str, Any]]:
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--disable-quic", "--enable-unsafe-swiftshader", "--disable-background-networking", "--disable-component-update"]  # fmt: skip
-        browser = playwright.chromium.launch(executable_path=executable, args=options)
+        browser = playwright.chromium.launch(
+            timeout=180_000, executable_path=executable, args=options
+        )
         try:
             return [_checked(browser, base, name, axe) for name in names]
         finally:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nesf_studies.reads import Reads, is_current
-from nesf_studies.site import finished, mathml
+from nesf_studies.site import finished, mathml, pruned
 from nesf_studies.style import SMALLEST_TEXT, captioned, inline_svg, subplots, subscripts
 
 
@@ -102,6 +102,30 @@ def test_a_finished_page_loads_no_icons_by_script_and_has_no_empty_headers(tmp_p
     assert not page.find_all("script")
     assert all(cell.get_text(strip=True) for cell in page.find_all("th"))
     assert "CrS₂" in page.table.get_text() and page.code.get_text() == "CrS2"  # type: ignore[union-attr]
+
+
+def test_powers_of_ten_are_text_of_one_size() -> None:
+    drawn, (ax,) = subplots(1, 6, 3)
+    ax.set_yscale("log")
+    ax.set_ylim(1e-3, 1e2)
+    page = inline_svg(svg_of(drawn), "f0", "")
+    assert "10⁻³</tspan></text>" in page and "10²</tspan></text>" in page
+    sizes = {float(x) for x in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)}
+    assert min(sizes) > 9
+
+
+def test_styles_of_what_no_page_names_are_left_out() -> None:
+    css = (
+        '@charset "x";/* a } */.a,.b:not(.x) .c,[data-k="1,2"]{color:red}'
+        "@media (min-width:1px){.x{top:0}.a{top:1px}}@font-face{src:url(a)}.x .a{top:0}p{top:0}"
+    )
+    assert pruned(css, {"a", "b", "c"}).split("\n") == [
+        '@charset "x";',
+        '.a,.b:not(.x) .c,[data-k="1,2"]{color:red}',
+        "@media (min-width:1px){.a{top:1px}}",
+        "@font-face{src:url(a)}",
+        "p{top:0}",
+    ]
 
 
 def test_what_is_read_is_seen(tmp_path: Path) -> None:
