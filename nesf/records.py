@@ -86,7 +86,7 @@ def commit() -> str:
             ).stdout.strip()
             for arguments in (
                 ("rev-parse", "--verify", "HEAD"),
-                ("status", "--porcelain", "--", "nesf", "nesf_icsg3d", "nesf_studies"),
+                ("status", "--porcelain", "--", "nesf*"),
             )
         )
     except (OSError, subprocess.SubprocessError):

@@ -58,7 +58,7 @@ def add_aggregate(commands: Any) -> None:
         commands,
         "aggregate",
         _aggregate,
-        "recorded runs to one table beside the paper's, with checksums",
+        "recorded runs to one table beside the paper's, with model cards and checksums",
         "nesf aggregate results",
         "nesf aggregate results --figures figures/",
     )
@@ -134,11 +134,13 @@ def _view(options: argparse.Namespace) -> None:
 
 def _aggregate(options: argparse.Namespace) -> None:
     from nesf.records import all_runs
+    from nesf_studies.cards import write_cards
     from nesf_studies.paper import beside_the_paper, write_table
 
     if options.figures is None:
         for name in (TABLE, SUMS):
             check_file(options.results / name, options.replace)
+        write_cards(options.results)
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return
     from nesf_studies.page import LABELS, TABLE1, TITLES

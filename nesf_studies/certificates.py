@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,19 @@ def not_certified(materials: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table.sort_values(["runs", "n_atoms"], ascending=False, kind="stable")
+
+
+def times_table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Show a recorded benchmark of consistent decoding (`python -m benchmarks.consistent`)."""
+    rows = {
+        row["case"]: {
+            "seconds a crystal": f"{row['seconds_per_crystal']:.2f}",
+            "of a processor": f"{row['processor_seconds_per_crystal']:.2f}",
+            "certified": f"{row['certified']} of {row['crystals']}" if row["certified"] else "–",
+        }
+        for row in record["decoding"]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def cost_points(

@@ -15,7 +15,7 @@ from nesf_io.errors import DataError
 from nesf_studies.page import RESULTS
 from nesf_studies.style import ICSG3D, NESF, ORACLE, SECOND, TRIVIAL, subplots
 
-BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory")
+BENCHMARKS = ("speed", "scaling", "profile", "agreement", "memory", "consistent")
 
 
 def recorded_benchmark(name: str) -> dict[str, dict[str, Any]]:

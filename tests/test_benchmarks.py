@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import profile_step, setting
+from benchmarks import consistent, profile_step, setting
 from benchmarks.__main__ import table_of, timings_of
 from benchmarks.plain import plain_decode, plain_losses, plain_model, suppress
 from benchmarks.records import write_benchmark
@@ -34,6 +34,7 @@ from nesf.saved import TrainedModel, model_for
 from nesf.training import FieldTrainer, learning_rate, losses
 from nesf_io.errors import DataError
 from nesf_studies import speed
+from nesf_studies.certificates import times_table
 from nesf_studies.speed import (
     BENCHMARKS,
     agreement_table,
@@ -316,6 +317,16 @@ def test_what_is_written_can_be_read_and_broken_content_is_never_written(
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["speed.json"]
     with pytest.raises(DataError, match="no such recorded benchmark; there are .*make bench"):
         recorded_benchmark("nowhere")
+
+
+def test_consistent_decoding_is_timed_beside_the_five_steps(tmp_path: Path) -> None:
+    consistent.main(["--dataset", "starter", "--limit", "2", "--out", str(tmp_path)])
+    record = read_benchmark(tmp_path, "consistent")
+    rows = {row["case"]: row for row in record["decoding"]}
+    assert {row["crystals"] for row in rows.values()} == {2}
+    assert rows["five steps, exact"]["certified"] == 0
+    assert rows["consistent"]["certified"] >= rows["consistent, without the search"]["certified"]
+    assert times_table(record).loc["five steps, fast", "certified"] == "–"
 
 
 def test_tables_of_memory_and_agreement() -> None:

@@ -16,8 +16,10 @@ import pytest
 from nesf.crystals import standard_lattice
 from nesf.data import available, load, official
 from nesf.data.dataset import SPLITS, load_packed
-from nesf.data.official import ReleaseFile, fetch, restricted_loads, to_crystals
+from nesf.data.official import fetch, to_crystals
+from nesf_io import remote
 from nesf_io.errors import ConfigError, DataError, NesfError
+from nesf_io.remote import ReleaseFile, restricted_loads
 
 SIDX_TO_Z = [1, 8, 26]
 
@@ -71,7 +73,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     else ReleaseFile(path, len(content), sha1, hashlib.sha256(content).hexdigest())
                 )
     monkeypatch.setattr(official, "manifest", lambda: known)
-    monkeypatch.setattr(official, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "RETRY_SECONDS", 0.0)
     return root
 
 
@@ -243,7 +245,7 @@ def test_an_interrupted_download_leaves_nothing_and_what_is_verified_is_kept(
     server.broken = "val/dataset.pkl"
     with pytest.raises(DataError, match=r"val/dataset\.pkl"):
         fetch("lcs6", data_dir=tmp_path / "data", base_url=server.url, progress=False)
-    assert sum(server.broken in path for path in server.requests) == official.ATTEMPTS
+    assert sum(server.broken in path for path in server.requests) == remote.ATTEMPTS
     assert [f.split("/", 2)[2] for f in whole_files(tmp_path / "data")] == [
         f"dataset_lim_l6_train/{f}" for f in ("dataset.pkl", "dataset_attr.json")
     ]
@@ -254,10 +256,10 @@ def test_an_interrupted_download_leaves_nothing_and_what_is_verified_is_kept(
 
 
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
-    server.failures = official.ATTEMPTS - 1
+    server.failures = remote.ATTEMPTS - 1
     fetch("lcs6", data_dir=tmp_path, base_url=server.url, progress=False)
     assert len(load("lcs6", data_dir=tmp_path).splits["train"]) == 8
-    server.failures = official.ATTEMPTS
+    server.failures = remote.ATTEMPTS
     with pytest.raises(DataError, match="503"):
         fetch("ybco", fold=0, data_dir=tmp_path, base_url=server.url, progress=False)
 

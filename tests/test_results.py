@@ -18,7 +18,7 @@ from nesf.methods import METHODS, run_folder
 from nesf.metrics import HEADLINE, evaluate
 from nesf.records import run_folders
 from nesf_io.errors import DataError
-from nesf_studies import paper
+from nesf_studies import cards, page, paper
 from scripts.validate_results import validate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -83,6 +83,14 @@ def record(
 @pytest.mark.parametrize("folder", RECORDED, ids=[str(f.relative_to(REPOSITORY)) for f in RECORDED])
 def test_every_recorded_run_is_valid(folder: Path) -> None:
     assert validate(folder) == []
+
+
+def test_committed_weights_have_a_card_of_their_recorded_run() -> None:
+    runs = [run for run in results.all_runs(page.RESULTS) if (run.folder / cards.CARD).exists()]
+    assert {run.run["preset"] for run in runs} >= {"cpu", "plus"}
+    for run in runs:
+        text = (run.folder / cards.CARD).read_text(encoding="utf-8")
+        assert text == cards.card(run) and run.run["commit"] in text
 
 
 def test_written_run_is_valid_and_reads_back(tmp_path: Path, dataset: Dataset) -> None:

@@ -6,17 +6,9 @@ that knows three numpy globals and nothing else.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import io
-import pickle
 import re
-import time
-import urllib.error
-import urllib.request
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +20,7 @@ from nesf.data.dataset import SPLITS, Dataset, default_data_dir, load_packed, sa
 from nesf.files import parse_json, write_atomically
 from nesf.outputs import PACKED, check
 from nesf_io.errors import ConfigError, DataError
+from nesf_io.remote import ReleaseFile, download, restricted_loads
 
 REPOSITORY = "omron-sinicx/neural-structure-field"
 COMMIT = "f621903660822e8439bb9c3cede9e2c37a6987d1"
@@ -46,38 +39,6 @@ AS_RELEASED_WARNING = (
     "icsg3d-as-released: the released training split (7194) contains all 342 validation and all 360 test materials, so errors on them "
     "are not errors on unseen crystals; `icsg3d` is the clean split (6492 / 342 / 360)"
 )
-
-ATTEMPTS = 4  # of one download
-RETRY_SECONDS = 2.0  # before the second attempt; doubled each time
-TIMEOUT = 30.0  # seconds without a byte
-
-
-@dataclass(frozen=True)
-class ReleaseFile:
-    """A file of the release: its path and what its content must be (None: not known)."""
-
-    path: str
-    size: int | None
-    git_blob_sha1: str
-    sha256: str | None
-
-    def check(self, content: bytes, where: object) -> None:
-        """Compare content with size, SHA-256 and git blob SHA-1; a DataError if they differ."""
-        blob = hashlib.sha1(
-            b"blob %d\0" % len(content) + content, usedforsecurity=False
-        ).hexdigest()
-        found = {
-            "size": len(content),
-            "SHA-256": hashlib.sha256(content).hexdigest(),
-            "git blob SHA-1": blob,
-        }
-        for (what, value), known in zip(
-            found.items(), (self.size, self.sha256, self.git_blob_sha1), strict=True
-        ):
-            if known not in (None, value):
-                raise DataError(
-                    f"{where}: {what} is {value}, not {known}: damaged, truncated or another version; it was not read, get it again"
-                )
 
 
 def manifest() -> dict[str, ReleaseFile]:
@@ -315,46 +276,6 @@ def _reason_against_entry(entry: Any, identifier: str, n_species: int) -> str | 
     return None
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Unpickler that knows three globals of numpy (names of numpy 1 and 2), and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        ):
-            # `_reconstruct` is numpy's own name for this; numpy.core is the old path of the same
-            # module.
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        raise DataError(
-            f"the pickle asks for {module}.{name}, which is not one of the numpy globals allowed; do not use this file"
-        )
-
-
-def restricted_loads(pickled: bytes, where: object) -> Any:
-    """Unpickle arrays and plain values; anything else is a DataError, never imported or called."""
-    try:
-        return _RestrictedUnpickler(io.BytesIO(pickled)).load()
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        ImportError,
-        MemoryError,
-    ) as error:
-        raise DataError(
-            f"{where}: not a readable pickle ({error or type(error).__name__}); get it again"
-        ) from None
-
-
 def _from_mirror(file: ReleaseFile, mirror: Path) -> bytes:
     """Return the verified content of a file of a local copy."""
     places = (mirror / file.path, mirror / Path(file.path).relative_to(RELEASE_FOLDER))
@@ -382,26 +303,7 @@ def _from_network(file: ReleaseFile, downloads: Path, base_url: str) -> bytes:
         file.check(content, target)
         return content
     url = f"{base_url}/{file.path}"
-    content = _download(url)
+    content = download(url)
     file.check(content, url)
     write_atomically(target, content)
     return content
-
-
-def _download(url: str) -> bytes:
-    """Return what is at an address; a DataError if nothing is, or after `ATTEMPTS` failures."""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-                return response.read()
-        except urllib.error.HTTPError as error:
-            reason = f"the server says {error.code} {error.reason}"
-            if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                break
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-    raise DataError(
-        f"{url}: cannot be downloaded ({reason}); run the command again, or give a local copy of the release with --mirror DIR"
-    )
