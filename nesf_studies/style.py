@@ -92,8 +92,10 @@ class PageFigure(Figure):
         """Draw it."""
         for text in self.findobj(Text):
             text.set_fontsize(max(LEAST, text.get_fontsize()))
-        for part in self.findobj(Collection):
-            if len(np.atleast_2d(part.get_offsets())) > MANY:
+        clouds: list[tuple[Any, Any]] = [(c, c.get_offsets()) for c in self.findobj(Collection)]
+        clouds += [(line, line.get_xydata()) for line in self.findobj(Line2D)]
+        for part, places in clouds:
+            if len(np.atleast_2d(places)) > MANY:
                 part.set_rasterized(True)
         super().draw(renderer)
 
@@ -119,6 +121,9 @@ _POWER = re.compile(
 )
 
 
+_LINES = re.compile(r'<path d="[^"]*" ([^>]*style="fill: none[^"]*")/>(?:\s*<path d="[^"]*" \1/>)+')
+
+
 def _plain_power(match: re.Match[str]) -> str:
     factor = f"{match[1]}×" if match[1] else ""
     return f"{match[3]}{factor}10{match[2].translate(_RAISED)}</tspan></text>"
@@ -140,11 +145,10 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
     )
     svg = re.sub(r"(url\(#|href=\"#)(?=[\w-])", rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font-size: \1px", svg)
-    svg = svg.replace("; font-family: 'DejaVu Sans'", "")
+    svg = re.sub(r"; font-family: 'DejaVu Sans'[^;\"]*", "", svg)
     svg = svg.replace("#000000", "currentColor").replace("#ffffff", "var(--nesf-paper, white)")
     svg = re.sub(r">([^<>]+)</text>", lambda m: f">{subscripts(m[1])}</text>", svg)
-    # hundredths of a point are enough
-    svg = re.sub(r"(?<=[\s\",(])-?\d+\.\d{3,}(?=[\s\",)])", lambda m: f"{float(m[0]):.2f}", svg)
+    svg = _light(svg)
     opening, body = svg.split(">", 1)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
     assert box is not None
@@ -155,6 +159,18 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
         f'<div class="nesf-frame"><svg class="nesf-plot" role="img" aria-label="{html.escape(text)}" {box[0]} '
         f'style="width:{width:.0f}px;max-width:100%;min-width:{least:.0f}px;height:auto">{body}</div>'
     )
+
+
+def _light(svg: str) -> str:
+    """Return an SVG with tenths of a point and with lines of one look in one path."""
+    svg = re.sub(r"(?<=[\s\",(])-?\d+\.\d{2,}(?=[\s\",)])", lambda m: f"{float(m[0]):.1f}", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    return _LINES.sub(_one_path, svg)
+
+
+def _one_path(match: re.Match[str]) -> str:
+    shapes = " ".join(re.findall(r' d="([^"]*)', match[0]))
+    return f'<path d="{shapes}" {match[1]}/>'
 
 
 def captioned(
