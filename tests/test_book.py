@@ -83,7 +83,7 @@ def test_sources_load_nothing_from_the_network() -> None:
     for path in sources:
         assert not loaded.search(path.read_text()), path
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
-    assert config["mathjax_path"].startswith("../vendor/") and config["nb_ipywidgets_js"] == {}
+    assert config["html_math_renderer"] == "mathml" and config["nb_ipywidgets_js"] == {}
 
 
 def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureRequest) -> None:
