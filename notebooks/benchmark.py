@@ -126,7 +126,7 @@ if shown:
     display(figure)
 
 # %% [markdown]
-# *Filled: ours, recorded; hollow: published, with all of the training data. A line leads from the match rate to what is left of it when a match that is not valid is a miss. A model without a match has no RMSE.*
+# *Filled: ours, recorded; hollow: published, with all of the training data. A line leads from the match rate to what is left of it when a match that is not valid is a miss. A model without a match has no RMSE; one too small for the axis stands at its edge.*
 #
 # ## How strict are the tolerances?
 #
@@ -177,11 +177,18 @@ try:
     display(
         decodings.set_index("variant")[[*errors, *columns]]
         .rename(columns=LABELS | names)
-        .style.format(precision=4, na_rep="–")
-        .format({"particles": "{:.0f}", "processor s": "{:.1f}"})
+        .style.format(
+            {
+                "particles": "{:.0f}",
+                "processor s": "{:.1f}",
+                "certified": "{:.0f}",
+            },
+            precision=4,
+            na_rep="–",
+        )
     )
 except DataError as error:
-    print(error)
+    print(str(error).replace(str(RESULTS.parent), "."))
 
 # %% [markdown]
 # *Processor time of all crystals, one thread. Crystals changed: against the default (exact, in the box).*
@@ -206,7 +213,7 @@ try:
     display(
         rows[[*errors, *names]]
         .rename(columns=LABELS | names)
-        .style.format(precision=3, na_rep="–")
+        .style.format({"certified": "{:.0f}"}, precision=4, na_rep="–")
     )
     minutes = rivals.table("log")["cpu_seconds"].iloc[-1] / 60
     second = rivals.table("second")
@@ -217,7 +224,7 @@ try:
         )
     )
 except DataError as error:
-    print(error)
+    print(str(error).replace(str(RESULTS.parent), "."))
 
 # %% [markdown]
 # *Validation crystals of LCS6Å. Fields: the five steps in the mode `fast`, particles around the cell. Consistent: corrected until the encoder gives z back ([Every crystal back](consistent)). Fields, then slots: where the first is not certified, the second is tried.*
