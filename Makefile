@@ -19,7 +19,7 @@ THREADS ?=
 KEY := $(shell { pwd; cat requirements*.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
 # Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
-SOURCES = $(shell { cat requirements*.lock; find nesf nesf_io nesf_cli nesf_icsg3d nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
+SOURCES = $(shell { cat requirements*.lock; find nesf nesf_io nesf_build nesf_cli nesf_icsg3d nesf_design nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 BIN := $(VENV)/bin
 
 # $(call step,what it does,command): says what it does and how long it took.

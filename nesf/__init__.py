@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
     from nesf.featurizer import NeSFFeaturizer as NeSFFeaturizer
     from nesf.saved import TrainedModel
+    from nesf_design.sample import sample as sample
     from nesf_io.errors import NesfError
 
 _HOME = dict.fromkeys(
@@ -43,6 +44,8 @@ _HOME |= {
 }
 # needs scikit-learn, of the extra `sklearn`; so it is not in __all__
 _HOME |= {"NeSFFeaturizer": "nesf.featurizer"}
+# of the package that puts the latent space to work, and its extra `design`
+_HOME |= {"sample": "nesf_design.sample"}
 _HOME |= {"NesfError": "nesf_io.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
 __all__ = [  # noqa: RUF022 (in the order of use)

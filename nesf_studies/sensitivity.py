@@ -33,6 +33,7 @@ from nesf.decode import (
     initialize_particles,
     move_particles,
     score_particles,
+    start_boxes,
 )
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
 from nesf.fields import box_grid
@@ -223,7 +224,8 @@ def decode_with_each(
 
     made: dict[tuple[str, float], Crystals] = {}
     scored: dict[int, Particles] = {}
-    moved, done = initialize_particles(box, len(ids), config, device), 0
+    boxes = start_boxes(fields, len(ids), box, config)
+    moved, done = initialize_particles(boxes, config, device), 0
     for n in sorted({config.iterations, *map(int, values.get("iterations", ()))}):
         moved, done = _move_on(fields, moved, done, n, config), n
         scored[n] = score_particles(fields, moved, config)
