@@ -161,12 +161,11 @@ class Coupling(nn.Module):
         super().__init__()
         self.kept = size - size // 2
         self.register_buffer("order", torch.randperm(size, generator=generator))
-        self.network = nn.Sequential(
-            *(nn.Linear(self.kept, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()),
-            nn.Linear(WIDTH, 2 * (size // 2)),
-        )
-        nn.init.zeros_(self.network[-1].weight)  # begins as the identity  # type: ignore[arg-type]
-        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
+        last = nn.Linear(WIDTH, 2 * (size // 2))
+        nn.init.zeros_(last.weight)  # begins as the identity
+        nn.init.zeros_(last.bias)
+        hidden = nn.Linear(self.kept, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()
+        self.network = nn.Sequential(*hidden, last)
 
     def change(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Return log scale and shift of the other half."""

@@ -28,6 +28,7 @@ FORCE = 0.1  # eV/Å; a crystal whose largest force is below it is relaxed
 STEPS = 100  # of a relaxation, at most
 MOST_ATOMS = 40  # of a cell that is judged
 LARGEST_CELL = 40.0  # Å, of a length
+TOGETHER = 16  # crystals in one pass of the network
 
 
 @cache
@@ -64,45 +65,50 @@ def judgeable(crystals: Crystals) -> np.ndarray:
     )
 
 
-def energies(crystals: Crystals, *, progress: bool = False) -> pd.DataFrame:
+def energies(crystals: Crystals, *, forces: bool = True, progress: bool = False) -> pd.DataFrame:
     """Return energies and forces of crystals as they are, a row each.
 
     Columns: `id`, `energy` (eV/atom), `bonding` (eV/atom; the energy without the part that CHGNet
-    gives to each element alone, so that other compositions can be compared), `force` (largest,
-    eV/Å), `stress` (largest entry, GPa); NaN where a crystal is not `judgeable`, or an atom has no neighbour within CHGNet's cutoff.
+    gives to each element alone, so that other compositions can be compared) and, if asked for,
+    `force` (largest, eV/Å) and `stress` (largest entry, GPa); NaN where a crystal is not
+    `judgeable`, or an atom has no neighbour within CHGNet's cutoff.
     """
-    rows, ok = [], judgeable(crystals)
+    model, columns = potential(), ["energy", "bonding", *(["force", "stress"] if forces else [])]
+    made = pd.DataFrame(np.nan, range(len(crystals)), columns)
     structures = crystals.to_structures()
-    for name, structure, good in tqdm(
-        zip(crystals.ids, structures, ok, strict=True),
-        total=len(ok),
-        desc="energies",
-        disable=not progress,
-    ):
-        rows.append({"id": name, **(energy(structure) if good else _UNKNOWN)})
-    return pd.DataFrame(rows, columns=["id", *_UNKNOWN])
-
-
-_UNKNOWN = {"energy": np.nan, "bonding": np.nan, "force": np.nan, "stress": np.nan}
-
-
-def energy(structure: Structure) -> dict[str, float]:
-    """Return the entries of a row of `energies` for one structure."""
-    model = potential()
+    good = np.flatnonzero(judgeable(crystals))
+    parts = np.split(good, range(TOGETHER, len(good), TOGETHER))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            graph = model.graph_converter(structure)
-            made = model.predict_graph(graph, task="efs")
-            of_elements = float(model.composition_model([graph])[0])
-        except ValueError:  # an atom without neighbours
-            return dict(_UNKNOWN)
-    return {
-        "energy": float(made["e"]),
-        "bonding": float(made["e"]) - of_elements,
-        "force": float(np.linalg.norm(made["f"], axis=-1).max()),
-        "stress": float(np.abs(made["s"]).max()),
-    }
+        for part in tqdm(parts, desc="energies", unit=f"{TOGETHER} crystals", disable=not progress):
+            graphs = {i: _graph(structures[i]) for i in part}
+            rows = [i for i, graph in graphs.items() if graph is not None]
+            if not rows:
+                continue
+            known = [graphs[i] for i in rows]
+            task = "efs" if forces else "e"
+            found = model.predict_graph(known, task=task, batch_size=TOGETHER)
+            of_elements = model.composition_model(known).detach().numpy()
+            for i, one, part_of_elements in zip(
+                rows, [found] if isinstance(found, dict) else found, of_elements, strict=True
+            ):
+                made.loc[i, ["energy", "bonding"]] = (
+                    float(one["e"]),
+                    float(one["e"]) - float(part_of_elements),
+                )
+                if forces:
+                    largest = np.linalg.norm(one["f"], axis=-1).max(), np.abs(one["s"]).max()
+                    made.loc[i, ["force", "stress"]] = largest
+    made.insert(0, "id", crystals.ids)
+    return made
+
+
+def _graph(structure: Structure) -> Any:
+    """Return CHGNet's graph of a structure; None: an atom has no neighbour."""
+    try:
+        return potential().graph_converter(structure)
+    except ValueError:
+        return None
 
 
 def relaxations(crystals: Crystals, steps: int = STEPS, *, progress: bool = False) -> pd.DataFrame:

@@ -114,8 +114,7 @@ def energies_along(frames: pd.DataFrame, *, title: str = "") -> Figure:
         for method, colour, style in (("linear", TRIVIAL, "--"), ("nesf", NESF, "-")):
             own = frames[(frames["path"] == name) & (frames["method"] == method)].sort_values("t")
             ax.plot(own["t"], own["bonding"], style, color=colour, label=_WORDS[method])
-            switch = (own["cell"].shift() != own["cell"]).to_numpy()
-            switch[0] = False
+            switch = (own["cell"] != own["cell"].shift(fill_value=own["cell"].iloc[0])).to_numpy()
             ax.plot(own["t"][switch], own["bonding"][switch], "o", color=colour, markersize=4)
         ax.set_title(name, fontsize=10)
         ax.set(xlabel="t", xlim=(0, 1))

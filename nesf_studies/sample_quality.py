@@ -82,7 +82,8 @@ def groups(folder: Path) -> Iterator[tuple[str, Crystals]]:
     for name in dict.fromkeys(names):
         rows = np.flatnonzero(names == name)
         yield str(name), final.select(rows)
-        if len(sure := [int(i) for i in rows if final.ids[i] in certified]):
+        sure = rows[[final.ids[i] in certified for i in rows]]
+        if len(sure):
             yield f"{name} certified", final.select(sure)
     if (folder / "stages.safetensors").exists():
         stages = Crystals.load(folder / "stages.safetensors")

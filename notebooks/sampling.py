@@ -161,9 +161,9 @@ pd.concat(tables)
 #
 # ## What this shows, and what it does not
 #
-# - The latent space is not empty between the training crystals. Points drawn from a density decode to crystals whose statistics can be compared with those of the data; points drawn uniformly do not.
-# - The trivial generator with exchanged elements is hard to beat: it starts from real crystals, and keeps their symmetry and their charges. A generator that does not beat it adds diversity, not plausibility.
-# - Valid by these rules is a low bar. Most wrong crystals pass both.
+# - **Valid is a low bar.** By the two rules of validity, novelty included, uniform noise looks as good as the flow and as real crystals with exchanged elements. Coverage, density and symmetry tell them apart; so does the potential.
+# - Settling makes crystals more symmetric, and the certificate picks the better ones. Neither makes them as symmetric as real crystals are.
+# - The trivial generator with exchanged elements is hard to beat: it starts from real crystals, and keeps their symmetry and number of elements. A generator that does not beat it adds diversity, not plausibility.
 # - CHGNet learned from the database that the training crystals are from. Low energies of copies are no surprise; high energies of samples are meaningful, low ones are an invitation to compute, not a discovery. Nothing here says that a crystal can be made.
 # - The hull is that of the training split, not of all known phases; a crystal *below* it need not be stable.
 # - COV-R depends on the number of samples, which differs between rows.

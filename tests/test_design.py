@@ -14,6 +14,9 @@ from nesf_cli.main import main
 from nesf_design.design import Goal, Predictor, best, known_values, looked_up
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies.design import counted
+from nesf_studies.path_energies import Parameters as PathParameters
+from nesf_studies.path_energies import analyse as analyse_paths
+from nesf_studies.path_energies import barriers, energies_along
 
 
 def test_goals_are_read_and_order_values() -> None:
@@ -103,3 +106,23 @@ def test_design_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     made = pd.read_csv(out / "predicted.csv")
     # of sixty draws the three largest
     assert len(made) == 3 and made["predicted"].min() > np.median(volumes)
+
+
+def test_a_barrier_is_what_a_path_climbs_above_the_line_between_its_ends() -> None:
+    frames = pd.DataFrame(
+        {
+            "path": "A → B",
+            "method": "nesf",
+            "t": [0, 0.25, 0.5, 0.75, 1],
+            "cell": ["A2", "A2", "AB", "AB", "B2"],
+            "bonding": [-2.0, np.nan, -0.5, -0.75, -1.0],
+            "force": 0.1,
+        }
+    )
+    (row,) = barriers(frames).to_dict("records")
+    assert row["barrier"] == pytest.approx(1.0) and row["at"] == 0.5
+    assert row["switches"] == 2 and row["judged_percent"] == 80
+    assert row["jump"] == pytest.approx(0.25) and row["jump_at_switch"]
+    assert len(energies_along(frames).axes) == 3
+    with pytest.raises(DataError, match="nesf analyse interpolation"):
+        analyse_paths(None, None, PathParameters("nowhere"))  # type: ignore[arg-type]

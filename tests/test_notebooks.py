@@ -26,8 +26,17 @@ WITH_DATASET = [
     for p in NOTEBOOKS
     if p.stem
     not in (
-        *("benchmark", "cluster", "consistent", "differences", "errors"),
-        *("robustness", "search", "speed", "table1"),
+        "benchmark",
+        "cluster",
+        "consistent",
+        "design",
+        "differences",
+        "errors",
+        "robustness",
+        "sampling",
+        "search",
+        "speed",
+        "table1",
     )
 ]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -73,6 +82,8 @@ def test_the_pages_exist() -> None:
         "benchmark",
         "cluster",
         "robustness",
+        "sampling",
+        "design",
     } <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 

@@ -10,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 from nesf.crystals import Crystals
 from nesf.decode import Reconstruction
 from nesf_cli.main import main
-from nesf_design.plausibility import above_training, energies, energy, relaxation
+from nesf_design.plausibility import above_training, energies, relaxation
 from nesf_design.symmetry import space_group, space_groups, symmetrise, symmetrised
 from nesf_io.errors import ConfigError
 
@@ -96,8 +96,14 @@ def test_reconstruct_takes_the_option(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_forces_grow_with_strain_and_relaxing_takes_it_back() -> None:
-    calm, bent = energy(SALT), energy(shaken(SALT, 0.2))
+    both = Crystals.from_structures([SALT, shaken(SALT, 0.2)], ["calm", "bent"])
+    calm, bent = energies(both).to_dict("records")
     assert calm["force"] < 0.01 < bent["force"] and calm["energy"] < bent["energy"]
+    assert calm["bonding"] - bent["bonding"] == pytest.approx(
+        calm["energy"] - bent["energy"], abs=1e-5
+    )
+    one = energies(both.select([1]), forces=False)  # alone as with others
+    assert one["energy"][0] == pytest.approx(bent["energy"], abs=1e-5)
     made = relaxation(shaken(SALT.get_primitive_structure(), 0.2), steps=60)
     assert made["relaxed"] and made["energy_drop"] > 0.001 and 0.02 < made["moved"] < 0.5
     salt = Crystals.from_structures([SALT], ["salt"])
