@@ -21,6 +21,7 @@ from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.transforms import SphinxTransform
+from sphinx.util.math import get_node_equation_number
 
 from nesf_studies.reads import ROOT, is_current
 from nesf_studies.style import inline_svg, subscripts
@@ -74,6 +75,8 @@ def _displayed_formula(translator: Any, node: nodes.Element) -> None:
         latex, number = latex.replace(tag[0], ""), number or tag[1]
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
     if number is not None:
+        if node.get("number"):  # in the whole book, as references to it say
+            number = get_node_equation_number(translator, node)
         translator.body.append(f'<span class="eqno">({number})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
