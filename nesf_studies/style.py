@@ -29,6 +29,7 @@ from matplotlib.collections import Collection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from nesf.files import write_atomically
@@ -238,6 +239,11 @@ def subplots(
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes[:n_panels]
+
+
+def on_any_ground() -> dict[str, Any]:
+    """Return options of a line that is seen on light and dark: dark, with a light rim."""
+    return {"color": DARK, "path_effects": [withStroke(linewidth=2.6, foreground=LIGHT)]}
 
 
 def element_colour(z: int) -> str:
