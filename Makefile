@@ -1,4 +1,4 @@
-# make book | make test | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
+# make book | make test | make test-cluster | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
 # Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
 
 SHELL := /bin/bash
@@ -25,10 +25,11 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book check-book test bench fuzz lint format clean
+.PHONY: help setup book check-book test test-cluster bench fuzz lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
+	@echo "make test-cluster  the workflow on a Slurm of this machine alone (apt install munge slurm-wlm), with a job killed   about 3 minutes"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
 	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
@@ -69,6 +70,9 @@ lint: setup
 
 test: lint
 	$(call step,tests and notebooks (5 to 10 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+
+test-cluster: setup
+	$(call step,the workflow on a Slurm of this machine (about 3 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/single_node_slurm.py $(if $(MIRROR),--mirror "$(MIRROR)") $(if $(OUT),--out "$(OUT)"))
 
 bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))

@@ -147,6 +147,9 @@ class ReconstructionConfig:
     """Parameters of the decoding (Section 2.1; Supplementary Notes 3 and 6). Lengths in Å."""
 
     grid_interval: Interval = 0.5  # step 1
+    # step 1: where particles start. paper and official: the box common to the dataset / cell: in
+    # that box, the part around each crystal's own decoded cell
+    particles: Literal["box", "cell"] = "box"
     iterations: Count = 64  # step 2; paper: not given / official: 64
     # step 2: a particle whose next step would be shorter than this stays where it is / paper and
     # official: 0, every particle moves on
@@ -311,6 +314,9 @@ ON_DATASET: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "icsg3d": {"training.epochs": 300},
         "icsg3d-recovered": {"training.epochs": 300},
+        "perov5-third": {"training.epochs": 200},
+        # one long cell makes the box common to all crystals large
+        "mp20-binary-ternary": {"training.epochs": 60, "decoding.particles": "cell"},
     },
 }
 

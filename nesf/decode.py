@@ -6,7 +6,7 @@ errors of the algorithm without a network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,14 +19,17 @@ from tqdm import tqdm
 from nesf.config import ReconstructionConfig
 from nesf.consistent import correct
 from nesf.crystals import Crystals, allowed_lattices, concatenate, pad, standard_lattice
-from nesf.data.dataset import Box
+from nesf.data.dataset import Box, box_between
 from nesf.decoding_fields import GroundTruthFields, NeuralFields, StructureFields
-from nesf.fields import box_grid, local_grid
+from nesf.fields import box_grid, grid_size, local_grid
 from nesf.suppression import suppress
 from nesf_io.errors import DataError
 
 if TYPE_CHECKING:
     from nesf.saved import TrainedModel
+
+
+CELL_MARGIN = 0.3  # Å; particles around a decoded cell start so far beyond its corners
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,37 @@ class Particles(NamedTuple):
         return Particles(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def start_boxes(
+    fields: StructureFields, n_crystals: int, box: Box, config: ReconstructionConfig
+) -> list[Box]:
+    """Return the box, Å, of each crystal that `initialize_particles` fills.
+
+    paper and official: that of the dataset / `particles = "cell"`: around the corners of the
+    crystal's decoded cell and `CELL_MARGIN` beyond them, but not beyond the dataset's.
+    """
+    if config.particles == "box":
+        return [box] * n_crystals
+    lengths, angles = (t.cpu().double().numpy() for t in fields.lattice())
+    lengths, angles, _ = allowed_lattices(lengths, angles)
+    corners = np.array(list(np.ndindex(2, 2, 2))) @ standard_lattice(lengths, angles)  # [B, 8, 3]
+    # `box_grid` adds an interval on each side
+    margin = CELL_MARGIN - config.grid_interval
+    low, high = np.array(box)
+    lowest = np.clip(corners.min(1) - margin, low, high)
+    highest = np.clip(corners.max(1) + margin, lowest, np.maximum(high, lowest))
+    return [box_between(*ends) for ends in zip(lowest, highest, strict=True)]
+
+
 def initialize_particles(
-    box: Box, n_crystals: int, config: ReconstructionConfig, device: torch.device | str = "cpu"
+    boxes: Sequence[Box], config: ReconstructionConfig, device: torch.device | str = "cpu"
 ) -> Particles:
-    """Step 1: place particles on a regular grid over the box, the same for every crystal [B·G]."""
-    grid = box_grid(box, config.grid_interval, device)
-    crystal = torch.arange(n_crystals, device=device).repeat_interleave(len(grid))
-    positions = grid.repeat(n_crystals, 1)
+    """Step 1: place particles on a regular grid over each crystal's box, all crystals' in a row."""
+    made = {box: box_grid(box, config.grid_interval, device) for box in set(boxes)}
+    grids = [made[box] for box in boxes]
+    sizes = torch.tensor([len(grid) for grid in grids], device=device)
+    crystal = torch.arange(len(boxes), device=device).repeat_interleave(sizes)
+    positions = torch.cat(grids)
     return Particles(
         positions, crystal, torch.ones_like(crystal), torch.full_like(positions[:, 0], torch.nan)
     )
@@ -272,9 +299,9 @@ def decode(
         box: bounding box common to the dataset, Å.
         vocabulary: atomic numbers along the species axis.
     """
-    start = initialize_particles(box, len(ids), config, device)
+    start = initialize_particles(start_boxes(fields, len(ids), box, config), config, device)
+    n_particles = torch.bincount(start.crystal, minlength=len(ids)).tolist()
     particles = score_particles(fields, move_particles(fields, start, config), config)
-    n_particles = len(start.positions) // len(ids)
     return build_crystals(
         fields,
         detect_atoms(particles, len(ids), config),
@@ -294,7 +321,7 @@ def build_crystals(
     vocabulary: Sequence[int],
     config: ReconstructionConfig,
     device: torch.device | str = "cpu",
-    n_particles: int = 0,
+    n_particles: Sequence[int] = (),
 ) -> Reconstruction:
     """Make crystals of detected atoms: step 5 and the lattice; arguments as of `decode`.
 
@@ -318,7 +345,7 @@ def build_crystals(
     reports = [
         {
             "id": ids[i],
-            "n_particles": n_particles,
+            "n_particles": n_particles[i] if n_particles else 0,
             "n_atoms": n_atoms[i],
             "clusters_rejected": d.rejected.tolist(),
             "lengths": lengths[i].tolist(),
@@ -349,6 +376,20 @@ def build_crystals(
     return Reconstruction(crystals, reports)
 
 
+def _batches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Return where batches of consecutive crystals begin and end, each of at most `most` particles.
+
+    A crystal of more is a batch of its own; sizes: of each crystal.
+    """
+    start, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and total + size > most:
+            yield start, i
+            start, total = i, 0
+        total += size
+    yield start, len(sizes)
+
+
 def _decode_batches(
     fields_of: Callable[[int, int], StructureFields],
     ids: Sequence[str],
@@ -362,13 +403,12 @@ def _decode_batches(
     if not len(ids):
         raise DataError("there is no crystal to reconstruct")
     most = config.max_queries * (16 if device.type == "cuda" else 1)  # a GPU needs larger batches
-    size = max(1, most // len(box_grid(box, config.grid_interval)))
+    boxes = start_boxes(fields_of(0, len(ids)), len(ids), box, config)
     results = []
     with tqdm(
         total=len(ids), unit="crystal", desc="reconstructing", disable=not progress, mininterval=1
     ) as bar:
-        for start in range(0, len(ids), size):
-            stop = min(start + size, len(ids))
+        for start, stop in _batches([grid_size(b, config.grid_interval) for b in boxes], most):
             results.append(
                 decode(fields_of(start, stop), ids[start:stop], box, vocabulary, config, device)
             )

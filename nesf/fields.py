@@ -126,13 +126,20 @@ def box_grid(
     Raises:
         ConfigError: more than `MOST_POINTS` points.
     """
-    edges = [high - low + 2 * interval for low, high in zip(*box, strict=True)]
-    _check_count(math.prod(math.ceil(edge / interval) for edge in edges), interval, max(edges))
+    grid_size(box, interval)
     axes = [
         torch.arange(low - interval, high + interval, interval, device=device, dtype=dtype)
         for low, high in zip(*box, strict=True)
     ]
     return torch.cartesian_prod(*axes)
+
+
+def grid_size(box: Box, interval: float) -> int:
+    """Return the number of points of `box_grid`, and raise its `ConfigError`."""
+    edges = [(high + interval) - (low - interval) for low, high in zip(*box, strict=True)]
+    n = math.prod(math.ceil(edge / interval) for edge in edges)
+    _check_count(n, interval, max(edges))
+    return n
 
 
 def local_grid(

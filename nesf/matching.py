@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -17,18 +18,24 @@ FLATTEST_CELL = 0.02
 MOST_ORDERS = 32  # of the atoms of a crystal
 
 
-def match_rmse(actual: Crystals, detected: Crystals, *, progress: bool = False) -> np.ndarray:
+def match_rmse(
+    actual: Crystals,
+    detected: Crystals,
+    tolerances: Mapping[str, float] = MATCHER,
+    *,
+    progress: bool = False,
+) -> np.ndarray:
     """Compute the RMS displacements [B] of matched crystals over (V/N)^(1/3); NaN: no match.
 
     As in CDVAE and later work, a pair matches when StructureMatcher's `get_rms_dist` (with
-    `MATCHER`) finds a mapping. The primitive cell that it finds of a crystal that is not exactly
+    `tolerances`) finds a mapping. The primitive cell that it finds of a crystal that is not exactly
     symmetric depends on which atom of the rarest element comes first, an order that differs between
     processors; here the pair matches when it does with any of them first. An absurd cell, or one
     on which the matcher fails, does not match. The crystals are in the same order.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    matcher = StructureMatcher(**MATCHER)
+    matcher = StructureMatcher(**tolerances)
     rmse = np.full(len(actual), np.nan)
     for i in tqdm(range(len(actual)), desc="matching", unit="crystal", disable=not progress):
         if not _may_match(actual, detected, i):

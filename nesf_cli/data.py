@@ -18,7 +18,7 @@ from nesf_cli.options import (
     print_notes,
     print_skipped,
 )
-from nesf_io.errors import DataError
+from nesf_io.errors import ConfigError, DataError
 
 
 def add_data_commands(commands: Any) -> None:
@@ -29,18 +29,7 @@ def add_data_commands(commands: Any) -> None:
         description="Get, import, build and inspect datasets.",
     )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    fetch = add_command(
-        actions,
-        "fetch",
-        _fetch,
-        "get a dataset of the official release",
-        "nesf data fetch lcs6",
-        "nesf data fetch ybco --fold 0 --mirror release/",
-    )
-    fetch.add_argument("name", help="lcs6, ybco, icsg3d, icsg3d-as-released")
-    fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
-    add_replace(fetch)
-    add_data_options(fetch)
+    _add_fetch(actions)
     own = add_command(
         actions,
         "import",
@@ -113,9 +102,44 @@ def add_data_commands(commands: Any) -> None:
     add_data_options(listed, mirror=False)
 
 
+def _add_fetch(actions: Any) -> None:
+    """Add `nesf data fetch`."""
+    fetch = add_command(
+        actions,
+        "fetch",
+        _fetch,
+        "get a dataset of the official release, or one of the field's benchmarks",
+        "nesf data fetch lcs6",
+        "nesf data fetch ybco --fold 0 --mirror release/",
+        "nesf data fetch perov5",
+    )
+    fetch.add_argument(
+        "name", help="lcs6, ybco, icsg3d, icsg3d-as-released; perov5, mp20, carbon24"
+    )
+    fetch.add_argument("--fold", type=int, help="of ybco, 0-19 (default: all)")
+    add_replace(fetch)
+    add_data_options(fetch)
+
+
 def _fetch(options: argparse.Namespace) -> None:
     from nesf.data import fetch
+    from nesf.data.official import OFFICIAL, check_fold
+    from nesf_design.datasets import BENCHMARKS, fetch_benchmark
 
+    if options.name in BENCHMARKS:
+        check_fold(options.name, options.fold)
+        place = fetch_benchmark(
+            options.name,
+            data_dir=options.data,
+            mirror=options.mirror,
+            replace_other=options.replace,
+        )
+        print(f"written: {place}")
+        return
+    if options.name not in OFFICIAL:
+        raise ConfigError(
+            f"{options.name!r} cannot be fetched; choose from {', '.join((*OFFICIAL, *BENCHMARKS))}"
+        )
     folder = fetch(
         options.name,
         fold=options.fold,
@@ -150,8 +174,8 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from nesf.data.materials_project import build
-    from nesf.data.rules import load_rules
+    from nesf_build.materials_project import build
+    from nesf_build.rules import load_rules
 
     rules = load_rules(options.rules)
     name = options.name or f"{Path(options.rules).stem}-mp"

@@ -1,4 +1,4 @@
-"""The commands on what the book shows: analyse, aggregate, view."""
+"""The commands on what the book shows: analyse, benchmark, aggregate, view."""
 
 from __future__ import annotations
 
@@ -50,6 +50,31 @@ def add_analyse(commands: Any) -> None:
     analyse.add_argument("--device", default="auto", help="auto, cpu, cuda")
     add_replace(analyse)
     add_data_options(analyse)
+
+
+def add_benchmark(commands: Any) -> None:
+    """Add `nesf benchmark`."""
+    benchmark = add_command(
+        commands,
+        "benchmark",
+        _benchmark,
+        "score a run as the field does: match rate, RMSE, validity, and their ceiling",
+        "nesf benchmark runs/mine",
+        "nesf benchmark results/perov5-third/nesf/plus/seed-0 --split test",
+    )
+    benchmark.add_argument("run", type=Path, help="run folder with its reconstructions")
+    benchmark.add_argument(
+        "--split",
+        action="append",
+        choices=("train", "val", "test"),
+        help="may be repeated (default: val and test)",
+    )
+    benchmark.add_argument(
+        "--out", type=Path, help="where it is recorded (default: RUN/analysis/benchmark)"
+    )
+    benchmark.add_argument("--dataset", help="name or path of the run's dataset")
+    add_replace(benchmark)
+    add_data_options(benchmark)
 
 
 def add_aggregate(commands: Any) -> None:
@@ -112,6 +137,24 @@ def _analyse(options: argparse.Namespace) -> None:
     print(
         f"written: {made.folder} ({', '.join(sorted(p.name for p in made.folder.glob('[!.]*')))})"
     )
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from nesf.records import command_line
+    from nesf_studies.benchmark import Parameters, record_benchmark
+
+    splits = tuple(dict.fromkeys(options.split)) if options.split else Parameters().splits
+    made = record_benchmark(
+        options.run,
+        dataset_of(options),
+        Parameters(splits),
+        out=options.out,
+        command=command_line(options.words),
+        replace=options.replace,
+    )
+    table = made.table("benchmark").set_index(["split", "crystals", "tolerances", "rule"])
+    print(table.round(4).to_string())
+    print(f"written: {made.folder}")
 
 
 def _view(options: argparse.Namespace) -> None:

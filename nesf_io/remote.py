@@ -27,7 +27,7 @@ class ReleaseFile:
 
     path: str
     size: int | None
-    git_blob_sha1: str
+    git_blob_sha1: str | None
     sha256: str | None
 
     def check(self, content: bytes, where: object) -> None:

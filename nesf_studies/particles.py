@@ -69,7 +69,7 @@ def follow(
     config = replace(
         config or ReconstructionConfig(), converged=0.0, mode="exact", atom_position="lowest_score"
     )
-    particles = initialize_particles(box, 1, config)
+    particles = initialize_particles([box], config)
     positions: dict[int, np.ndarray] = {}
     for before, moment in itertools.pairwise((0, *moments)):
         particles = move_particles(fields, particles, replace(config, iterations=moment - before))

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -94,37 +95,83 @@ def run_analysis(
     module = analysis(name)
     parameters = with_fields(module.Parameters(), assignments or {})
     model = TrainedModel.load(run, device)
-    target = out or run / "analysis" / name
-    own = "" if out else ANALYSIS
-    replace, progress = options.get("replace", False), options.get("progress", True)
-    with output(target, replace=replace, own=own, inputs=[run]) as folder:
-        begin = time.monotonic()
+    begin, progress = time.monotonic(), options.get("progress", True)
+    about = {
+        "parameters": dataclasses.asdict(parameters),
+        "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
+        "model": {
+            "dataset": dict(model.dataset),
+            "preset": model.config.preset,
+            "epoch": model.info.get("epoch"),
+        },
+        "command": command,
+        "device": str(model.device),
+    }
+    with _place(name, run, out, options) as folder:
         made = module.analyse(model, dataset, parameters, progress=progress)
-        for part, value in made.items():
-            if isinstance(value, Crystals):
-                value.save(folder / f"{part}.safetensors")
-            else:
-                write_atomically(
-                    folder / f"{part}.csv",
-                    value.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-                )
-        about = {
-            "format": records.FORMAT,
-            "analysis": name,
-            "parameters": dataclasses.asdict(parameters),
-            "dataset": {"name": dataset.name, "fold": dataset.fold, "hash": dataset.hash()},
-            "model": {
-                "dataset": dict(model.dataset),
-                "preset": model.config.preset,
-                "epoch": model.info.get("epoch"),
-            },
-            "command": command,
-            "commit": records.commit(),
-            "wall_time_seconds": round(time.monotonic() - begin, 1),
-            **records.environment(str(model.device)),
-        }
-        records.write_checked(folder / "analysis.json", about, "analysis")
-    return RecordedAnalysis(target, about)
+        return _write(folder, out or run / "analysis" / name, name, made, about, begin)
+
+
+def write_analysis(
+    name: str,
+    run: Path,
+    made: Mapping[str, Any],
+    about: Mapping[str, Any],
+    begin: float,
+    *,
+    out: Path | None = None,
+    **options: Unpack[WriteOptions],
+) -> RecordedAnalysis:
+    """Record what was computed elsewhere as an analysis of a run.
+
+    Args:
+        made: data frames and crystals by name.
+        about: `parameters`, `dataset`, `model` and `command` of `analysis.json`, optionally
+            `device` (cpu).
+        begin: `time.monotonic()` when the computation began.
+        out: None for RUN/analysis/NAME.
+
+    Raises:
+        ConfigError: the place holds something that is not to be replaced (`replace`).
+    """
+    with _place(name, run, out, options) as folder:
+        return _write(folder, out or run / "analysis" / name, name, made, about, begin)
+
+
+def _place(
+    name: str, run: Path, out: Path | None, options: WriteOptions
+) -> AbstractContextManager[Path]:
+    own = "" if out else ANALYSIS
+    target = out or run / "analysis" / name
+    return output(target, replace=options.get("replace", False), own=own, inputs=[run])
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    name: str,
+    made: Mapping[str, Any],
+    about: Mapping[str, Any],
+    begin: float,
+) -> RecordedAnalysis:
+    for part, value in made.items():
+        if isinstance(value, Crystals):
+            value.save(folder / f"{part}.safetensors")
+        else:
+            write_atomically(
+                folder / f"{part}.csv",
+                value.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+            )
+    whole = {
+        "format": records.FORMAT,
+        "analysis": name,
+        **{key: value for key, value in about.items() if key != "device"},
+        "commit": records.commit(),
+        "wall_time_seconds": round(time.monotonic() - begin, 1),
+        **records.environment(about.get("device", "cpu")),
+    }
+    records.write_checked(folder / "analysis.json", whole, "analysis")
+    return RecordedAnalysis(target, whole)
 
 
 def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:

@@ -17,7 +17,7 @@
 #
 # **Question.** What is NeSF compared with in the paper's Table 1, how well could that method do, and what does the comparison show?
 #
-# For whoever wants to judge the comparison, or needs a voxel autoencoder that runs. ICSG3D (Court et al., *J. Chem. Inf. Model.* **60**, 4518, 2020) draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
+# Read this page if you want to judge the comparison, or need a voxel autoencoder that runs. ICSG3D {cite}`court2020` draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
 # gone and their code needs libraries that no longer install; `nesf_icsg3d` writes it anew. With another dataset: `papermill notebooks/icsg3d.ipynb out.ipynb -p dataset lcs6`.
 
 # %% tags=["parameters"]
@@ -102,7 +102,7 @@ voxels.map_slices(
 #
 # ## The oracle: true maps through the segmentation
 #
-# Whatever the networks learn, they cannot do better than the true map. The lines that are it, here on a few crystals:
+# The decoded maps can at best equal the true ones. In code, here on a few crystals:
 
 # %%
 crystals = data.load(
@@ -125,7 +125,7 @@ print(f"{len(chosen)} {split} crystals of {crystals.label}")
 metrics_table(live, dataset=crystals.name, split=split)
 
 # %% [markdown]
-# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one that errs least on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
+# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
 
 # %% tags=["full-width"]
 runs = all_runs(RESULTS)
@@ -170,7 +170,7 @@ display(
 #
 # ## Beside NeSF
 #
-# Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten turned copies of it. Columns that are not recorded say so.
+# Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten rotated copies of it. Columns that are not recorded say so.
 
 # %% tags=["full-width"]
 for name, title in TITLES.items():
@@ -209,7 +209,7 @@ voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 #
 # ## What the published comparison shows, and what not
 #
-# It shows that the voxel autoencoder *as published* errs more than NeSF on all three datasets, most of all in the species, and that it needs many times the memory and parameters. That much is sound: both were trained on the same splits and scored alike.
+# By the paper's numbers the voxel autoencoder *as published* has larger errors than NeSF in atoms, positions and, most of all, species on all three datasets, but not in the lattice, where NeSF has the larger error on two of them ([Paper, official code, here](differences)); and it needs many times the memory and parameters. How firmly that stands is open: the article says that both were scored alike, but the released training split of ICSG3D holds all validation and test crystals, so what either method was trained on there is not known, nor how the baseline was adapted to the other datasets.
 #
 # It does not show that voxels of this size are too coarse. The oracle on the same grid, with the radius chosen on validation crystals, is far better than the trained baseline in every number of the table above, so most of the published error was made in training or by a setting: class weights that were computed and not used, a radius that was never tuned,
 # a length that is read one voxel short. The article calls a categorical distribution of the species at each voxel impractical for ICSG3D (Section 2.3); its public U-Net predicts just that, 95 classes a voxel. Nor does it tell how the baseline was adapted: neither the article nor its supplement says what was done with cells that are not cubic, with angles, or with the formation energy that the autoencoder is conditioned on. Its published errors of the angles are near those of always answering 90°.

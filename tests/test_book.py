@@ -8,19 +8,74 @@ import os
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+
+from nesf.records import all_runs
+from nesf_studies.claims import SIGNS, as_html, claims
+from nesf_studies.links import numbers_without_source
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_page_of_the_contents_exists() -> None:
+def pages() -> list[str]:
+    """Pages of the table of contents, in their order."""
     contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    pages = [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]
-    for page in pages:
+    chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    return [contents["root"], *chapters]
+
+
+def test_every_page_of_the_contents_exists() -> None:
+    for page in pages():
         assert any((ROOT / "book" / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")), (
             page
         )
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    assert {path.stem for path in sources} == {page.rpartition("/")[2] for page in pages()}
+    assert len(set(pages())) == len(pages())
+
+
+def test_every_reference_is_cited_and_every_citation_is_a_reference() -> None:
+    entries = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE)
+    assert len(entries) == len(set(entries)) >= 20
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    cited = {
+        key.strip() for keys in re.findall(r"\{cite\}`([^`]+)`", text) for key in keys.split(",")
+    }
+    assert cited == set(entries)
+
+
+def test_plumbing_is_folded_on_the_pages_that_teach() -> None:
+    for name in ("fields", "architecture", "data", "train", "reconstruction"):
+        for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
+            tags = cell.metadata.get("tags", [])
+            assert cell.cell_type != "code" or {"hide-input", "remove-cell"} & set(tags), (
+                cell.source
+            )
+
+
+def test_pages_are_in_plain_quotes() -> None:
+    mine = [
+        *((ROOT / "book").glob("*.md")),
+        *(
+            ROOT / f"notebooks/{n}.py"
+            for n in (
+                "fields",
+                "architecture",
+                "data",
+                "train",
+                "reconstruction",
+                "interpolation",
+                "latent_space",
+                "properties",
+                "search",
+            )
+        ),
+    ]
+    for path in mine:
+        assert not re.search("[«»]|For whoever|lines that are it", path.read_text()), path
 
 
 def test_book_links_to_the_files_at_the_top() -> None:
@@ -33,21 +88,15 @@ def test_book_links_to_the_files_at_the_top() -> None:
         )
 
 
-def test_every_claim_names_pages_and_recorded_runs_that_exist() -> None:
-    rows = [
-        line.split("|")
-        for line in (ROOT / "book" / "claims.md").read_text().splitlines()
-        if line.startswith("| ")
-    ][1:]
-    assert len(rows) > 10
-    for _, _claim, verdict, _here, shown, _ in rows:
-        assert re.fullmatch(
-            r" \*\*(agrees|differs|differs in part|not yet run|not comparable)\*\* ", verdict
-        ), verdict
-        assert (pages := re.findall(r"\]\((notebooks/\w+)\)", shown))
-        assert all((ROOT / f"{page}.ipynb").exists() for page in pages), shown
-        for path in re.findall(r"`(results/[^`]+)`", shown):
-            assert list(ROOT.glob(path)), path
+def test_every_claim_has_a_verdict_and_a_page_of_the_book() -> None:
+    rows = claims(all_runs(ROOT / "results"))
+    assert len(rows) > 12 and {row.verdict for row in rows} <= set(SIGNS)
+    shown = as_html(rows).data
+    for row in rows:
+        assert (ROOT / "notebooks" / f"{row.page}.ipynb").exists(), row.page
+        assert f'href="notebooks/{row.page}.html"' in shown and row.found
+    (lattice,) = (row for row in rows if "all the evaluation metrics" in row.says)
+    assert lattice.verdict == "differs in part" and lattice.found.count("lattice length") == 2
 
 
 def test_a_failing_cell_fails_the_build() -> None:
@@ -92,11 +141,23 @@ def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureReques
     html = ROOT / "book" / "_build" / "html"
     if not request.config.getoption("--built-book"):
         pytest.skip("needs a built book: make check-book")
-    contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    for chapter in [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]:
-        assert (html / f"{chapter}.html").exists(), chapter
+    for page_name in pages():
+        assert (html / f"{page_name}.html").exists(), page_name
     for page in html.rglob("*.html"):
         assert not re.search(
             r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+href=\"https?://",
             page.read_text(),
         ), page
+
+
+def test_built_numbers_lead_to_pages_of_runs(request: pytest.FixtureRequest) -> None:
+    html = ROOT / "book" / "_build" / "html"
+    if not request.config.getoption("--built-book"):
+        pytest.skip("needs a built book: make check-book")
+    for name in ("notebooks/table1", "claims"):
+        text = (html / f"{name}.html").read_text()
+        assert not numbers_without_source(text), name
+        assert text.count('class="run"') > 20, name
+    for page in html.rglob("*.html"):
+        for target in re.findall(r'<a class="run" href="([^"#]+)', page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"

@@ -24,7 +24,18 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 WITH_DATASET = [
     p
     for p in NOTEBOOKS
-    if p.stem not in ("consistent", "differences", "errors", "search", "speed", "table1")
+    if p.stem
+    not in (
+        "benchmark",
+        "consistent",
+        "design",
+        "differences",
+        "errors",
+        "sampling",
+        "search",
+        "speed",
+        "table1",
+    )
 ]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -66,6 +77,9 @@ def test_the_pages_exist() -> None:
         "speed",
         "differences",
         "consistent",
+        "benchmark",
+        "sampling",
+        "design",
     } <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 

@@ -21,6 +21,7 @@ from nesf.decode import (
     GroundTruthFields,
     Particles,
     Reconstruction,
+    _batches,
     decode,
     detect_atoms,
     estimate_species,
@@ -30,11 +31,13 @@ from nesf.decode import (
     oracle,
     reconstruct,
     score_particles,
+    start_boxes,
 )
 from nesf.export import write_reconstruction
-from nesf.fields import box_grid
+from nesf.fields import box_grid, grid_size
 from nesf.saved import TrainedModel, model_for
 from nesf_io.errors import DataError
+from nesf_studies.page import recorded_run
 
 DEFAULT = ReconstructionConfig()
 
@@ -172,13 +175,78 @@ def test_periodic_truth_decodes_to_the_crystal_up_to_images() -> None:
 
 def test_step_1_particles_are_a_grid_for_every_crystal() -> None:
     box: Box = ((0.0, -1.0, 0.0), (2.0, 1.0, 3.0))
-    particles = initialize_particles(box, 3, DEFAULT)
+    particles = initialize_particles([box] * 3, DEFAULT)
     grid = box_grid(box, 0.5)
     assert particles.positions.shape == (3 * len(grid), 3) and len(grid) == 6 * 6 * 8
     assert torch.equal(particles.positions.view(3, -1, 3)[2], grid) and torch.equal(
         torch.bincount(particles.crystal), torch.tensor([len(grid)] * 3)
     )
     assert particles.counts.eq(1).all() and particles.scores.isnan().all()
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_particles_that_start_in_each_cell_find_the_same_atoms_with_less_work(mode: str) -> None:
+    crystals = random_crystals(12, seed=3)
+    # one long cell blows up the box common to all
+    long = Crystals.from_arrays(
+        ["long"],
+        [np.array([[0.5, 0.5, 0.5], [1.0, 1.0, 29.0]])],
+        [np.array([3, 8])],
+        np.diag([4.0, 4.0, 30.0])[None],
+    )
+    crystals = concatenate([crystals, long])
+    config = dataclasses.replace(DEFAULT, mode=mode)
+    in_box = decode_truth(crystals, config)
+    in_cell = decode_truth(crystals, dataclasses.replace(config, particles="cell"))
+    is_exact(crystals, in_cell.crystals)
+    assert np.array_equal(in_box.crystals.n_atoms, in_cell.crystals.n_atoms)
+    most, few = ([r["n_particles"] for r in made.reports] for made in (in_box, in_cell))
+    assert len(set(most)) == 1 and len(set(few)) > 6 and max(few[:-1]) < most[0] / 4
+
+
+def test_the_box_of_a_cell_holds_its_corners_and_ends_at_that_of_the_dataset() -> None:
+    crystals = random_crystals(6, seed=1)
+    fields = GroundTruthFields(pad(crystals, vocabulary_of(crystals)), False)
+    config = dataclasses.replace(DEFAULT, particles="cell")
+    wide: Box = ((-20.0,) * 3, (20.0,) * 3)
+    for box, lattice in zip(start_boxes(fields, 6, wide, config), crystals.lattice, strict=True):
+        grid = box_grid(box, 0.5).numpy()
+        corners = np.array(list(np.ndindex(2, 2, 2))) @ lattice
+        # `CELL_MARGIN`; the upper end is within an interval of the grid's end
+        assert grid.min(0) == pytest.approx(corners.min(0) - 0.3, abs=1e-4)
+        assert (corners.max(0) + 0.3 - grid.max(0) < 0.5 + 1e-4).all()
+        assert (grid.max(0) <= corners.max(0) + 0.3 + 1e-4).all()
+    narrow: Box = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert start_boxes(fields, 6, narrow, config) == [
+        (low, narrow[1]) for low, _ in start_boxes(fields, 6, narrow, config)
+    ]
+    assert start_boxes(fields, 6, narrow, DEFAULT) == [narrow] * 6
+
+
+def test_a_network_decodes_from_particles_in_its_own_cells() -> None:
+    model = TrainedModel.load(recorded_run("starter"), "cpu")
+    crystals = load("starter").splits["val"].select(range(8))
+    config = dataclasses.replace(DEFAULT, mode="fast", particles="cell")
+    made = reconstruct(model, crystals, config)
+    few = [r["n_particles"] for r in made.reports]
+    boxed = reconstruct(model, crystals, dataclasses.replace(config, particles="box"))
+    assert len(set(few)) > 1 and max(few) < boxed.reports[0]["n_particles"]
+    same = made.crystals.n_atoms == boxed.crystals.n_atoms
+    assert same.mean() >= 0.75
+
+
+@pytest.mark.parametrize("box", [((0.0,) * 3, (1.0, 2.5, 3.0)), ((-3.1, 0.2, -2.7),) * 2])
+@pytest.mark.parametrize("interval", [0.3, 0.5, 0.7])
+def test_the_size_of_a_grid_is_known_without_making_it(box: Box, interval: float) -> None:
+    assert grid_size(box, interval) == len(box_grid(box, interval))
+
+
+def test_batches_hold_each_crystal_once_and_not_too_many_particles() -> None:
+    sizes = [30, 50, 40, 500, 10, 20, 70]
+    parts = list(_batches(sizes, 100))
+    assert [i for start, stop in parts for i in range(start, stop)] == list(range(7))
+    assert all(stop - start == 1 or sum(sizes[start:stop]) <= 100 for start, stop in parts)
+    assert parts == [(0, 2), (2, 3), (3, 4), (4, 7)]
 
 
 class HalfWay:

@@ -171,7 +171,7 @@ def _dataset(
     name: str,
     fold: int | None,
     parts: dict[str, tuple[Crystals, tuple[int, ...]]],
-    files: dict[str, str],
+    files: dict[str, str | None],
 ) -> Dataset:
     """Return a dataset of its splits, their vocabularies, and the hashes of their files."""
     splits, vocabularies = (
