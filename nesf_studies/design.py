@@ -191,12 +191,12 @@ def success_chart(strategies: pd.DataFrame, *, title: str = "") -> Figure:
             colour = COLOURS[part.strategy]
             ax.plot([100 * low, 100 * high], [row + shift] * 2, color=colour)
             ax.plot(100 * hits / n, row + shift, "o", color=colour, markerfacecolor=fill)
-            ax.text(103, row + shift, f"{hits} of {n}", va="center", fontsize=8)
+            ax.text(106, row + shift, f"{hits} of {n}", va="center", fontsize=8)
     ax.set(
         yticks=range(len(strategies)),
         yticklabels=[STRATEGIES[s] for s in strategies["strategy"]],
         ylim=(len(strategies) - 0.5, -0.5),
-        xlim=(-2, 100),
+        xlim=(-3, 103),
         xlabel="at the goal, % of the crystals that are found in the dataset",
     )
     figure.suptitle(title)

@@ -123,6 +123,7 @@ def test_a_barrier_is_what_a_path_climbs_above_the_line_between_its_ends() -> No
     assert row["barrier"] == pytest.approx(1.05) and row["at"] == 0.5
     assert row["switches"] == 2 and row["judged_percent"] == 80
     assert row["jump"] == pytest.approx(0.35) and row["jump_at_switch"]
-    assert len(energies_along(frames).axes) == 3
+    both = pd.concat([frames, frames.assign(method="linear")])
+    assert len(energies_along(both).axes) == 3
     with pytest.raises(DataError, match="nesf analyse interpolation"):
         analyse_paths(None, None, PathParameters("nowhere"))  # type: ignore[arg-type]
