@@ -11,6 +11,7 @@ ANALYSES = {
     "examples": "the best, the median and the worst reconstruction of a split (Figure 3)",
     "interpolation": "crystals on the way from one to another (Figures 5, 6, S1-S4)",
     "latent-space": "the latent vectors in two dimensions, and what their neighbours share (Figure 7)",
+    "atlas": "all crystals on a plane, for the explorer of the page with the live model",
     "sensitivity": "the seven hyperparameters of the reconstruction (Figures S5, S6)",
     "decoding": "choices of the decoding that paper and official code make otherwise",
     "sampling": "new crystals from densities of latent vectors, and from trivial generators",

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from nesf import methods
 from nesf.crystals import Crystals
@@ -21,7 +22,7 @@ from nesf.runs import check_dataset
 from nesf_design.benchmark import benchmark, published
 from nesf_io.errors import DataError
 from nesf_studies.record import RecordedAnalysis, recorded_analysis, shown_method, write_analysis
-from nesf_studies.style import NESF, ORACLE, TRIVIAL, subplots
+from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 
 NAME = "benchmark"
 # datasets of which there are published results: their name there, and how much of the training
@@ -31,6 +32,7 @@ SHARES: Mapping[str, tuple[str, str]] = {
     "perov5": ("perov5", "all of the training data"),
     "mp20-binary-ternary": ("mp20", "binary and ternary part, a quarter of its training data"),
 }
+TRIVIAL_MODELS = ("copy", "constant")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,6 @@ def run_table(runs: Iterable[RecordedRun], titles: Mapping[str, str]) -> pd.Data
             "seed": run.run["seed"],
             "epochs": run.run["config"].get("training", {}).get("epochs"),
             "certified, %": run.metrics.get("test", {}).get("certified_percent"),
-            "command": run.run["command"],
             "commit": run.run["commit"][:8],
         }
         for run in runs
@@ -164,7 +165,7 @@ def beside_published(table: pd.DataFrame, dataset: str, split: str = "test") -> 
         strict = part.query("crystals == 'decoded'")
         rows.append(
             {
-                "model": f"{model} (ours)",
+                "model": f"{model} ({'trivial control' if model in TRIVIAL_MODELS else 'ours'})",
                 "match_percent": value.loc[("decoded", "any"), "match_percent"],
                 "rmse": value.loc[("decoded", "any"), "rmse"],
                 "match_percent_valid": value.loc[("decoded", "valid"), "match_percent"],
@@ -192,21 +193,23 @@ def benchmark_chart(tables: Mapping[str, pd.DataFrame]) -> Figure:
             _dots(ax, table, places, column)
         axes[2 * k].set(xlabel="match rate, %", xlim=(-3, 103), title=title)
         axes[2 * k].set_yticks(places, table["model"])
-        axes[2 * k + 1].set(xlabel="RMSE over (V/N)$^{1/3}$", xscale="log")
+        axes[2 * k + 1].set(xlabel="RMSE over (V/N)$^{1/3}$", xscale="log", xlim=(1e-5, 1))
+        axes[2 * k + 1].xaxis.set_minor_formatter(NullFormatter())
         axes[2 * k + 1].set_yticks(places, [""] * len(table))
     return figure
 
 
 def _dots(ax: Any, table: pd.DataFrame, places: np.ndarray, column: str) -> None:
     for y, row in zip(places, table.to_dict("records"), strict=True):
-        ours = row["model"].endswith("(ours)")
-        colour = (NESF if row["model"].startswith("nesf") else ORACLE) if ours else TRIVIAL
-        colour = TRIVIAL if row["model"].startswith(("copy", "constant")) else colour
+        recorded = row["model"].endswith(")")
+        colour = NESF if row["model"].endswith("(ours)") else TRIVIAL if recorded else SECOND
         valid = row.get("match_percent_valid")
         if column == "match_percent" and valid is not None and valid == valid:
             ax.plot([valid, row[column]], [y, y], color=colour, linewidth=1.5)
         if row[column] == row[column]:
-            face = colour if ours else "white"
-            ax.plot(row[column], y, "o", color=colour, markerfacecolor=face, markersize=6)
+            face = colour if recorded else "white"
+            # an RMSE of zero has no place on a logarithmic axis
+            x = row[column] if column == "match_percent" else max(row[column], 1.5e-5)
+            ax.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=6)
     ax.grid(axis="x", alpha=0.3)
     ax.set_ylim(-0.6, len(table) - 0.4)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from nesf_studies.page import LABELS
 from nesf_studies.style import DRAWN, ICSG3D, METHOD_COLOURS, NESF, SECOND, name_rows, subplots
 
 
@@ -140,6 +142,48 @@ def comparison(rows: pd.DataFrame, panels: Mapping[str, str], titles: Mapping[st
             ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
             ax.spines[["top", "right"]].set_visible(False)
         axes[0].set_title(titles[dataset], loc="left", fontsize="medium")
+    return figure
+
+
+def forest(rows: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Draw the differences from the paper with their intervals, as shares of the paper's mean.
+
+    `rows`: `nesf_studies.tables.judged`; a panel a dataset (`titles`: of the paper's names), a row
+    a metric; dots are the preset `cpu`, squares nesf+. Left of the line ours has the smaller error;
+    an interval that leaves the panel ends in an arrow.
+    """
+    shown = [name for name in titles if (rows["paper_dataset"] == name).any()]
+    metrics = list(dict.fromkeys(rows["metric"]))
+    figure, axes = subplots(max(len(shown), 1), 9.4, 0.42 * len(metrics) + 1.4)
+    name_rows(axes, [LABELS[metric] for metric in metrics])
+    low, high = -110.0, 210.0
+    colours = {"better": NESF, "worse": ICSG3D, "not told apart": "#6b7280"}
+    for ax, dataset in zip(axes, shown, strict=False):
+        part = rows[(rows["paper_dataset"] == dataset) & rows["preset"].isin(("cpu", "plus"))]
+        for cell in part.itertuples():
+            printed = float(cell.paper.split()[0])
+            if not printed:  # no share of nothing
+                continue
+            scale, plus = 100 / printed, cell.preset == "plus"
+            y = metrics.index(cell.metric) + (0.17 if plus else -0.17)
+            ends = [min(max(scale * v, low), high) for v in (cell.low, cell.high)]
+            colour = colours.get(cell.verdict, "#6b7280")
+            ax.plot(ends, [y, y], color=colour, linewidth=1.6)
+            for end, value, marker in zip(ends, (cell.low, cell.high), "<>", strict=True):
+                if not low < scale * value < high:
+                    ax.plot(end, y, marker, color=colour, markersize=6)
+            middle = min(max(scale * cell.difference, low), high)
+            ax.plot(middle, y, "s" if plus else "o", color=colour, markersize=6)
+        ax.axvline(0, color="black", linewidth=0.9)
+        ax.set(
+            xlim=(low - 8, high + 8), xlabel="difference, % of the paper's", title=titles[dataset]
+        )
+    handles = [
+        Line2D([], [], color="#374151", marker=marker, linestyle="", label=label)
+        for marker, label in (("o", "NeSF, preset cpu"), ("s", "nesf+"))
+    ]
+    handles += [Line2D([], [], color=c, linewidth=2, label=v) for v, c in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

@@ -9,9 +9,9 @@ that of as many separate reconstructions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
 from typing import Literal
 
 import numpy as np
@@ -61,6 +61,8 @@ PANELS = {
     "number_of_atoms_error_percent": "number-of-atoms error, %",
 }
 ERRORS = tuple(PANELS)  # the paper's columns
+# the position error that counts crystals in which nothing is detected, where the table has it
+CHARGED = "position_error_actual_charged_angstrom"
 NETWORK, TRUE_FIELDS = "network", "true fields"
 
 
@@ -157,7 +159,6 @@ def sensitivity(
     was detected, how many these are, and `atoms_detected_percent`: all detected atoms of all actual
     ones.
     """
-    charged = "position_error_actual_charged_angstrom"
     size = max(1, config.max_queries // max(len(box_grid(model.box, config.grid_interval)), 1))
     parts: dict[tuple[str, float], list[Crystals]] = {
         (name, value): [] for name in values for value in values[name]
@@ -193,13 +194,13 @@ def sensitivity(
             "is_default": value == getattr(config, name),
             "n_crystals": len(crystals),
         }
-        row |= {key: summary[key] for key in (*ERRORS, charged, "n_nothing_detected")}
+        row |= {key: summary[key] for key in (*ERRORS, CHARGED, "n_nothing_detected")}
         rows.append(
             row
             | {"atoms_detected_percent": 100 * float(found.n_atoms.sum() / crystals.n_atoms.sum())}
         )
     # not defined where no atom at all was detected
-    return pd.DataFrame(rows).astype(dict.fromkeys((*ERRORS, charged), float))
+    return pd.DataFrame(rows).astype(dict.fromkeys((*ERRORS, CHARGED), float))
 
 
 @torch.no_grad()
@@ -269,8 +270,8 @@ def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
     for name, group in table.groupby("hyperparameter", sort=False):
         group = group.sort_values("value", ignore_index=True)
         place = int(group.index[group["is_default"]][0])
-        limit = group.loc[place, list(ERRORS)].astype(float) * (1 + tolerance) + 1e-9
-        good = (group[list(ERRORS)] <= limit).all(axis=1).tolist()
+        errors = pd.DataFrame({error: drawn_error(group, error) for error in ERRORS}).astype(float)
+        good = (errors <= errors.loc[place] * (1 + tolerance) + 1e-9).all(axis=1).tolist()
         low = max((i + 1 for i in range(place) if not good[i]), default=0)
         high = min((i - 1 for i in range(place, len(good)) if not good[i]), default=len(good) - 1)
         row: dict[str, float] = {
@@ -279,17 +280,64 @@ def tolerant_range(table: pd.DataFrame, tolerance: float = 0.1) -> pd.DataFrame:
             "to": group.loc[high, "value"],
         }
         for error in ERRORS:
-            best = group.loc[group[error].idxmin()]
-            row |= {f"lowest {error}": best[error], f"{error} at": best["value"]}
+            best = errors[error].idxmin()
+            row |= {
+                f"lowest {error}": errors.loc[best, error],
+                f"{error} at": group.loc[best, "value"],
+            }
         rows[name] = row
     return pd.DataFrame(rows).T.rename_axis("hyperparameter")
+
+
+def drawn_error(table: pd.DataFrame, error: str) -> pd.Series:
+    """Return an error as it is drawn: a position error charges crystals without a detected atom."""
+    charged = error == ERRORS[0] and CHARGED in table
+    return table[CHARGED].fillna(table[error]) if charged else table[error]
+
+
+def free_hyperparameters(table: pd.DataFrame, tolerance: float = 0.1) -> pd.Series:
+    """Tell for each hyperparameter whether the next tried values do no harm (`tolerant_range`).
+
+    At an end of the tried values only one side is asked.
+    """
+    found = tolerant_range(table, tolerance)
+    tried = table.groupby("hyperparameter", sort=False)["value"].agg(["min", "max"])
+    below = (found["from"] < found["default"]) | (found["default"] == tried["min"])
+    return below & ((found["to"] > found["default"]) | (found["default"] == tried["max"]))
+
+
+def jumps(table: pd.DataFrame) -> pd.DataFrame:
+    """List values at which crystals begin or cease to have a detected atom, and what that does.
+
+    One row per step between two tried values with another number of crystals without an atom:
+    hyperparameter, `from`, `to`, their numbers, and the position error (actual) and charged.
+    """
+    rows = []
+    for name, group in table.groupby("hyperparameter", sort=False):
+        ordered = group.sort_values("value").to_dict("records")
+        for one, two in itertools.pairwise(ordered):
+            if one["n_nothing_detected"] != two["n_nothing_detected"]:
+                rows.append(
+                    {"hyperparameter": name, "from": f"{one['value']:g}", "to": f"{two['value']:g}"}
+                    | {
+                        label: f"{one[key]:.{digits}f} → {two[key]:.{digits}f}"
+                        for label, key, digits in (
+                            ("without an atom", "n_nothing_detected", 0),
+                            ("position (actual), Å", ERRORS[0], 3),
+                            ("the same, charged, Å", CHARGED, 3),
+                        )
+                    }
+                )
+    columns = ["hyperparameter", "from", "to"]
+    return pd.DataFrame(rows, columns=None if rows else columns).set_index("hyperparameter")
 
 
 def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """Draw a row of panels a hyperparameter, a column an error (Figures S5, S6); dashed: default.
 
-    `curves`: for each label the rows of `sensitivity` that it shows; a label with «true fields» has
-    the oracle's colour.
+    `curves`: for each label the rows of `sensitivity` that it shows; the label of the true fields
+    has the oracle's colour. Position errors are charged (`drawn_error`); hollow where in some
+    crystal nothing is detected.
     """
     shown = [
         name
@@ -300,21 +348,33 @@ def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -
     others = iter((NESF, SECOND, ICSG3D, "#CC79A7"))
     styles = [
         (ORACLE if TRUE_FIELDS in label else next(others, "black"), marker)
-        for label, marker in zip(curves, cycle("os^D"), strict=False)
+        for label, marker in zip(curves, itertools.cycle("os^D"), strict=False)
     ]
     for row, name in enumerate(shown):
         for column, (error, label) in enumerate(PANELS.items()):
             ax = axes[row * len(PANELS) + column]
             for (curve, table), (colour, marker) in zip(curves.items(), styles, strict=True):
                 part = table[table["hyperparameter"] == name].sort_values("value")
+                values_drawn = drawn_error(part, error)
                 ax.plot(
                     part["value"],
-                    part[error],
+                    values_drawn,
                     color=colour,
                     marker=marker,
                     markersize=4,
                     label=curve,
                 )
+                if error == ERRORS[0] and "n_nothing_detected" in part:
+                    without = part["n_nothing_detected"] > 0
+                    ax.plot(
+                        part["value"][without],
+                        values_drawn[without],
+                        marker=marker,
+                        linestyle="",
+                        markersize=4,
+                        color=colour,
+                        markerfacecolor="white",
+                    )
                 for default in part.loc[part["is_default"], "value"][:1]:
                     ax.axvline(default, color="black", linestyle="--", linewidth=0.8)
             if not name.startswith("species"):

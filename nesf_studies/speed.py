@@ -49,7 +49,10 @@ def read_benchmark(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def recorded_streaming() -> pd.DataFrame:
-    """Read what is recorded of training on streamed datasets, one row a measurement, if any."""
+    """Read what is recorded of training on streamed datasets, one row a measurement, if any.
+
+    Text, with units; – where a row has no such number.
+    """
     files = sorted((RESULTS / "benchmarks").rglob("streaming.json"))
     rows = [
         row
@@ -59,7 +62,29 @@ def recorded_streaming() -> pd.DataFrame:
         for row in value
         if isinstance(row, dict)
     ]
-    return pd.DataFrame(rows).dropna(axis=1, how="all").fillna("–")
+    shown = {
+        label: [_in_units(row.get(key), scale, decimals) for row in rows]
+        for key, (label, scale, decimals) in _STREAMING.items()
+    }
+    cases = [(row["case"], f"{row['crystals']:,}") for row in rows]
+    index = pd.MultiIndex.from_tuples(cases, names=["case", "crystals"])
+    return pd.DataFrame(shown, index=index)
+
+
+# key of a row: label, divisor, decimals
+_STREAMING = {
+    "seconds": ("writing, s", 1, 1),
+    "seconds_to_open": ("opening, with the trainer, s", 1, 0),
+    "step_seconds": ("a step, s", 1, 2),
+    "speed_against_memory": ("speed against in memory", 1, 2),
+    "peak_anonymous_bytes": ("peak of own memory, GB", 1e9, 2),
+    "peak_memory_bytes": ("peak with mapped files, GB", 1e9, 2),
+    "bytes_on_disk": ("on disk, GB", 1e9, 3),
+}
+
+
+def _in_units(value: float | None, scale: float, decimals: int) -> str:
+    return "–" if value is None else f"{value / scale:.{decimals}f}"
 
 
 def speed_table(timings: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -80,9 +105,50 @@ def speed_table(timings: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(
         rows, columns=["what", "case", "median", "per", "rounds", *ratios]
     ).set_index(["what", "case"])
-    return table.assign(
-        **{name: ["–" if pd.isna(r) else f"{r:.1f}" for r in table[name]] for name in ratios}
-    )
+    return table.assign(**{name: [_ratio_text(r) for r in table[name]] for name in ratios})
+
+
+def _ratio_text(ratio: float | None) -> str:
+    """Write two digits: a ratio of a few rounds has no more."""
+    return "–" if ratio is None or pd.isna(ratio) else f"{ratio:.{0 if ratio >= 10 else 1}f}"
+
+
+def clocks_table(record: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the time of a training step by both of the records that have it, s.
+
+    One row per preset and case that `speed.json` and `profile.json` share: median and fastest round
+    of the first, mean of the second.
+    """
+    profiled = {
+        (p["what"], p["case"]): p["seconds"] for p in record.get("profile", {}).get("profiles", ())
+    }
+    rows = {}
+    for t in record["speed"]["timings"]:
+        key = (t["group"].removeprefix("training step, "), t["case"])
+        if key in profiled:
+            rows[key] = tuple(f"{v:.2g}" for v in (t["median"], t["minimum"], profiled[key]))
+    index = pd.MultiIndex.from_tuples(rows, names=["", "case"])
+    columns = ["times, median", "times, fastest round", "where it goes, mean"]
+    return pd.DataFrame(list(rows.values()), index=index, columns=columns)
+
+
+def schedule_hours(record: Mapping[str, Mapping[str, Any]], epochs: int = 3200) -> pd.DataFrame:
+    """Return what the paper's schedule takes by the slowest and the fastest recorded step, hours."""
+    clocks = clocks_table(record).astype(float)
+    steps = {t["group"]: t["detail"].get("steps") for t in record["speed"]["timings"]}
+    rows = {}
+    for (preset, case), seconds in clocks.iterrows():
+        if preset == "preset paper":
+            n = epochs * steps[f"training step, {preset}"]
+            ends = sorted(n * s / 3600 for s in seconds)
+            rows[case] = " to ".join(f"{float(f'{h:.2g}'):g}" for h in (ends[0], ends[-1]))
+    return pd.DataFrame({f"{epochs} epochs, hours": rows})
+
+
+def disagreement(rows: Sequence[Mapping[str, Any]], case: str) -> tuple[int, int]:
+    """Count the crystals in which a mode of decoding disagrees with the plain one, and all."""
+    own = [r for r in rows if r["case"] == case and "disagree" in r]
+    return sum(r["disagree"] for r in own), sum(r["crystals"] for r in own)
 
 
 def _time_text(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -57,6 +58,21 @@ def effects(
     return made.join(shifts.add_suffix(" shift"))
 
 
+def folders_of(
+    runs: Sequence[RecordedRun], dataset: str, labels: Iterable[str]
+) -> list[list[Path]]:
+    """Return the folders of the NeSF runs of each label (or preset) on a dataset."""
+    return [
+        [
+            run.folder
+            for run in runs
+            if (run.run["dataset"]["name"], run.run["method"], run.run["preset"])
+            == (dataset, "nesf", label)
+        ]
+        for label in labels
+    ]
+
+
 def _nesf_rows(runs: Sequence[RecordedRun], dataset: str, split: str) -> pd.DataFrame:
     return metric_rows(runs).query("dataset == @dataset and method == 'nesf' and split == @split")
 
@@ -75,7 +91,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def changed(reference: RecordedRun, run: RecordedRun) -> str:
-    """Write the settings in which a run differs from another: «local_sigma: 0.15 → 0.5; ...»."""
+    """Write the settings in which a run differs from another: `local_sigma: 0.15 → 0.5; ...`."""
     rows = _differences({"was": reference.run["config"], "now": run.run["config"]}).itertuples()
     return "; ".join(f"{row.Index.partition('.')[2]}: {row.was} → {row.now}" for row in rows)
 

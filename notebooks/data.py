@@ -40,6 +40,7 @@ check_parameters(globals())
 import pandas as pd
 from IPython.display import display
 
+import nesf
 from nesf_studies import fields, viewer
 from nesf_studies.audit import audit
 from nesf_studies.crystals import element_map
@@ -103,7 +104,7 @@ by_size = sorted(range(len(test)), key=lambda i: int(test.n_atoms[i]))
 few = [by_size[0], by_size[len(by_size) // 2], by_size[-1]]
 structures = test.select(few).to_structures()
 if widgets:
-    display(*map(viewer.show_nglview, structures))
+    display(nesf.view(structures))
 else:
     display(viewer.crystal_view(*structures))
 

@@ -17,7 +17,7 @@
 #
 # **Question.** Do crystals with more atoms come out worse?
 #
-# For whoever wants to know what to expect for crystals of a certain size. The paper shows it in Figure 4, for ICSG3D and LCS6Å. Nothing is trained or decoded on this page: it reads the **recorded** errors of single materials (`materials.csv` of each run), in seconds.
+# Read this page if you want to know what to expect for crystals of a certain size. The paper shows it in Figure 4, for ICSG3D and LCS6Å. Nothing is trained or decoded on this page: it reads the **recorded** errors of single materials (`materials.csv` of each run), in seconds.
 #
 # With runs of your own: `papermill notebooks/errors.ipynb out.ipynb -p results runs/ -p datasets mine`.
 
@@ -69,8 +69,8 @@ print(f"{len(runs)} recorded runs")
 #
 # $$\Delta n = \lvert P_\text{detected} \rvert - \lvert P_\text{actual} \rvert,$$
 #
-# and its position and species error (actual), means over the atoms of the true crystal. Crystals with the same number of atoms are put together, all recorded seeds in one pot, as the paper does with its ten trials. Of each class the **median** is drawn, and the **68 % range** from the 16th to the 84th percentile.
-# A class of fewer than 10 materials is left out (caption of Figure 4); materials are counted once, however many seeds there are. The lines that are it:
+# and its position and species error (actual), means over the atoms of the true crystal. Crystals with the same number of atoms are put together, all recorded seeds pooled, as the paper does with its ten trials. Of each class the **median** is drawn, and the **68 % range** from the 16th to the 84th percentile.
+# A class of fewer than 10 materials is left out (caption of Figure 4); materials are counted once, however many seeds there are. In code:
 #
 # ```python
 # materials = materials_of(all_runs("results"), "lcs6", "nesf")
@@ -126,7 +126,7 @@ found = tables_of(shown, splits.split(","))
 draw(found, "errors-by-atoms")
 
 # %% [markdown]
-# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell; the table above says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. «Copy» is the nearest training crystal, «oracle» the decoding of the true
+# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell; the table above says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. “Copy” is the nearest training crystal, “oracle” the decoding of the true
 # fields. ICSG3D is not drawn until it is recorded. The positions of the classes are evenly spaced.*
 #
 # ## The paper's claims
@@ -140,7 +140,7 @@ for name in shown:
             display(verdicts(materials, fewest=fewest))
 
 # %% [markdown]
-# *ρ is Spearman's rank correlation between the error of a material and its number of atoms. The paper states the first claim and the last for ICSG3D, the others for both datasets; its «more notably» for the baseline ICSG3D cannot be checked before that baseline is recorded.*
+# *ρ is Spearman's rank correlation between the error of a material (mean over the seeds) and its number of atoms, in brackets its 95 % interval. A trend agrees where the whole interval is above zero, and is not told apart from none where it holds zero. The paper states the first claim and the last for ICSG3D, the others for both datasets; its “more notably” for the baseline ICSG3D cannot be checked before that baseline is recorded.*
 #
 # ## With twice the crystals, and other datasets
 #
@@ -163,10 +163,10 @@ if not datasets:
 # ## What to distrust
 #
 # - The classes are not alike in anything but their number of atoms: with 5 atoms most are cubic perovskites, with 16 most are Heusler compounds, with 12 they are of many kinds. A class that is large in training is easy, and 16 is easier than 12 for that reason.
-# - The trend is over materials, in which a few classes weigh most. The median of a class can stay at zero while its worst tenth is lost.
+# - The trend is over materials, in which a few classes weigh most. The median of a class can stay at zero while its worst tenth has failed.
 # - Where nothing is detected, there is no position error; the table says how many such materials there are.
 # - Validation crystals have been looked at when the recipe was chosen.
 #
 # ## Summary
 #
-# Errors grow with the number of atoms, mostly through the share of crystals that are lost; the typical crystal of each class is reconstructed well.
+# Errors grow with the number of atoms, mostly through the share of crystals that fail; the typical crystal of each class is reconstructed well.

@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Examples
 #
-# **Question.** What do reconstructed crystals look like: a good one, an ordinary one, a lost one?
+# **Question.** What do reconstructed crystals look like: a good one, an ordinary one, a failed one?
 #
-# For whoever wants to see crystals instead of means. The paper shows chosen examples of its three datasets in Figure 3: test crystal, NeSF, ICSG3D. Here a **rule** chooses them: the best, the median and the worst of a split.
+# Read this page if you want to see crystals instead of means. The paper shows chosen examples of its three datasets in Figure 3: test crystal, NeSF, ICSG3D. Here a **rule** chooses them: the best, the median and the worst of a split.
 #
 # The first part is **computed on this page**, with the recorded model of the small embedded dataset; below it stands what is **recorded** for the paper's datasets. With a model or crystals of your own:
 # `papermill notebooks/examples.ipynb out.ipynb -p dataset my_crystals/ -p run runs/mine`.
@@ -65,7 +65,7 @@ model, folder = open_model(run, crystals)
 # 1. the position error (actual), the mean over the atoms of the true crystal of the distance to the nearest detected atom, $m(P_\text{actual}, P_\text{detected})$;
 # 2. where it is equal, by how far the number of atoms is off; then by the species error (actual); then by the id.
 #
-# A crystal in which nothing is detected has no position error and comes last. *Best* is the first, *worst* the last, *median* the one in the middle. Nobody chooses. The lines that are it:
+# A crystal in which nothing is detected has no position error and comes last. *Best* is the first, *worst* the last, *median* the one in the middle. No crystal is picked by hand. In code:
 #
 # ```python
 # detected = reconstruct(model, crystals).crystals
@@ -137,7 +137,7 @@ show(
 
 # %% [markdown]
 # *Rows: the best, the median and the worst crystal. Columns: the crystal that was encoded; what NeSF decodes; what ICSG3D decodes; the training crystal nearest in composition and cell (*copy*), which needs no network. In the 3-D view choose an example, drag to turn,
-# scroll to zoom. In the table: errors of each method, beside those of the oracle, which decodes the true fields: what it loses, the five steps lose. «Matches»: pymatgen's `StructureMatcher` finds the same structure.*
+# scroll to zoom. In the table: errors of each method, beside those of the oracle, which decodes the true fields: what it loses, the five steps lose. “Matches”: pymatgen's `StructureMatcher` finds the same structure.*
 #
 # ## The paper's datasets, recorded
 #
@@ -174,11 +174,11 @@ for name, title, recorded_fold in (
 # %% [markdown]
 # ## The paper's claim
 #
-# Of Figure 3 the paper says that NeSF «can accurately estimate the atomic positions and species» although LCS6Å has distorted, non-cubic crystals and the YBCO-like ones are long and narrow. By our rule:
+# Of Figure 3 the paper says that NeSF “can accurately estimate the atomic positions and species” although LCS6Å has distorted, non-cubic crystals and the YBCO-like ones are long and narrow. By our rule:
 #
-# - the **best** crystals agree with it on every dataset that is recorded, and so do the **median** ones of ICSG3D and LCS6Å: the right number of atoms, the right elements, positions within a few hundredths of an Ångström;
-# - of the **YBCO-like** crystals, for which there are ninety training crystals, the atoms are counted right but their elements are confused, already at the median;
-# - the **worst** ones of ICSG3D and LCS6Å are lost: atoms are missing and elements are wrong. A figure with hand-picked examples shows no such crystal; how many there are is on the page [on errors](errors).
+# - the **best** crystals agree with it on every dataset that is recorded, and so do the **median** ones of ICSG3D and LCS6Å: the right number of atoms, the right elements, positions within a few hundredths of an ångström;
+# - of the **YBCO-like** crystals, for which there are ninety training crystals, the best and the median crystal have the right number of atoms, the worst has two too many; the elements are confused already at the median;
+# - the **worst** ones of ICSG3D and LCS6Å have failed: atoms are missing and elements are wrong. A figure with hand-picked examples shows no such crystal; how many there are is on the page [on errors](errors).
 #
 # *Copy* beats the network in position on the median crystal where the dataset holds the same structure type with another element; it then has the wrong element. That is why position and species belong together.
 #
@@ -191,4 +191,4 @@ for name, title, recorded_fold in (
 #
 # ## Summary
 #
-# Sorted by a rule, reconstructions are near perfect at the best and, with enough training crystals, at the median, and lost at the worst.
+# Sorted by a rule, reconstructions are near perfect at the best and, with enough training crystals, at the median, and failed at the worst.

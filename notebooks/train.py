@@ -208,7 +208,7 @@ changes_table(whole, "lcs6").T
 # ## What to distrust
 #
 # - The first curves are those of a minute. The number of epochs is planned from the speed of the machine, so the numbers above change from machine to machine; the recorded ones do not.
-# - The species term of the validation loss rises while the decoded errors still fall: the network becomes too sure of itself. A lower loss is not a better crystal.
+# - The species term of the validation loss stops falling long before the training ends; in the longer trainings on LCS6Å it even rises, while the decoded errors still fall: the network becomes too sure of itself. A lower loss is not a better crystal.
 # - One seed. The paper gives the mean and the spread of ten.
 #
 # ## Summary

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from nesf.records import RecordedRun, all_runs
 from nesf_studies.page import LABELS
 from nesf_studies.paper import paper_table, table
@@ -24,11 +26,20 @@ N_FOLDS = 20
 
 
 def results_table(runs: list[RecordedRun]) -> str:
-    """Write the headline errors on the test split as Markdown: the paper's and ours, a row each."""
-    paper, lines = paper_table().query("split == 'test' and method == 'nesf'"), []
+    """Write the headline errors on the test split as Markdown: the paper's and ours, a row each.
+
+    Each number of ours is a link to the folder of its runs; the paper's are in italics.
+    """
+    paper = paper_table().query("split == 'test' and method == 'nesf'")
+    rows = [
+        ["dataset, test split", "", *(LABELS[metric] for metric in SHOWN)],
+        ["---"] * (len(SHOWN) + 2),
+    ]
+    targets = {}
     for dataset in RECORDED:
         published = PAPERS_NAME.get(dataset, dataset)
-        lines.append((TITLES[published], "paper", paper[paper["dataset"] == published]))
+        cells = _cells(paper[paper["dataset"] == published])
+        rows.append([TITLES[published], "paper", *(c if c == "–" else f"*{c}*" for c in cells)])
         same = [
             run
             for run in runs
@@ -38,19 +49,18 @@ def results_table(runs: list[RecordedRun]) -> str:
         which = (
             f", fold {', '.join(map(str, folds))} only" if folds and len(folds) < N_FOLDS else ""
         )
-        for preset, cells in table(same, "test").groupby("preset", sort=False):
-            lines.append(
-                (TITLES[dataset], f"ours, preset {preset} (n = {cells['n'].max()}{which})", cells)
-            )
-    rows = [
-        ["dataset, test split", "", *(LABELS[metric] for metric in SHOWN)],
-        ["---"] * (len(SHOWN) + 2),
-    ]
-    rows += [
-        [title, label, *cells.set_index("metric")["text"].reindex(SHOWN, fill_value="–")]
-        for title, label, cells in lines
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        for preset, part in table(same, "test").groupby("preset", sort=False):
+            key = f"{dataset}, {preset}"
+            targets[key] = f"results/{dataset}/nesf/{preset}"
+            label = f"ours, preset {preset} (n = {part['n'].max()}{which})"
+            cells = [c if c == "–" else f"[{c}][{key}]" for c in _cells(part)]
+            rows.append([TITLES[dataset], label, *cells])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"[{key}]: {path}" for key, path in targets.items())])
+
+
+def _cells(rows: pd.DataFrame) -> list[str]:
+    return list(rows.set_index("metric")["text"].reindex(SHOWN, fill_value="–"))
 
 
 def updated(text: str, runs: list[RecordedRun]) -> str:

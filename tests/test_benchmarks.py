@@ -458,6 +458,8 @@ def test_times_are_written_in_the_unit_that_fits() -> None:
     )
     assert table["median"].tolist() == ["12 s", "0.1 s", "20 ms", "50 µs"]
     assert table["by the fastest rounds"].tolist() == ["2.0"] * 4
+    rounds = [timing | {"case": "a", "median": 1.0, "ratio": 12.18, "ratio_of_minima": 3.697}]
+    assert speed_table(rounds).iloc[0, -2:].tolist() == ["12", "3.7"]  # two digits, no more
 
 
 def test_streaming_lists_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,4 +472,30 @@ def test_streaming_lists_what_is_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "benchmarks" / "a").mkdir(parents=True)
     (tmp_path / "benchmarks" / "a" / "streaming.json").write_text(json.dumps(record))
     rows = speed.recorded_streaming().iloc[:2]
-    assert rows["crystals"].tolist() == [10, 20] and rows["note"].tolist() == ["–", "cold"]
+    assert rows.index.get_level_values("crystals").tolist() == ["10", "20"]
+    assert set(rows["peak of own memory, GB"]) == {f"{row['peak_anonymous_bytes'] / 1e9:.2f}"}
+    assert set(rows["opening, with the trainer, s"]) == {"–"}
+
+
+def test_both_clocks_of_a_step_stand_beside_each_other() -> None:
+    record = speed.recorded_benchmark("cpu-lcs6")
+    table = speed.clocks_table(record)
+    timings = {(t["group"], t["case"]): t for t in record["speed"]["timings"]}
+    profiled = {(p["what"], p["case"]): p["seconds"] for p in record["profile"]["profiles"]}
+    assert len(table) == len(profiled)
+    for (preset, case), row in table.iterrows():
+        timing = timings[f"training step, {preset}", case]
+        expected = (timing["median"], timing["minimum"], profiled[preset, case])
+        assert row.tolist() == [f"{v:.2g}" for v in expected]
+    hours = speed.schedule_hours(record)["3200 epochs, hours"]
+    low, high = map(float, hours["plain"].split(" to "))
+    steps = timings["training step, preset paper", "plain"]["detail"]["steps"]
+    assert low < 3200 * steps * 9 / 3600 < high  # the clocks differ: 8 s and 13 s a step
+
+
+def test_what_is_said_of_disagreement_is_what_is_recorded() -> None:
+    rows = speed.recorded_benchmark("cpu-lcs6")["agreement"]["agreement"]
+    n, of = speed.disagreement(rows, "exact")
+    assert n == sum(r["disagree"] for r in rows if r["case"] == "exact") and 0 < n < 0.01 * of
+    n, of = speed.disagreement(rows, "fast")
+    assert 0.005 < n / of < 0.015  # the page on sensitivity: about one of a hundred

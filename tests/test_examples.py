@@ -22,6 +22,7 @@ from nesf_studies.examples import (
     ranking,
     read_baseline,
 )
+from nesf_studies.page import recorded_run
 from nesf_studies.record import recorded_analysis, run_analysis
 from nesf_studies.viewer import crystal_choice
 
@@ -196,3 +197,12 @@ def test_views_do_not_share_names_and_show_what_there_is() -> None:
     names = {html.split('<select id="')[1].split('"')[0] for html in (one, other)}
     assert len(names) == 2 and "b &lt;i&gt;" in one and "<i>" not in one
     assert one.count("<option") == 2 and one.count('class="') == 0 and '"scene":null' in one
+
+
+def test_what_the_page_says_of_the_ybco_like_examples_is_recorded() -> None:
+    rows = recorded_analysis("examples", recorded_run("ybco", fold=0)).table("examples")
+    rows = rows[rows["method"] == "nesf"].set_index("place")
+    difference = rows["n_atoms_detected"] - rows["n_atoms_actual"]
+    assert difference.to_dict() == {"best": 0, "median": 0, "worst": 2}
+    assert rows.loc["best", "species_error_actual_percent"] == 0
+    assert rows.loc["median", "species_error_actual_percent"] > 0

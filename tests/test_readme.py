@@ -14,6 +14,8 @@ from pymatgen.core import Structure
 from nesf.data import load
 from nesf.records import all_runs
 from nesf_cli.main import parser
+from nesf_studies.page import TABLE1
+from nesf_studies.tables import judged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +31,49 @@ def test_tables_are_made_from_the_recorded_runs() -> None:
     assert module.updated(README, all_runs(ROOT / "results")) == README, (
         "run: python scripts/update_readme.py"
     )
+
+
+def test_every_number_of_the_table_leads_to_its_runs_or_is_the_papers() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| ") and "| ours" in line]
+    assert len(rows) >= 3
+    targets = dict(re.findall(r"^\[([^\]]+)\]: (results/\S+)$", README, re.MULTILINE))
+    for row in rows:
+        _, label, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for cell in cells:
+            found = re.fullmatch(r"\[[\d.]+(?: ± [\d.]+)?\]\[(.+)\]|–", cell)
+            assert found, cell
+            if found[1]:
+                folder = ROOT / targets[found[1]]
+                assert label.split("preset ")[1].split()[0] == folder.name
+                assert list(folder.glob("*/metrics.json")), folder
+    papers = [line for line in README.splitlines() if line.startswith("| ") and "| paper |" in line]
+    for row in papers:
+        for cell in row.strip("|").split("|")[2:]:
+            assert re.fullmatch(r"\*[\d.]+(?: ± [\d.]+)?\*|–", cell.strip()), cell
+
+
+def test_what_the_text_below_the_table_says_is_the_verdict() -> None:
+    """The verdicts in words are those of the intervals."""
+    rows = judged(all_runs(ROOT / "results")).query("preset == 'cpu'")
+    verdicts = rows.set_index(["dataset", "metric"])["verdict"]
+
+    def of(dataset: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for metric, verdict in verdicts[dataset].items():
+            found.setdefault(verdict, set()).add(metric)
+        return found
+
+    atoms, actual, detected, species, species_detected, *lattice = TABLE1
+    assert of("lcs6") == {
+        "better": {detected, species, species_detected},
+        "worse": {actual},
+        "not told apart": {atoms, *lattice},
+    }
+    assert of("ybco") == {
+        "better": {species_detected, *lattice},
+        "not told apart": {atoms, actual, detected, species},
+    }
+    assert of("icsg3d-recovered")["worse"] == {atoms, actual}
 
 
 @pytest.mark.parametrize("name", ["README.md", "book/use.md"])

@@ -20,12 +20,17 @@ from nesf.saved import TrainedModel
 from nesf_cli.main import main
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies.page import recorded_run
+from nesf_studies.record import recorded_analysis
 from nesf_studies.sensitivity import (
     ERRORS,
+    NETWORK,
     VALUES,
     Parameters,
     analyse,
     decode_with_each,
+    drawn_error,
+    free_hyperparameters,
+    jumps,
     sample,
     sensitivity,
     sensitivity_curves,
@@ -211,3 +216,36 @@ def test_command_records_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     error = capsys.readouterr().err
     assert "'radius'" in error and not (tmp_path / "other").exists()
+
+
+def test_the_step_of_the_recorded_curve_is_one_crystal_without_an_atom() -> None:
+    rows = recorded_analysis("sensitivity", recorded_run("icsg3d-recovered")).table("sensitivity")
+    rows = rows[rows["fields"] == NETWORK]
+    found = jumps(rows)
+    assert found.loc["iterations", ["from", "to"]].tolist() == ["8", "16"]
+    assert found.loc["iterations", "without an atom"] == "1 → 0"
+    few = rows[(rows["hyperparameter"] == "iterations") & (rows["value"] <= 8)]
+    # the drawn error charges the crystal, the plain one leaves it out
+    assert (drawn_error(few, ERRORS[0]) > few[ERRORS[0]] + 0.03).all()
+    figure = sensitivity_curves({NETWORK: rows})
+    row = list(dict.fromkeys(rows["hyperparameter"])).index("iterations")
+    drawn, hollow = (line.get_ydata() for line in figure.axes[3 * row].lines[:2])
+    assert drawn.tolist()[:4] == drawn_error(few, ERRORS[0]).tolist() == hollow.tolist()
+
+
+def test_defaults_at_an_edge_are_named() -> None:
+    for dataset in ("lcs6", "icsg3d-recovered"):
+        rows = recorded_analysis("sensitivity", recorded_run(dataset)).table("sensitivity")
+        assert free_hyperparameters(rows[rows["fields"] == NETWORK]).all()  # as the page says
+    values = {1.0: 0.1, 2.0: 0.1, 3.0: 0.5}
+    edge = pd.DataFrame(
+        [
+            {"hyperparameter": "nms_radius", "value": v, "is_default": v == 2.0}
+            | dict.fromkeys(ERRORS, e)
+            for v, e in values.items()
+        ]
+    )
+    assert not free_hyperparameters(edge)["nms_radius"]
+    assert free_hyperparameters(
+        edge.assign(**{ERRORS[0]: 0.1, ERRORS[1]: 0.1, ERRORS[2]: 0.1})
+    ).all()

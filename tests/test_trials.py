@@ -147,3 +147,15 @@ def test_presets_are_read_from_the_recorded_runs() -> None:
     minutes = " ".join(f"{r.run['wall_time_seconds']['train'] / 60:.1f}" for r in runs)
     assert table.columns.tolist() == ["cpu"] and table["cpu"].tolist()[:3] == ["3", "1200", minutes]
     assert table.loc[LABELS[ERRORS[0]], "cpu"] == f"{mean(atoms):.2f} ± {stdev(atoms):.2f}"
+
+
+def test_the_species_term_on_validation_is_lowest_in_the_first_half() -> None:
+    """As the pages Differences (LCS6Å) and Training (starter: no rise, it stops falling) say."""
+    for seed in range(3):
+        log = read_run(recorded_run("lcs6", seed=seed)).log().dropna()
+        species = log.set_index("epoch")["val_loss_species"]
+        assert species.idxmin() < 0.5 * species.index.max()
+        assert species.iloc[-10:].mean() > 1.2 * species.min()
+    species = read_run(recorded_run("starter")).log().dropna()["val_loss_species"].to_numpy()
+    n = len(species)
+    assert abs(species[-n // 4 :].mean() / species[n // 2 : 3 * n // 4].mean() - 1) < 0.2
