@@ -27,12 +27,8 @@
 # With runs of your own: `papermill notebooks/design.ipynb out.ipynb -p design_run DIR -p paths_run DIR`.
 
 # %% tags=["parameters"]
-design_run: str = (
-    ""  # folder of a run with the analysis `design`; empty: the recorded one
-)
-paths_run: str = (
-    ""  # folder of a run with `path-energies`; empty: LCS6Å, preset cpu, seed 0
-)
+design_run: str = ""  # run with `design`; empty: on ICSG3D, recovered
+paths_run: str = ""  # run with `path-energies`; empty: on LCS6Å
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
