@@ -46,7 +46,7 @@ SIGNS = {
 }
 BASE = ""  # the page of claims stands at the top of the book
 _OWN = {"lcs6": "lcs6", "ybco": "ybco", "icsg3d": "icsg3d-recovered"}
-_WINS, _LOT = "the paper's choice wins", "expected by lot"  # keys of `search.decisions`
+_WINS, _LOT = "the paper's choice wins", "expected by chance"  # keys of `search.decisions`
 _POSITION = "position_error_actual_angstrom"
 _LATTICE = ("lattice_length_error_angstrom", "lattice_angle_error_degree")
 
