@@ -137,9 +137,8 @@ class TrainedModel:
     ) -> Tensor:
         """Return the latent vectors z [B, latent_size] of B structures, `batch_size` in one pass.
 
-        Args:
-            structures: converted to `cell`, with a warning; `Crystals` are taken as they are.
-            cell: as of `nesf.domain.in_cell`; auto: the kind that the model was trained on.
+        Structures, but not `Crystals`, are converted to `cell` (`nesf.domain.in_cell`), and it is
+        said; auto: the kind that the model was trained on.
 
         Raises:
             DataError: a structure cannot be used, for example for an element outside the

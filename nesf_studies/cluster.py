@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -16,6 +16,7 @@ from nesf_studies.speed import read_benchmark
 from nesf_studies.style import ICSG3D, NESF, ORACLE, subplots
 
 DAY = 86400.0
+PLUGINS = ("snakemake-executor-plugin-slurm", "snakemake-executor-plugin-kubernetes")
 
 
 class Job(TypedDict):
@@ -90,6 +91,22 @@ def recorded_kubernetes() -> KubernetesRecord:
     """
     remedy = "make it again with scripts/kubernetes_manifests.py"
     return read_form(RESULTS / "workflow" / "kubernetes.json", KubernetesRecord, remedy)
+
+
+def records_table(records: Mapping[str, SlurmRecord | KubernetesRecord]) -> pd.DataFrame:
+    """Return how records came about, a column each, by title; text."""
+    shown = ("slurm", "snakemake", "kubernetes", *PLUGINS)
+    columns = {
+        title: {
+            "command": one["command"],
+            "commit": one["commit"][:12],
+            "started": one["started"],
+            "minutes": f"{one['wall_time_seconds'] / 60:.1f}",
+            "versions": ", ".join(f"{k} {v}" for k, v in one["versions"].items() if k in shown),
+        }
+        for title, one in records.items()
+    }
+    return pd.DataFrame(columns)
 
 
 def jobs_table(record: SlurmRecord) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from IPython.display import HTML
 from nesf.forms import read_form
 from nesf.records import read_record
 from nesf_io.errors import DataError
-from nesf_studies.links import as_html
+from nesf_studies.links import as_html, words
 from nesf_studies.page import RESULTS
 from nesf_studies.trust import verdicts
 
@@ -153,9 +153,7 @@ def inputs_table(record: InputsRecord) -> pd.DataFrame:
 
 def inputs_html(record: InputsRecord) -> HTML:
     """Return the table of odd inputs for a page, its text to the left."""
-    table = inputs_table(record)
-    shown = table.map(lambda text: f'<div class="said">{html.escape(text)}</div>')
-    return as_html(shown, "odd inputs and what nesf says")
+    return as_html(words(inputs_table(record)), "odd inputs and what nesf says")
 
 
 def transcript(steps: Sequence[Step]) -> str:

@@ -43,7 +43,9 @@ from nesf_studies.cluster import (
     plan_chart,
     recorded_kubernetes,
     recorded_slurm,
+    records_table,
 )
+from nesf_studies.links import as_html, words
 from nesf_studies.style import save
 
 slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
@@ -52,34 +54,13 @@ slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
 # ## What was run where
 #
 # - **One machine.** All recorded runs of this book, by the profile `default`.
-# - **Slurm, on one machine.** munged, slurmctld and slurmd of a distribution, started for the purpose in a temporary folder; the profile `slurm` as it is, but for what the table's caption says. Jobs are submitted, queued, killed and counted by Slurm. The node names two GPUs that are none, so the trainings take the processor.
+# - **Slurm, on one machine.** munged, slurmctld and slurmd of a distribution, started for the purpose in a temporary folder; the profile `slurm` with the options named below. Jobs are submitted, queued, killed and counted by Slurm. The node names two GPUs that are none, so the trainings take the processor.
 # - **Kubernetes: the manifests only.** The profile `kubernetes` submits its jobs to a stand-in for the cluster's API. No pod has run.
 # - **A cluster of several nodes, and one with GPUs: nowhere yet.**
 
 # %% tags=["hide-input"]
-rows = {
-    "Slurm": slurm,
-    "Kubernetes": kubernetes,
-}
-display(
-    pd.DataFrame(
-        {
-            name: {
-                "command": record["command"],
-                "commit": record["commit"][:12],
-                "started": record["started"],
-                "minutes": f"{record['wall_time_seconds'] / 60:.1f}",
-                "versions": ", ".join(
-                    f"{k} {v}"
-                    for k, v in record["versions"].items()
-                    if k in ("slurm", "snakemake", "kubernetes")
-                    or "plugin" in k
-                ),
-            }
-            for name, record in rows.items()
-        }
-    )
-)
+made = records_table({"Slurm": slurm, "Kubernetes": kubernetes})
+display(as_html(words(made), "how the records came about"))
 
 # %% [markdown]
 # ## A job is killed

@@ -73,13 +73,14 @@ for failure in campaign["failures"]:
     )
 
 # %% [markdown]
-# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock, of a machine that was busy with other work, and a failure of that kind may be the machine's. `python -m robustness --only KIND --case SEED` repeats one case.
+# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock; where several processes wait for each processor, the limits are as many times longer. `python -m robustness --only KIND --case SEED` repeats one case.
 #
-# **Before.** The same campaign on the code before readers, forms of JSON files and the rule for output folders:
+# **Before.** The same campaign on the code before readers, forms of JSON files and the rule for output folders. The folder `robustness/` of commit 07c1c8b, which draws the same damage, was run in the tree of the commit below.
 
 # %% tags=["full-width", "hide-input"]
 before = recorded_campaign("campaign-before")
 display(campaigns_compared({"before": before, "now": campaign}))
+display(campaign_table(before))
 display(Markdown(how_recorded(before)))
 
 # %% [markdown]

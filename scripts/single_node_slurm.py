@@ -356,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"not installed: {', '.join(missing)}; apt install munge slurm-wlm", file=sys.stderr)
         return 2
     started, begin = datetime.now(UTC), time.monotonic()
-    versions = {"slurm": called("sbatch", "--version").removeprefix("slurm-wlm ")}
+    versions = {"slurm": called("slurmctld", "-V").split()[-1]}
     versions |= {name: metadata.version(name) for name in ("snakemake", PLUGIN)}
     folder = Path(tempfile.mkdtemp(prefix="nesf-slurm-"))
     try:
