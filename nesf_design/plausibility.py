@@ -28,6 +28,9 @@ FORCE = 0.1  # eV/Å; a crystal whose largest force is below it is relaxed
 STEPS = 100  # of a relaxation, at most
 MOST_ATOMS = 40  # of a cell that is judged
 LARGEST_CELL = 40.0  # Å, of a length
+# Å³ per atom; diamond, the densest of all, has 5.7. Crushed cells have so many neighbours within
+# CHGNet's cutoff that they fill the memory
+LEAST_VOLUME = 4.0
 TOGETHER = 16  # crystals in one pass of the network
 
 
@@ -58,8 +61,10 @@ def optimizer() -> Any:
 
 def judgeable(crystals: Crystals) -> np.ndarray:
     """Tell which crystals [B] CHGNet is asked about: no atoms on each other, no absurd cell."""
+    volumes = np.abs(np.linalg.det(crystals.lattice)) / np.maximum(crystals.n_atoms, 1)
     return (
         structurally_valid(crystals)
+        & (volumes >= LEAST_VOLUME)
         & (crystals.n_atoms <= MOST_ATOMS)
         & (crystals.lengths.max(1) <= LARGEST_CELL)
     )

@@ -101,6 +101,7 @@ def fit_on(model: TrainedModel, dataset: Dataset, kind: Kind = "flow", seed: int
 
 
 @torch.no_grad()
+@np.errstate(invalid="ignore", divide="ignore")  # a wild z has a cell that is none, and is mended
 def settled(
     model: TrainedModel,
     z: Tensor,

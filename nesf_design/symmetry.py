@@ -76,9 +76,9 @@ def symmetrise(structure: Structure, tolerance: float) -> tuple[Structure, int]:
     try:
         better, _ = symmetrize.get_symmetrized_atoms(atoms, tolerance, EXACT)
     except (
-        *(symmetrize.IntermediateDatasetError, spglib.SpglibError),
+        *(symmetrize.IntermediateDatasetError, spglib.SpglibError, AssertionError),
         *(ValueError, IndexError, TypeError, AttributeError, np.linalg.LinAlgError),
-    ):  # spglib finds nothing, which ASE takes for a result
+    ):  # spglib finds nothing, or another group at each step
         return structure, 0
     fractional = structure.frac_coords + _wrapped(
         better.get_scaled_positions(wrap=False) - structure.frac_coords

@@ -162,6 +162,18 @@ def _regression(
     return pd.DataFrame(rows)
 
 
+def regression_table(regression: pd.DataFrame) -> pd.DataFrame:
+    """Return how well the regression predicts each split, with words."""
+    words = {
+        "n": "crystals",
+        "r2": "R²",
+        "mae": "mean absolute error",
+        "within_one_deviation_percent": "within one deviation, % (68 if it knows itself)",
+    }
+    table = regression.set_index("split").rename(columns=words)
+    return table[[*words.values()]].rename_axis(None).round(3)
+
+
 def strategies_table(strategies: pd.DataFrame) -> pd.DataFrame:
     """Return the counts of each strategy with words."""
     words = {
@@ -179,11 +191,11 @@ def strategies_table(strategies: pd.DataFrame) -> pd.DataFrame:
 
 def success_chart(strategies: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw the share of found crystals at the goal, with 95 % intervals; hollow: not in training."""
-    figure, (ax,) = subplots(1, 7, 2.4)
+    figure, (ax,) = subplots(1, 7.5, 3.0)
     for row, part in enumerate(strategies.itertuples()):
         for shift, n, hits, fill in (
-            (-0.12, part.known, part.success, COLOURS[part.strategy]),
-            (0.12, part.new, part.new_success, "white"),
+            (-0.17, part.known, part.success, COLOURS[part.strategy]),
+            (0.17, part.new, part.new_success, "white"),
         ):
             if not n:
                 continue
@@ -191,12 +203,12 @@ def success_chart(strategies: pd.DataFrame, *, title: str = "") -> Figure:
             colour = COLOURS[part.strategy]
             ax.plot([100 * low, 100 * high], [row + shift] * 2, color=colour)
             ax.plot(100 * hits / n, row + shift, "o", color=colour, markerfacecolor=fill)
-            ax.text(103, row + shift, f"{hits} of {n}", va="center", fontsize=8)
+            ax.text(106, row + shift, f"{hits} of {n}", va="center", fontsize=8)
     ax.set(
         yticks=range(len(strategies)),
         yticklabels=[STRATEGIES[s] for s in strategies["strategy"]],
         ylim=(len(strategies) - 0.5, -0.5),
-        xlim=(-2, 100),
+        xlim=(-3, 103),
         xlabel="at the goal, % of the crystals that are found in the dataset",
     )
     figure.suptitle(title)

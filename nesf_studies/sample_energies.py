@@ -17,7 +17,7 @@ from nesf_studies.sample_quality import COLOURS, GENERATORS, groups, recorded_sa
 from nesf_studies.style import subplots
 
 JUDGED = ("flow", "flow 0", "mixture", "noise", "exchanged", "copy")
-RELAXED = ("flow", "mixture", "exchanged", "copy")  # relaxing takes seconds a crystal
+RELAXED = ("flow", "exchanged", "copy")  # relaxing takes seconds a crystal
 SHOWN = {
     "force": "largest force, eV/Å",
     "above_training": "energy above training's hull, eV/atom",
@@ -32,7 +32,7 @@ class Parameters:
     samples: str = ""  # folder of the recorded analysis `sampling`
     # of each generator; the first ones, for the order is random
     n_energies: int = 300
-    n_relaxed: int = 20
+    n_relaxed: int = 12
     steps: int = STEPS  # of a relaxation, at most
 
     def __post_init__(self) -> None:

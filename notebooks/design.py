@@ -27,12 +27,8 @@
 # With runs of your own: `papermill notebooks/design.ipynb out.ipynb -p design_run DIR -p paths_run DIR`.
 
 # %% tags=["parameters"]
-design_run: str = (
-    ""  # folder of a run with the analysis `design`; empty: the recorded one
-)
-paths_run: str = (
-    ""  # folder of a run with `path-energies`; empty: LCS6Å, preset cpu, seed 0
-)
+design_run: str = ""  # run with `design`; empty: on ICSG3D, recovered
+paths_run: str = ""  # run with `path-energies`; empty: on LCS6Å
 out: str = ""  # folder for figures and their data; empty: none are written
 
 # %% tags=["hide-input"]
@@ -46,7 +42,11 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-from nesf_studies.design import strategies_table, success_chart
+from nesf_studies.design import (
+    regression_table,
+    strategies_table,
+    success_chart,
+)
 from nesf_studies.page import recorded_run
 from nesf_studies.path_energies import barriers_table, energies_along
 from nesf_studies.record import recorded_analysis
@@ -78,7 +78,7 @@ display(
     Markdown(
         f"Target: `{parameters['target']}` on {designed.about['dataset']['name']}; {parameters['n']} of {parameters['pool']} latent vectors."
     ),
-    designed.table("regression").set_index("split").round(3),
+    regression_table(designed.table("regression")),
     strategies_table(designed.table("strategies")),
 )
 figure = success_chart(designed.table("strategies"), title=parameters["target"])
@@ -111,6 +111,7 @@ barriers_table(along.table("barriers"))
 # ## What to distrust
 #
 # - The regression is asked where it has been told that it is right. Values far from the training crystals are not to be had by it.
+# - Where R² on test is near zero (first table), the regression is no guide, and a choice by it is one by chance. So it is for the energy above the hull, which the latent vector hardly says ([Properties](properties)).
 # - Only crystals that somebody has already computed can be looked up. Of those found nowhere nothing is known; they may be better, or nonsense.
 # - Successes are few, so the intervals are wide. Where the training crystals already hold the best values, choosing them is hard to beat, and a design is worth something only if it is new.
 # - A path in the latent space is no reaction path. Atoms of one element turn into another; the barrier says how strained the frames are, not how fast a reaction would be.

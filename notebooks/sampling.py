@@ -132,7 +132,7 @@ display(figure)
 # %% tags=["hide-input"]
 hull, steps = energy.table("hull").iloc[0], energy.about["parameters"]["steps"]
 Markdown(
-    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of each generator, in random order, not of all: the machine is small. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, an absurd cell, or an atom without neighbours.*"
+    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of each generator, in random order, not of all: the machine is small. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*"
 )
 
 # %% [markdown]

@@ -115,14 +115,15 @@ def test_a_barrier_is_what_a_path_climbs_above_the_line_between_its_ends() -> No
             "method": "nesf",
             "t": [0, 0.25, 0.5, 0.75, 1],
             "cell": ["A2", "A2", "AB", "AB", "B2"],
-            "bonding": [-2.0, np.nan, -0.5, -0.75, -1.0],
+            "bonding": [-2.0, np.nan, -0.5, -0.75, -1.1],
             "force": 0.1,
         }
     )
     (row,) = barriers(frames).to_dict("records")
-    assert row["barrier"] == pytest.approx(1.0) and row["at"] == 0.5
+    assert row["barrier"] == pytest.approx(1.05) and row["at"] == 0.5
     assert row["switches"] == 2 and row["judged_percent"] == 80
-    assert row["jump"] == pytest.approx(0.25) and row["jump_at_switch"]
-    assert len(energies_along(frames).axes) == 3
+    assert row["jump"] == pytest.approx(0.35) and row["jump_at_switch"]
+    both = pd.concat([frames, frames.assign(method="linear")])
+    assert len(energies_along(both).axes) == 3
     with pytest.raises(DataError, match="nesf analyse interpolation"):
         analyse_paths(None, None, PathParameters("nowhere"))  # type: ignore[arg-type]

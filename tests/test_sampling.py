@@ -1,5 +1,6 @@
 """Densities, samples, trivial generators and the metrics of generated crystals."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 
 import nesf
 from nesf.crystals import Crystals
+from nesf.saved import RECORDED
 from nesf_cli.main import main
 from nesf_design.density import BATCH, Coupling, Flow, fit
 from nesf_design.generators import copies, exchanged
@@ -165,3 +167,14 @@ def test_sampling_from_python_and_the_command_line(
     assert {"structures.csv", "z.npy", "summary.json"} <= {p.name for p in out.iterdir()}
     assert main(["sample", "starter", "-n", "2", "--out", str(out)]) == 2
     assert "--replace" in capsys.readouterr().err
+
+
+def test_a_model_of_another_method_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    about = json.loads((RECORDED / "starter/nesf/cpu/seed-0/model.json").read_text())
+    (tmp_path / "model/model.json").write_text(json.dumps(about | {"method": "icsg3d"}))
+    for command in (["sample"], ["design", "--target", "gap=min"]):
+        assert main([*command, str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
+        assert "is a model of method icsg3d" in capsys.readouterr().err

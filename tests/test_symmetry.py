@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from nesf.crystals import Crystals
+from nesf.crystals import Crystals, concatenate
 from nesf.decode import Reconstruction
 from nesf_cli.main import main
 from nesf_design.plausibility import above_training, energies, relaxation
@@ -107,7 +107,11 @@ def test_forces_grow_with_strain_and_relaxing_takes_it_back() -> None:
     made = relaxation(shaken(SALT.get_primitive_structure(), 0.2), steps=60)
     assert made["relaxed"] and made["energy_drop"] > 0.001 and 0.02 < made["moved"] < 0.5
     salt = Crystals.from_structures([SALT], ["salt"])
-    crushed = replace(salt, positions=0.1 * salt.positions)
+    small = [
+        replace(salt, positions=f * salt.positions, lattice=c * salt.lattice)
+        for f, c in ((0.1, 1), (0.5, 0.5))
+    ]
+    crushed = concatenate([replace(c, ids=(str(i),)) for i, c in enumerate(small)])
     assert energies(crushed)["energy"].isna().all()
 
 
