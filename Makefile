@@ -1,4 +1,4 @@
-# make book | make test | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
+# make book | make test | make test-cluster | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
 # Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
 
 SHELL := /bin/bash
@@ -18,8 +18,6 @@ THREADS ?=
 # Set-up counts as done for exactly these files in this folder: nothing is installed again until one of them changes.
 KEY := $(shell { pwd; cat requirements*.lock pyproject.toml; } | sha256sum | cut -c1-16)
 SETUP := $(VENV)/.set-up-$(KEY)
-# Executed notebooks are kept until their code, the package, the data in it or a recorded run changes.
-SOURCES = $(shell { cat requirements*.lock; find nesf nesf_io nesf_cli nesf_icsg3d nesf_design nesf_studies notebooks $(wildcard results) workflow -type f ! -name "*.ipynb" ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 BIN := $(VENV)/bin
 
 # $(call step,what it does,command): says what it does and how long it took.
@@ -27,15 +25,16 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book check-book test bench fuzz lint format clean
+.PHONY: help setup book check-book test test-cluster bench fuzz lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
+	@echo "make test-cluster  the workflow on a Slurm of this machine alone (apt install munge slurm-wlm), with a job killed   about 3 minutes"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
 	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
 	@echo "             (SHARE=0.1 for a tenth of it, OUT=DIR for the folder of the record)"
-	@echo "make check-book  the book, then whether its pages are complete and load nothing from the network (part of continuous integration)"
+	@echo "make check-book  the book, then all its pages in Chromium, if it is installed (part of continuous integration)   5 minutes more"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
 	@echo "make clean   remove the book and the notebook cache; $(VENV) stays"
@@ -56,15 +55,14 @@ install:
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 
-# One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
+# A page is executed again when what it reads has changed (nesf_studies/reads.py). One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
 book: setup
-	@if [ "$$(cat .jupyter_cache/sources 2> /dev/null)" != "$(SOURCES)" ]; then rm -rf .jupyter_cache book/_build; fi
 	$(call step,building the book: executes the notebooks and trains for one minute (4 to 8 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
-	@mkdir -p .jupyter_cache && echo "$(SOURCES)" > .jupyter_cache/sources
 	@echo "==> open book/_build/html/index.html"
 
 check-book: book
 	$(call step,pages of the book,PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --built-book tests/test_book.py)
+	$(call step,pages in a browser at two widths and in both themes (2 to 5 minutes),$(BIN)/python scripts/check_pages.py --report book/_build/pages.json)
 
 lint: setup
 	$(call step,formatter and linter,$(BIN)/ruff format --check . && $(BIN)/ruff check .)
@@ -72,6 +70,9 @@ lint: setup
 
 test: lint
 	$(call step,tests and notebooks (5 to 10 minutes),OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8 --nbval-lax tests notebooks $(if $(MIRROR),--mirror "$(MIRROR)"))
+
+test-cluster: setup
+	$(call step,the workflow on a Slurm of this machine (about 3 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/single_node_slurm.py $(if $(MIRROR),--mirror "$(MIRROR)") $(if $(OUT),--out "$(OUT)"))
 
 bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
     from nesf.featurizer import NeSFFeaturizer as NeSFFeaturizer
     from nesf.saved import TrainedModel
+    from nesf_design.sample import sample as sample
     from nesf_io.errors import NesfError
+    from nesf_studies.widgets import view as view
 
 _HOME = dict.fromkeys(
     ("evaluate", "interpolate", "load_model", "oracle", "read_structures", "reconstruct", "train"),
@@ -41,8 +43,9 @@ _HOME |= {
     "Crystals": "nesf.crystals",
     "Dataset": "nesf.data.dataset",
 }
-# needs scikit-learn, of the extra `sklearn`; so it is not in __all__
+# they need the extras `sklearn`, `design` and `book`, so they are not in __all__
 _HOME |= {"NeSFFeaturizer": "nesf.featurizer"}
+_HOME |= {"sample": "nesf_design.sample", "view": "nesf_studies.widgets"}
 _HOME |= {"NesfError": "nesf_io.errors", "TrainedModel": "nesf.saved", "load_dataset": "nesf.data"}
 
 __all__ = [  # noqa: RUF022 (in the order of use)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nesf import methods
 from nesf.outputs import check, check_file, output
+from nesf_cli.design import add_symmetrise
 from nesf_cli.options import (
     OWN_PATHS,
     add_column_option,
@@ -48,6 +49,7 @@ def add_crystal_commands(commands: Any) -> None:
         "nesf reconstruct lcs6 my.cif --out out/",
         "nesf reconstruct lcs6 a.cif more/ --out out/ --decode mode=consistent --strict",
         "nesf reconstruct runs/mine my.cif --json",
+        "nesf reconstruct lcs6 my.cif --out out/ --symmetrise 0.1",
         "nesf reconstruct runs/mine --split test",
     )
     _input_options(reconstruct, nargs="*", further="; default: the run's dataset")
@@ -57,6 +59,7 @@ def add_crystal_commands(commands: Any) -> None:
         action="store_true",
         help=f"end with exit code {STRICT} where own structures are outside the training domain, not certified, or nothing was detected",
     )
+    add_symmetrise(reconstruct)
     reconstruct.add_argument(
         "--dataset", help="name or path of the run's dataset, if it was a path"
     )
@@ -174,11 +177,17 @@ def _reconstruct(options: argparse.Namespace) -> int:
         return _reconstruct_splits(options, model, decode)
     inputs = [*options.structures, options.run]
     _check_out(options, inputs)
+    if options.symmetrise:
+        from nesf_design.symmetry import check_tolerance, symmetrised
+
+        check_tolerance(options.symmetrise)
     decoding = method.with_decoding(model.config, decode).decoding
     given, skipped, notes = _own_structures(options, model.vocabulary)
     domain = getattr(model, "domain", {})
     used, cells = in_cell(given, options.cell, domain)
     made = method.reconstruct(model, used, decoding, not options.quiet)
+    if options.symmetrise:
+        made = symmetrised(made, options.symmetrise)
     made = judged(made, domain, used, given=given, cells=cells)
     about = {
         "model": dict(model.dataset),
@@ -195,9 +204,15 @@ def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping
     from nesf import runs
     from nesf.records import command_line
 
-    if options.json or options.strict or options.out or options.format != "cif":
+    if (
+        options.json
+        or options.strict
+        or options.out
+        or options.format != "cif"
+        or options.symmetrise
+    ):
         raise ConfigError(
-            "--out, --format, --json and --strict are for own structures; splits go to the run's folder"
+            "--out, --format, --json, --symmetrise and --strict are for own structures; splits go to the run's folder"
         )
     made = runs.reconstruct(
         options.run,

@@ -174,8 +174,8 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from nesf.data.materials_project import build
-    from nesf.data.rules import load_rules
+    from nesf_build.materials_project import build
+    from nesf_build.rules import load_rules
 
     rules = load_rules(options.rules)
     name = options.name or f"{Path(options.rules).stem}-mp"

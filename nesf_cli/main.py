@@ -22,6 +22,7 @@ from nesf.outputs import output
 from nesf.runs import Run
 from nesf_cli.crystals import add_crystal_commands
 from nesf_cli.data import add_data_commands
+from nesf_cli.design import add_design_commands
 from nesf_cli.doctor import add_doctor_commands
 from nesf_cli.options import (
     OWN_PATHS,
@@ -160,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
     _training_options(train)
 
     add_crystal_commands(commands)
+    add_design_commands(commands)
     _add_evaluate(commands)
     add_doctor_commands(commands)
     # of nesf_studies: analyse, aggregate, view

@@ -14,6 +14,12 @@ ANALYSES = {
     "atlas": "all crystals on a plane, for the explorer of the page with the live model",
     "sensitivity": "the seven hyperparameters of the reconstruction (Figures S5, S6)",
     "decoding": "choices of the decoding that paper and official code make otherwise",
+    "sampling": "new crystals from densities of latent vectors, and from trivial generators",
+    "sample-quality": "those crystals by the field's metrics: validity, coverage, novelty, symmetry",
+    "sample-energies": "those crystals by CHGNet: forces, energies, relaxations",
+    "design": "crystals for a target, beside random search and training crystals",
+    "path-energies": "CHGNet's energy along the paths of `interpolation`, beside linear mixing",
+    "symmetry": "space groups of reconstructions, with and without symmetrising",
     "slots": "a slot decoder trained on the same latent vectors, against the fields",
     "properties": "properties predicted from latent vectors (Supplementary Note 4)",
 }

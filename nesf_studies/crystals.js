@@ -28,19 +28,75 @@ const nesfViews = (function () {
     });
   }
 
-  function newViewer(element) {
-    element.innerHTML = "";
-    element.style.height = "300px";
-    return window.$3Dmol.createViewer(element, { backgroundColor: "white" });
+  // Call build() when an element comes into sight, once.
+  function inSight(element, build) {
+    if (!window.IntersectionObserver) return build();
+    const watcher = new window.IntersectionObserver(function (seen) {
+      if (!seen.some((entry) => entry.isIntersecting)) return;
+      watcher.disconnect();
+      build();
+    }, { rootMargin: "150px" });
+    watcher.observe(element);
   }
 
-  // Put atoms and the edges of the cell into a viewer, in place of what it shows; scene: {xyz, cell, colours}.
+  // A viewer in place of the picture in an element. It takes wheel, finger and keys only after a click or Enter, so that nobody is caught
+  // in it while scrolling; Escape, a click elsewhere or the pointer leaving it end that.
+  function newViewer(element) {
+    const name = element.getAttribute("data-name") || "crystal";
+    element.innerHTML = "";
+    element.style.height = "300px";
+    const viewer = window.$3Dmol.createViewer(element, { backgroundColor: "white", backgroundAlpha: 0 });
+    const canvas = element.querySelector("canvas"), hint = document.createElement("span");
+    for (const [key, value] of Object.entries({ tabindex: 0, role: "application", "aria-roledescription": "3-D view" })) element.setAttribute(key, value);
+    element.setAttribute("aria-label", name + ", 3-D view: Enter to start, arrow keys turn, plus and minus zoom, Escape leaves");
+    canvas.setAttribute("aria-hidden", "true");
+    hint.setAttribute("aria-hidden", "true");
+    hint.style.cssText = "position:absolute;right:4px;bottom:2px;font-size:12px;pointer-events:none;opacity:.85;z-index:2";
+    element.appendChild(hint);
+    let active = false;
+    function setActive(now) {
+      active = now;
+      canvas.style.pointerEvents = now ? "auto" : "none";
+      element.style.outline = now ? "2px solid #0072B2" : "";
+      hint.textContent = now ? "drag or arrows turn, + − zoom, Esc leaves" : "click to turn";
+    }
+    element.addEventListener("click", () => setActive(true));
+    element.addEventListener("mouseleave", () => setActive(false));
+    element.addEventListener("blur", () => setActive(false));
+    document.addEventListener("pointerdown", (event) => element.contains(event.target) || setActive(false));
+    element.addEventListener("keydown", function (event) {
+      const turns = { ArrowLeft: [-10, "y"], ArrowRight: [10, "y"], ArrowUp: [-10, "x"], ArrowDown: [10, "x"] }, zooms = { "+": 1.15, "=": 1.15, "-": 0.87 };
+      if (event.key === "Escape") return setActive(false);
+      if (!active && (event.key === "Enter" || event.key === " ")) setActive(true);
+      else if (active && turns[event.key]) viewer.rotate(...turns[event.key]);
+      else if (active && zooms[event.key]) viewer.zoom(zooms[event.key]);
+      else return;
+      event.preventDefault();
+      viewer.render();
+    });
+    setActive(false);
+    return viewer;
+  }
+
+  // Black or white, whichever is read on a colour #rrggbb.
+  function inkOn(colour) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+    return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#000000" : "#ffffff";
+  }
+
+  // Put atoms with their elements' letters and the edges of the cell into a viewer, in place of what it shows; scene: {xyz, cell, colours}.
   function setScene(viewer, scene) {
     viewer.removeAllModels();
     viewer.removeAllShapes();
+    viewer.removeAllLabels();
     if (!scene) return;
     viewer.addModel(scene.xyz, "xyz", { assignBonds: false });
     viewer.setStyle({}, { sphere: { scale: 0.32, colorscheme: { prop: "elem", map: scene.colours } } });
+    for (const line of scene.xyz.split("\n").slice(2)) {
+      const [element, x, y, z] = line.split(" ");
+      const look = { fontSize: 13, fontColor: inkOn(scene.colours[element]), showBackground: false, inFront: true, alignment: "center" };
+      viewer.addLabel(element, { position: { x: +x, y: +y, z: +z }, ...look });
+    }
     const corner = function (k) {
       const along = (x) => (k & 1) * scene.cell[0][x] + ((k >> 1) & 1) * scene.cell[1][x] + ((k >> 2) & 1) * scene.cell[2][x];
       return { x: along(0), y: along(1), z: along(2) };
@@ -48,7 +104,7 @@ const nesfViews = (function () {
     for (let k = 0; k < 8; k++)
       for (const bit of [1, 2, 4])
         if (!(k & bit))
-          viewer.addCylinder({ start: corner(k), end: corner(k | bit), radius: 0.03, color: "#404040", fromCap: 1, toCap: 1 });
+          viewer.addCylinder({ start: corner(k), end: corner(k | bit), radius: 0.03, color: "#808080", fromCap: 1, toCap: 1 });
   }
 
   // Look from the front, as draw_crystal does, from as far away as the cell needs.
@@ -63,14 +119,14 @@ const nesfViews = (function () {
 
   // Crystals beside each other: element id-0 shows scenes[0], ...
   function crystals(id, file, scenes) {
-    with3Dmol(file, function () {
+    inSight(byId(id + "-0"), () => with3Dmol(file, function () {
       scenes.forEach(function (scene, i) {
         const element = byId(id + "-" + i), viewer = newViewer(element);
         setScene(viewer, scene);
         turnToFront(viewer, element);
         viewer.render();
       });
-    });
+    }));
   }
 
   // One frame at a time, chosen by a slider; the camera stays where the largest cell puts it.
@@ -84,12 +140,12 @@ const nesfViews = (function () {
       viewer.render();
     }
     byId(id + "-slider").addEventListener("input", show);
-    with3Dmol(file, function () {
+    inSight(byId(id), () => with3Dmol(file, function () {
       viewer = newViewer(byId(id));
       setScene(viewer, scenes[largest]);
       turnToFront(viewer, byId(id));
       show();
-    });
+    }));
   }
 
   // A row of crystals at a time, chosen from a list; rows: [[{title, legend, scene, picture}]], scene null where there is nothing to draw.
@@ -112,12 +168,12 @@ const nesfViews = (function () {
       });
     }
     byId(id).addEventListener("change", show);
-    with3Dmol(file, function () {
+    inSight(byId(id), () => with3Dmol(file, function () {
       rows[0].forEach(function (_, j) {
         if (rows.some((row) => row[j].scene)) viewers[j] = newViewer(byId(id + "-" + j));
       });
       show();
-    });
+    }));
   }
 
   // Pictures one after the other, by a slider or played with a pause (ms) after each.
@@ -126,6 +182,7 @@ const nesfViews = (function () {
     let timer = null;
     function show() {
       byId(id).src = "data:image/png;base64," + images[input.value];
+      byId(id).alt = titles[input.value];
       byId(id + "-text").textContent = titles[input.value];
     }
     function stop() {
@@ -163,17 +220,28 @@ const nesfViews = (function () {
     function paint() {
       circles.forEach((circle, i) => circle.setAttribute("fill", colours[choice.value][i]));
     }
-    byId(id).addEventListener("mouseover", function (event) {
-      const i = event.target.getAttribute("data-i");
-      if (i === null) return;
+    function tell(i) {
       if (shown) {
         shown.removeAttribute("stroke");
         shown.setAttribute("r", 3.2);
       }
-      shown = event.target;
+      shown = circles[i];
       shown.setAttribute("stroke", "black");
       shown.setAttribute("r", 5.5);
       byId(id + "-text").textContent = dots[i][2];
+    }
+    byId(id).addEventListener("mouseover", function (event) {
+      const i = event.target.getAttribute("data-i");
+      if (i !== null) tell(+i);
+    });
+    // with the keys: from point to point, from left to right
+    const order = dots.map((_, i) => i).sort((a, b) => dots[a][0] - dots[b][0]);
+    byId(id).addEventListener("keydown", function (event) {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const at = shown ? order.indexOf(circles.indexOf(shown)) : -1;
+      tell(order[(at + step + order.length) % order.length]);
+      event.preventDefault();
     });
     choice.addEventListener("change", paint);
     paint();

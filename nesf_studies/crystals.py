@@ -20,7 +20,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedE
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from nesf.crystals import Crystals
-from nesf_studies.style import element_colour, subplots
+from nesf_studies.style import DARK, draw_symbol, element_colour, subplots
 
 ON_BORDER = 0.3  # Å; an atom this near to a face of the cell is drawn on the opposite face too
 VIEW = "-90x,10x,-20y,0z"  # from the front, as ASE writes rotations
@@ -75,8 +75,11 @@ def with_border_images(structure: Structure) -> Atoms:
     )
 
 
-def draw_crystal(ax: Axes, structure: Structure) -> None:
-    """Draw a unit cell from the front, atoms on its faces repeated: one artist, sorted by depth."""
+def draw_crystal(ax: Axes, structure: Structure, *, letters: float = 9) -> None:
+    """Draw a unit cell from the front, atoms on its faces repeated: one artist, sorted by depth.
+
+    The `letters` of the elements, of this size (points), stand on atoms that are large enough and that no other hides.
+    """
     ax.set_axis_off()
     if not len(structure):
         ax.text(0.5, 0.5, "nothing detected", ha="center", transform=ax.transAxes)
@@ -92,6 +95,12 @@ def draw_crystal(ax: Axes, structure: Structure) -> None:
         for a, b in itertools.pairwise(np.linspace(start, end, 31)):
             if (np.linalg.norm((a + b) / 2 - centres, axis=1) > radii).all():
                 shapes.append((a[2], Path([a[:2], b[:2]]), "none"))
+    for i, (x, y, z) in enumerate(centres):
+        hiding = (centres[:, 2] > z) & (
+            np.hypot(*(centres[:, :2] - (x, y)).T) < radii + radii[i] / 3
+        )
+        if not hiding.any():
+            draw_symbol(ax, (x, y), radii[i], atoms.numbers[i], letters)
     _, paths, colours = zip(*sorted(shapes, key=lambda shape: shape[0]), strict=True)
     ax.add_collection(
         PathCollection(
@@ -114,7 +123,7 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
         np.unique(np.stack([crystals.species, owner]), axis=1)[0], return_counts=True
     )
     table = np.full((9, 18), np.nan)
-    figure, (ax,) = subplots(1, 11, 5)
+    figure, (ax,) = subplots(1, 9.6, 5)
     for z in range(1, 104):
         element = Element.from_Z(z)
         row, column = element.row - 1, element.group - 1
@@ -128,10 +137,12 @@ def element_map(crystals: Crystals, *, title: str = "") -> Figure:
             element.symbol,
             ha="center",
             va="center",
-            fontsize=10,
-            color="black" if count else "#aaaaaa",
+            fontsize=11,
+            color=DARK if count else "#888888",
         )
-        ax.text(column, row + 0.28, str(count or ""), ha="center", va="center", fontsize=7)
+        ax.text(
+            column, row + 0.28, str(count or ""), ha="center", va="center", fontsize=8, color=DARK
+        )
     # light enough for black text
     blues = np.linspace([0.93, 0.96, 1.0, 1.0], [0.25, 0.55, 0.85, 1.0], 256)
     image = ax.imshow(

@@ -232,6 +232,10 @@ def errors_by_atoms(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             ax.axhline(0, color="black", linewidth=0.6, zorder=0)
             bottom, top = ax.get_ylim()
             ax.set_ylim(min(bottom, -1.2), max(top, 1.2))
+        elif error.startswith("position"):  # medians of hundredths, ranges of the copy up to 1 Å
+            ax.set_yscale("symlog", linthresh=0.01)
+            ax.set_ylim(bottom=-0.001)
+            ax.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"], minor=False)
         else:
             ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])
         ax.set_xticks(range(len(numbers)), [str(n) for n in numbers])

@@ -62,11 +62,16 @@ def _count_text(cell: object) -> str:
 def link_rows(
     table: pd.DataFrame, folders: Sequence[Sequence[Path]], anchor: str = ""
 ) -> pd.DataFrame:
-    """Return a table as HTML, the numbers of each row a link to the row's runs; n is a count."""
+    """Return a table as HTML, the numbers of each row a link to the row's runs.
+
+    The column n is a count, the column `changed` holds settings, which were not measured.
+    """
     rows = [
         {
             name: count(cell)
             if name == "n"
+            else _count_text(cell)
+            if name == "changed"
             else linked(str(cell), made_by, anchor)
             if re.search(r"\d", str(cell))
             else html.escape(str(cell))

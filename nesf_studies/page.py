@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import nesf
 from nesf.methods import run_folder
 from nesf_io.errors import ConfigError, DataError
+from nesf_studies.reads import watch
+from nesf_studies.style import use_svg
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -88,6 +90,8 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
             )
     namespace["_parameters_checked"] = True
     limit_threads()
+    watch()
+    use_svg()
 
 
 def open_dataset(dataset: str, fold: int = -1, mirror: str = "", data_dir: str = "") -> Dataset:

@@ -216,7 +216,7 @@ def winner_table(table: pd.DataFrame) -> pd.DataFrame:
 def decisions(table: pd.DataFrame) -> dict[str, float]:
     """Count in how many steps of `candidates` the paper's choice wins.
 
-    Steps count that are recorded as a whole; `expected by lot`: how often the paper's choice would
+    Steps count that are recorded as a whole; `expected by chance`: how often the paper's choice would
     win if the winner of each step were drawn.
     """
     whole = table.groupby("step").filter(lambda part: bool((part["n"] > 0).all()))
@@ -225,7 +225,7 @@ def decisions(table: pd.DataFrame) -> dict[str, float]:
         "steps recorded": by_step.ngroups,
         "with the paper's choice": int(by_step.any().sum()),
         "the paper's choice wins": int((whole["wins"] & whole["adopted"]).sum()),
-        "expected by lot": float(by_step.mean().sum()),
+        "expected by chance": float(by_step.mean().sum()),
     }
 
 

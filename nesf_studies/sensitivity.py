@@ -318,7 +318,7 @@ def jumps(table: pd.DataFrame) -> pd.DataFrame:
         for one, two in itertools.pairwise(ordered):
             if one["n_nothing_detected"] != two["n_nothing_detected"]:
                 rows.append(
-                    {"hyperparameter": name, "from": one["value"], "to": two["value"]}
+                    {"hyperparameter": name, "from": f"{one['value']:g}", "to": f"{two['value']:g}"}
                     | {
                         label: f"{one[key]:.{digits}f} → {two[key]:.{digits}f}"
                         for label, key, digits in (
@@ -328,7 +328,8 @@ def jumps(table: pd.DataFrame) -> pd.DataFrame:
                         )
                     }
                 )
-    return pd.DataFrame(rows)
+    columns = ["hyperparameter", "from", "to"]
+    return pd.DataFrame(rows, columns=None if rows else columns).set_index("hyperparameter")
 
 
 def sensitivity_curves(curves: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:

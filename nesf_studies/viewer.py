@@ -17,43 +17,37 @@ import uuid
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from PIL import Image
 from pymatgen.core import Structure
 
 from nesf_studies.crystals import draw_crystal, with_border_images
-from nesf_studies.style import element_colour, element_handles, subplots
-
-if TYPE_CHECKING:
-    from nglview import NGLWidget
+from nesf_studies.style import (
+    SMALLEST_TEXT,
+    element_colour,
+    element_handles,
+    subplots,
+    subscripts,
+)
 
 LIBRARY = "../vendor/3Dmol-min.js"  # relative to a page of the book made from notebooks/
-
-
-def show_nglview(structure: Structure) -> NGLWidget:
-    """Return an nglview widget of a unit cell, with the atoms on its faces repeated.
-
-    It needs a running notebook. Pages of the book use `crystal_view`: a page with a widget holds 9
-    MB.
-    """
-    import nglview  # only here: it registers widgets when it is imported
-
-    widget = nglview.show_ase(with_border_images(structure))
-    widget.add_unitcell()
-    return widget
 
 
 def picture(structure: Structure, *, dpi: int = 80) -> bytes:
     """Return a picture of the unit cell as a PNG file."""
     # not pyplot's: a notebook would show it a second time
     figure = Figure(figsize=(4, 3.6), dpi=dpi)
-    draw_crystal(figure.add_axes((0, 0, 1, 1)), structure)
-    buffer = io.BytesIO()
+    letters = SMALLEST_TEXT * 72 / dpi
+    draw_crystal(figure.add_axes((0, 0, 1, 1)), structure, letters=letters)
+    buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer)
-    return buffer.getvalue()
+    # some dozens of colours are enough for discs and letters, in a third of the bytes
+    Image.open(buffer).convert("RGB").quantize(64).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def picture_of(structures: Sequence[Structure], form: str) -> bytes:
@@ -70,7 +64,7 @@ def picture_of(structures: Sequence[Structure], form: str) -> bytes:
             ax.set_axis_off()
             continue
         draw_crystal(ax, structure)
-        ax.set_title(f"{structure.properties['id']}: {_formula(structure)}", fontsize=9)
+        ax.set_title(title_of(structure))
     numbers = sorted({site.specie.Z for structure in structures for site in structure})
     figure.legend(
         handles=element_handles(numbers), loc="outside lower center", ncols=12, frameon=False
@@ -89,7 +83,7 @@ def standalone(structures: Sequence[Structure]) -> str:
     vendored = Path(__file__).resolve().parents[1] / "book" / "_extra" / "vendor" / "3Dmol-min.js"
     code = vendored.read_bytes() if vendored.exists() else b""
     script = f"data:text/javascript;base64,{base64.b64encode(code).decode()}"
-    titles = [f"{s.properties['id']}: {_formula(s)}" for s in structures]
+    titles = [title_of(s) for s in structures]
     body = crystal_view(*structures, titles=titles, script=script).data
     return f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>nesf view</title></head>\n<body>{body}</body></html>\n'
 
@@ -126,6 +120,7 @@ def crystal_slider(
     title alone.
     """
     identifier, scenes = _identifier("path"), [_scene(s) for s in structures]
+    titles = [subscripts(title) for title in titles]
     colours = {name: colour for scene in scenes for name, colour in scene["colours"].items()}
     still = dict.fromkeys(
         round(i) for i in np.linspace(0, len(structures) - 1, min(5, len(structures))).tolist()
@@ -136,7 +131,7 @@ def crystal_slider(
     )
     markup = (
         f'<figure style="margin:0;text-align:center"><figcaption id="{identifier}-text">{html.escape(titles[0])}</figcaption>'
-        f'<div id="{identifier}" style="position:relative;width:100%">{row}</div>'
+        f'<div id="{identifier}" data-name="crystals one after the other" style="position:relative;width:100%">{row}</div>'
         f'<input id="{identifier}-slider" type="range" min="0" max="{len(scenes) - 1}" value="0" autocomplete="off" style="width:80%" aria-label="frame">'
         f"<div>{colour_legend(colours)}</div></figure>"
     )
@@ -164,7 +159,7 @@ def crystal_choice(
     options = "".join(
         f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(rows)
     )
-    caption = "min-height:10em;font-size:.85em"
+    caption = "min-height:4em;font-size:.85em"
     panels = "".join(
         _panel(f"{identifier}-{j}", crystal, width=130, caption=caption)
         for j, crystal in enumerate(content[0])
@@ -208,7 +203,7 @@ def points_view(
     unit = (coordinates - low) / np.where(high > low, high - low, 1)
     unit[:, 1] = 1 - unit[:, 1]
     places = (margin + unit * (size - 2 * margin)).round(1).tolist()
-    points = [[*place, text] for place, text in zip(places, texts, strict=True)]
+    points = [[*place, subscripts(text)] for place, text in zip(places, texts, strict=True)]
     choices = "".join(
         f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in colours
     )
@@ -217,8 +212,9 @@ def points_view(
     )
     markup = (
         f'<figure style="margin:0"><label>colour: <select id="{identifier}-colour" autocomplete="off">{choices}</select></label>'
-        f'<svg id="{identifier}" viewBox="0 0 640 480" style="width:100%;max-width:640px;display:block;border:1px solid #ccc;background:white"></svg>'
-        f'<div id="{identifier}-text" style="min-height:1.5em">put the pointer on a point</div><small>{meanings}</small></figure>'
+        f'<svg id="{identifier}" viewBox="0 0 640 480" tabindex="0" role="application" '
+        f'aria-label="{len(points)} points of a plane; the arrow keys go from one to the next" style="width:100%;max-width:640px;display:block;border:1px solid #ccc;background:white"></svg>'
+        f'<div id="{identifier}-text" aria-live="polite" style="min-height:1.5em">put the pointer on a point</div><div style="font-size:.85em">{meanings}</div></figure>'
     )
     return _view(
         markup, "points", identifier, points, {name: list(of) for name, of in colours.items()}
@@ -255,8 +251,16 @@ def _identifier(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:8]}"
 
 
+def title_of(structure: Structure) -> str:
+    """Return what stands above a crystal: its id, if it has one, and its formula."""
+    name = structure.properties.get("id", "")
+    return f"{name}: {_formula(structure)}" if name else _formula(structure)
+
+
 def _formula(structure: Structure) -> str:
-    return structure.composition.reduced_formula if len(structure) else "nothing detected"
+    return (
+        subscripts(structure.composition.reduced_formula) if len(structure) else "nothing detected"
+    )
 
 
 def _data_url(image: bytes) -> str:
@@ -265,6 +269,7 @@ def _data_url(image: bytes) -> str:
 
 def _crystal(title: str, structure: Structure | None, dpi: int = 80) -> dict[str, Any]:
     """Return what a panel shows: title, elements, scene and picture, empty without a structure."""
+    title = subscripts(title)
     if structure is None:
         return {"title": title, "legend": "–", "scene": None, "picture": ""}
     scene = _scene(structure)
@@ -282,7 +287,7 @@ def _panel(identifier: str, crystal: Mapping[str, Any], *, width: int, caption: 
     hidden = "" if crystal["picture"] else ";visibility:hidden"
     return (
         f'<figure style="flex:1 1 {width}px;min-width:{width}px;margin:0;text-align:center">'
-        f'<figcaption id="{identifier}-title" style="{caption}">{heading}</figcaption><div id="{identifier}" style="position:relative;width:100%;height:300px">'
+        f'<figcaption id="{identifier}-title" style="{caption}">{heading}</figcaption><div id="{identifier}" data-name="{heading}" style="position:relative;width:100%;height:300px">'
         f'<img style="max-height:100%;margin:auto;display:block{hidden}" alt="unit cell, {heading}" src="{crystal["picture"]}"></div>'
         f'<div id="{identifier}-legend">{crystal["legend"]}</div></figure>'
     )

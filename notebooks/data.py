@@ -17,12 +17,13 @@
 #
 # **Question.** What is in a dataset of crystals, is anything in it twice, and what does the network have to learn from it?
 #
-# For whoever trains on one of the paper's datasets or on their own: this page looks through any dataset that `nesf` can load and needs no training. It was executed with the parameters below when
-# the book was built; every number is computed on this page.
+# Read this page if you want to train on one of the paper's datasets or on your own. It looks through any dataset that `nesf` can load and needs no training. Every number is computed on this page, when the book is built.
+#
+# The paper's datasets are taken from the Materials Project {cite}`jain2013`; the embedded one, `starter`, is made of prototypes of the AFLOW library {cite}`mehl2017`.
 #
 # With another dataset: `papermill notebooks/data.ipynb out.ipynb -p dataset lcs6`. What is not on disk yet is downloaded once.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -30,22 +31,23 @@ data_dir: str = ""  # folder of datasets; empty: the user's default
 near_duplicates: bool = True  # look for them (a minute for lcs6)
 widgets: bool = False  # crystals as nglview widgets, in a running notebook
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 import pandas as pd
 from IPython.display import display
 
+import nesf
 from nesf_studies import fields, viewer
 from nesf_studies.audit import audit
 from nesf_studies.crystals import element_map
 from nesf_studies.page import open_dataset
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 for key, value in crystals.provenance.items():
     if isinstance(value, str):
@@ -56,7 +58,7 @@ for key, value in crystals.provenance.items():
 #
 # Numbers of crystals by the number of atoms in the unit cell, in the form of the paper's Tables 2-4.
 
-# %%
+# %% tags=["hide-input"]
 findings = audit(crystals, near_duplicates=near_duplicates, progress=False)
 atoms = pd.DataFrame(findings.atoms).T.sort_index(axis=1).astype("Int64")
 atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
@@ -64,13 +66,13 @@ atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
 # %% [markdown]
 # The shapes of the cells, by their lengths and angles:
 
-# %%
+# %% tags=["hide-input"]
 pd.DataFrame(findings.shapes).T.fillna(0).astype(int)
 
 # %% [markdown]
 # ## Elements
 
-# %%
+# %% tags=["hide-input"]
 element_map(
     crystals.split("train"),
     title=f"{crystals.label}, training split, {len(crystals.split('train'))} crystals",
@@ -79,9 +81,9 @@ element_map(
 # %% [markdown]
 # ## Leaks between the splits
 #
-# An id in two splits, or one structure under two ids, makes a test easier than it looks. Structures of one reduced formula are compared by pymatgen's `StructureMatcher` with its default tolerances.
+# An id in two splits, or one structure under two ids, makes a test easier than it looks. Structures of one reduced formula are compared by the `StructureMatcher` of pymatgen {cite}`ong2013` with its default tolerances.
 
-# %%
+# %% tags=["hide-input"]
 print(f"ids in two splits: {len(findings.shared_ids)}")
 if findings.near_duplicates is not None:
     print(
@@ -95,26 +97,22 @@ for pair in (findings.near_duplicates or [])[:10]:
 # %% [markdown]
 # ## A few crystals
 #
-# Drag to turn, scroll to zoom (in a running notebook `widgets = True` shows them with nglview). Atoms on a face of the cell are drawn on the opposite face too.
+# Drag to turn, scroll to zoom; drawn with 3Dmol.js {cite}`rego2015` (in a running notebook `widgets = True` shows them with nglview). Atoms on a face of the cell are drawn on the opposite face too.
 
-# %%
+# %% tags=["hide-input"]
 test = crystals.split("test")
 by_size = sorted(range(len(test)), key=lambda i: int(test.n_atoms[i]))
 few = [by_size[0], by_size[len(by_size) // 2], by_size[-1]]
 structures = test.select(few).to_structures()
 if widgets:
-    display(*map(viewer.show_nglview, structures))
+    display(nesf.view(structures))
 else:
     display(viewer.crystal_view(*structures))
 
 # %% [markdown]
 # ## What the network learns
 #
-# Not a list of atoms but two fields of any point $\mathbf{p}$: the vector to the nearest atom, and the element of that atom,
-#
-# $$f_p(\mathbf{p}) = \mathbf{a} - \mathbf{p}, \qquad f_s(\mathbf{p}) = \text{species of } \mathbf{a}, \qquad \mathbf{a} = \operatorname*{arg\,min}_{\mathbf{a}_i} \lvert \mathbf{p} - \mathbf{a}_i \rvert .$$
-#
-# These lines are it, for one crystal of the test split:
+# The network learns two fields of any point $\mathbf{p}$ (Equation {eq}`true-fields`): the vector to the nearest atom, and the element of that atom. In code, for one crystal of the test split:
 #
 # ```python
 # distances = (points[:, None] - atoms).norm(dim=-1)
@@ -122,21 +120,21 @@ else:
 # vectors, species = atoms[nearest] - points, elements[nearest]
 # ```
 #
-# (`nesf.fields.nearest_atom`, here for many crystals at once.) As published, «nearest» means among the atoms of one cell, without periodic images.
+# (`nesf.fields.nearest_atom`, here for many crystals at once.) As published, "nearest" means among the atoms of one cell, without periodic images.
 
-# %%
+# %% tags=["hide-input"]
 example = test.select([fields.best_for_slice(test)])
 name = example.to_structures()[0].composition.reduced_formula
 fields.structure_field(example, title=f"{name}, true")
 
 # %% [markdown]
-# *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; grey is the distance. *Right:* the species field. Discs are atoms in the slice,
+# *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; the darker the grey, the farther the atom. *Right:* the species field. Discs are atoms in the slice,
 # dotted circles atoms above or below it; the frame is the cell.
 #
 # ## What to distrust
 #
 # - `starter` is made of known prototypes with substituted elements: real structure types, plausible chemistry, no calculated or measured crystals, **not** Materials Project data. Errors on it do not compare with the paper's.
-# - Near-duplicates are found among structures of one formula only; the same structure type with other elements is everywhere, and meant to be.
+# - Near-duplicates are found among structures of one formula only; the same structure type with other elements is everywhere, by design.
 # - A field without periodic images is not the field of the infinite crystal: near a face of the cell the nearest atom may be an image that it does not see.
 #
 # ## Summary

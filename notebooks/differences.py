@@ -89,7 +89,7 @@ from nesf_studies.trials import effects, effects_table, folders_of
 as_html(paper_lattice_table(), "cells that the paper's NeSF loses to ICSG3D")
 
 # %% [markdown]
-# *All numbers are printed in the paper; the interval is ours, from its deviations of ten seeds. ICSG3D is not told apart from NeSF where the spread of the seeds is larger than the difference; for the YBCO-like crystals no deviation is given, so the numbers stand alone.* All of these cells are errors of the lattice. In the other cells the paper's sentence holds.
+# *All numbers are printed in the paper; the interval is ours, from its deviations of ten seeds. ICSG3D is not told apart from NeSF where the spread of the seeds is larger than the difference; for the YBCO-like crystals no deviation is given, so the numbers stand alone.* All of these cells are errors of the lattice. In the other cells NeSF has the smaller mean, or the same.
 #
 # ## Measured effects: training
 #

@@ -17,11 +17,11 @@
 #
 # **Question.** What does the network know about a crystal, and how do atoms come out of it?
 #
-# For whoever meets neural structure fields for the first time: the pictures of the paper's Figures 1 and 2, of a real crystal and a trained model. A crystal is encoded to a vector $\mathbf{z}$; this page looks at the two fields that the decoder makes of it, beside the true ones, then follows the particles to the atoms.
+# Read this page if you meet neural structure fields for the first time. It shows the pictures of the paper's Figures 1 and 2, of a real crystal and a trained model. A crystal is encoded to a vector $\mathbf{z}$; this page looks at the two fields that the decoder makes of it, beside the true ones, then follows the particles to the atoms.
 #
 # Everything is **computed on this page**, with recorded models. With a crystal of your own: `papermill notebooks/fields.ipynb out.ipynb -p structure my.cif -p run results/lcs6/nesf/cpu/seed-0`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -33,12 +33,12 @@ structure: str = ""  # CIF or POSCAR file of an own crystal; empty: none
 height: float = -1.0  # z of the plane, Å; below 0: where most atoms lie
 out: str = ""  # folder for figures and their data; empty: none are written
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from pathlib import Path
 
@@ -69,7 +69,7 @@ from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.style import save
 from nesf_studies.viewer import picture_slider, reconstruction_view
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals, device="cpu")
 chosen = crystals.split(split)
@@ -93,11 +93,16 @@ print(f"crystal: {name}, {len(example.positions)} atoms")
 #
 # For a point $\mathbf{p}$ the **position field** is the vector to the nearest atom $\mathbf{a}$, the **species field** is the element of that atom:
 #
-# $$f_p(\mathbf{p}, \mathbf{z}) \approx \mathbf{a} - \mathbf{p}, \qquad f_s(\mathbf{p}, \mathbf{z}) \approx \text{species of } \mathbf{a}, \qquad \mathbf{a} = \operatorname*{arg\,min}_{\mathbf{a}_i} \lvert \mathbf{p} - \mathbf{a}_i \rvert .$$
+# $$f_p(\mathbf{p}, \mathbf{z}) \approx \mathbf{a} - \mathbf{p}, \qquad f_s(\mathbf{p}, \mathbf{z}) \approx \text{species of } \mathbf{a}, \qquad \mathbf{a} = \operatorname*{arg\,min}_{\mathbf{a}_i} \lvert \mathbf{p} - \mathbf{a}_i \rvert .$$ (true-fields)
 #
-# The network gives both for any point, from $\mathbf{z}$ alone:
+# The network gives both for any point, from $\mathbf{z}$ alone. In code:
+#
+# ```python
+# learned = learned_field(model, example)   # point -> vector, element
+# plane = plane_fields(example, learned)    # on a grid in a plane, beside the true fields
+# ```
 
-# %%
+# %% tags=["hide-input"]
 learned = learned_field(model, example)
 plane = plane_fields(example, learned, height=plane_height)
 figure = compare_fields(example, plane, title=name)
@@ -109,11 +114,11 @@ figure
 # *A plane through atoms. Arrows point to the nearest atom, at a third of their length; their colour is the distance, true or as the network says. Discs are atoms in the plane, dotted circles atoms elsewhere, the frame is the cell. Above: position field, true, learned, and the length of their difference. Below: species field, and in
 # orange where the network names another element.*
 #
-# The true fields have edges: halfway between two atoms the nearest one changes, and the arrow jumps. A network is continuous, so there it must be wrong, and the difference is a thin line along each edge. That does no harm: a particle that starts on an edge is taken to one of the two atoms, if need be a step later. What the agreement is in the cell, for
+# The true fields have edges: halfway between two atoms the nearest one changes, and the arrow jumps. A network is continuous, so it must be wrong there, and the difference is a thin line along each edge. That does no harm: a particle that starts on an edge is taken to one of the two atoms, if need be a step later. The table says how well the fields agree in the cell, on
 # this plane, beside fields that need no network: those of the nearest training crystal (*copy*) and of one crystal for all (*constant*).
 
 
-# %%
+# %% tags=["hide-input"]
 def agreement(planes: dict) -> pd.DataFrame:
     """One row a field: how far it agrees with the true one."""
     rows = {who: plane_agreement(table) for who, table in planes.items()}
@@ -138,9 +143,9 @@ agreement(planes)
 #
 # Particles start on a regular grid over a box that is common to the dataset and follow the arrows,
 #
-# $$\mathbf{p}^{t+1} = \mathbf{p}^t + f_p(\mathbf{p}^t, \mathbf{z}) .$$
+# $$\mathbf{p}^{t+1} = \mathbf{p}^t + f_p(\mathbf{p}^t, \mathbf{z}) .$$ (step)
 #
-# Those with $\lVert f_p \rVert > 0.9$ Å at the end are dropped; the rest is divided into clusters by non-maximum suppression; queries around each cluster's best particle vote for the element. These lines are it:
+# Those with $\lVert f_p \rVert > 0.9$ Å at the end are dropped; the rest is divided into clusters by non-maximum suppression; queries around each cluster's best particle vote for the element. In code:
 #
 # ```python
 # particles = initialize_particles(model.box, 1, config)
@@ -150,7 +155,7 @@ agreement(planes)
 # species, votes = estimate_species(fields, atoms, ...)
 # ```
 
-# %%
+# %% tags=["hide-input"]
 film = particles.follow(
     encode_one(model, example),
     model.box,
@@ -169,13 +174,13 @@ figure
 # *Seen from the front. Circles are the true atoms in the colours of their elements, dots are particles. A particle has the colour of the cluster in which it ends, from the start, so the first picture shows which part of space each atom gathers; black particles are dropped, or end in a cluster that is too small. Numbers:
 # particles in a cluster. The last picture shows the queries around each atom, in the colour of the element that each names.*
 
-# %%
+# %% tags=["hide-input"]
 particles.particles_left(steps)
 
 # %% [markdown]
-# The same as a film: press *play* or move the slider. Between the first iterations particles are drawn on their straight way.
+# The same as a film: press *play* or move the slider. Between the first iterations particles are drawn on the straight line between them.
 
-# %%
+# %% tags=["hide-input"]
 images, titles = particles.reconstruction_frames(film, example)
 if out:
     gif = particles.animation(images)
@@ -185,14 +190,14 @@ picture_slider(images, titles)
 # %% [markdown]
 # The votes, atom by atom:
 
-# %%
+# %% tags=["hide-input"]
 figure = particles.votes_chart(steps, example, title=f"{name}, step 5")
 if out:
     table = particles.votes_table(steps, example)
     save(figure, Path(out) / f"votes-{example.ids[0]}", table)
 figure
 
-# %%
+# %% tags=["hide-input"]
 decoded = reconstruct(model, example).crystals.to_structures()[0]
 reconstruction_view(example.to_structures()[0], decoded)
 
@@ -202,7 +207,7 @@ reconstruction_view(example.to_structures()[0], decoded)
 # The starter model knows hypothetical crystals of an embedded dataset. The recorded model of LCS6Å knows some five thousand materials of the Materials Project. Here it is given silver chloride: rock salt with the lattice constant of the literature, 5.549 Å, built by pymatgen. The compound (mp-22922) is in LCS6Å's **test** split; the
 # model was not trained on it, and the cell of the textbook is not quite the calculated one.
 
-# %%
+# %% tags=["hide-input"]
 rock_salt = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.549), ["Ag", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
 )
@@ -216,7 +221,7 @@ if out:
     save(figure, Path(out) / "fields-AgCl", plane)
 figure
 
-# %%
+# %% tags=["hide-input"]
 fields = encode_one(lcs6, silver)
 steps = particles.follow(
     fields, lcs6.box, lcs6.vocabulary, lcs6.config.decoding
@@ -227,7 +232,7 @@ if out:
     save(figure, Path(out) / "steps-AgCl", table)
 figure
 
-# %%
+# %% tags=["hide-input"]
 found = reconstruct(lcs6, silver).crystals.to_structures()[0]
 display(agreement({"NeSF": plane}), particles.particles_left(steps))
 print(
@@ -239,9 +244,9 @@ reconstruction_view(rock_salt, found)
 # %% [markdown]
 # ## The paper's claim
 #
-# Section 2.2 says what the fields need: the position field must be «sufficiently accurate everywhere» to take particles to their destinations «and highly accurate in the vicinity of atoms»; the species field «does not need to be accurate everywhere». Is that what was learned? All crystals of the split, random points in and around their cells:
+# Section 2.2 says what the fields need: the position field must be "sufficiently accurate everywhere" to take particles to their destinations "and highly accurate in the vicinity of atoms"; the species field "does not need to be accurate everywhere". Is that what was learned? All crystals of the split, random points in and around their cells:
 
-# %%
+# %% tags=["hide-input"]
 errors = field_errors(model, chosen, {"copy": copy_nearest(train, chosen)})
 figure = field_error_curves(
     errors, title=f"{crystals.label}, {split} split, n = {len(chosen)}"
@@ -251,12 +256,12 @@ if out:
 figure
 
 # %% [markdown]
-# *Left: length of the difference between a field and the true one, median and 68 % range. Right: points at which it names the element of the nearest atom. Against the true distance to that atom. «Copy»: the true fields of the nearest training crystal.*
+# *Left: length of the difference between a field and the true one, median and 68 % range. Right: points at which it names the element of the nearest atom. Against the true distance to that atom. "Copy": the true fields of the nearest training crystal.*
 #
-# It **agrees**: near atoms the position field is best, and the species field is right at almost all points; far away both are worse, and it does not matter. What the paper's Figure 2 cannot show is how fast it goes: after one or two iterations nearly all particles are where they end, and the sixty that follow
-# settle the last hundredths of an Ångström.
+# The claim holds: near atoms the position field is most accurate, and the species field is right at almost all points; far away both are worse, and that does not matter. The paper's Figure 2 cannot show how fast it goes: after one or two iterations nearly all particles are where they end, and the iterations that follow
+# settle the last hundredths of an ångström.
 #
-# The copy's median error is smaller than the network's, because many test crystals of `starter` have a neighbour of the same structure type in the training split; its upper range is wider, and its elements are wrong at a third of the points. It must be told composition and cell; the network has $\mathbf{z}$.
+# The copy has the smaller median error, because many test crystals of `starter` have a neighbour of the same structure type in the training split. Its upper range is wider, and its elements are wrong at a third of the points. And it is told the composition and the cell of the crystal; the network is given $\mathbf{z}$ alone.
 #
 # ## What to distrust
 #
@@ -265,6 +270,29 @@ figure
 # - $\mathbf{z}$ is the code of the very crystal that is drawn. These pictures show what the vector holds.
 # - The plane is chosen to show atoms; most of a cell has none in sight.
 #
+# ## Exercises
+#
+# **1.** A crystal has one atom in its cell. Draw the position field. How many iterations does a particle need?
+#
+# :::{dropdown} Solution
+# Every arrow ends at that atom, and there are no edges: the true field is $\mathbf{a} - \mathbf{p}$ everywhere. With the true field one iteration is enough, from any start. With a learned field the error of the first step is made smaller by the next ones, because the field is more accurate near the atom.
+# :::
+#
+# **2.** Why does the true position field jump halfway between two atoms, and why does this not spoil the decoding?
+#
+# :::{dropdown} Solution
+# Halfway the nearest atom changes from one to the other, so the vector turns around. A network is continuous, so on that plane its arrow may vanish. But beside the plane the arrows point away from it, to one of the two atoms, so particles leave it after some steps. The few that remain gather in clusters of fewer than ten and are rejected; the atoms have many other particles.
+# :::
+#
+# **3.** Repeat this page with a crystal of your own, then with one that the model cannot know (a cell of 12 Å, say). What fails first, the position field or the species field?
+#
+# :::{dropdown} Solution
+# ```
+# papermill notebooks/fields.ipynb out.ipynb -p structure my.cif -p run results/lcs6/nesf/cpu/seed-0
+# ```
+# Particles start in the box of the training crystals, so atoms beyond it get few particles or none: the number of atoms fails first. [](../use.md) says how the program warns of such a crystal.
+# :::
+#
 # ## Summary
 #
-# Two functions of a point say where the nearest atom is and which. Following the first gives any number of atoms; asking the second names them.
+# Two functions of a point say where the nearest atom is and which. Following the first gives any number of atoms; asking the second names them. [Next](architecture): the network that holds them.

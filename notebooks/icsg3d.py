@@ -17,7 +17,7 @@
 #
 # **Question.** What is NeSF compared with in the paper's Table 1, how well could that method do, and what does the comparison show?
 #
-# For whoever wants to judge the comparison, or needs a voxel autoencoder that runs. ICSG3D (Court et al., *J. Chem. Inf. Model.* **60**, 4518, 2020) draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
+# Read this page if you want to judge the comparison, or need a voxel autoencoder that runs. ICSG3D {cite}`court2020` draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
 # gone and their code needs libraries that no longer install; `nesf_icsg3d` writes it anew. With another dataset: `papermill notebooks/icsg3d.ipynb out.ipynb -p dataset lcs6`.
 
 # %% tags=["parameters"]
@@ -102,7 +102,7 @@ voxels.map_slices(
 #
 # ## The oracle: true maps through the segmentation
 #
-# Whatever the networks learn, they cannot do better than the true map. The lines that are it, here on a few crystals:
+# The decoded maps can at best equal the true ones. In code, here on a few crystals:
 
 # %%
 crystals = data.load(
@@ -125,7 +125,7 @@ print(f"{len(chosen)} {split} crystals of {crystals.label}")
 metrics_table(live, dataset=crystals.name, split=split)
 
 # %% [markdown]
-# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one that errs least on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
+# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
 
 # %% tags=["full-width"]
 runs = all_runs(RESULTS)
@@ -170,7 +170,7 @@ display(
 #
 # ## Beside NeSF
 #
-# Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten turned copies of it. Columns that are not recorded say so.
+# Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten rotated copies of it. Columns that are not recorded say so.
 
 # %% tags=["full-width"]
 for name, title in TITLES.items():

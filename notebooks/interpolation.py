@@ -17,11 +17,11 @@
 #
 # **Question.** What stands between two crystals in the latent space? If the space is well ordered, the vectors on a straight line between two crystals decode to crystals too, and each is like its neighbours (Section 2.4, Supplementary Note 2; Figures 5, 6, S1-S4).
 #
-# For whoever wants to know how far the space can be trusted between the crystals that it was trained on. The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second shows the paper's paths with
+# Read this page if you want to know how far the space can be trusted between the crystals that it was trained on. The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second shows the paper's paths with
 # the **recorded** LCS6Å model. Any two crystals, by id or by file:
 # `papermill notebooks/interpolation.ipynb out.ipynb -p dataset lcs6 -p run runs/lcs6 -p paths "mp-1265 to my.cif"`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -33,12 +33,12 @@ mode: str = "exact"  # of decoding: exact or fast
 recorded: str = ""  # run with a recorded analysis; empty: that of LCS6Å
 out: str = ""  # folder for the figures as SVG, PNG and CSV; empty: none
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals(), mode=("exact", "fast"))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from pathlib import Path
 
@@ -60,7 +60,7 @@ from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 chosen = paths or " to ".join(similar_pair(crystals.split("test")))
@@ -71,7 +71,7 @@ print(f"path: {chosen}")
 #
 # Source and destination are encoded; the vectors between them lie on a straight line, and each is decoded as any other (Section 2.4):
 #
-# $$\mathbf{z}(t) = (1 - t)\, \mathbf{z}_\text{src} + t\, \mathbf{z}_\text{dst}, \qquad 0 \le t \le 1$$
+# $$\mathbf{z}(t) = (1 - t)\, \mathbf{z}_\text{src} + t\, \mathbf{z}_\text{dst}, \qquad 0 \le t \le 1$$ (line)
 #
 # ```python
 # z = latent_path(model, ends, np.linspace(0, 1, n_frames))
@@ -80,7 +80,7 @@ print(f"path: {chosen}")
 #
 # Nothing tells the decoder which atoms to keep or how many there are. Without a parameter this page takes the first two test crystals that are charge-balanced and of one kind (formula such as AB₂, number of atoms), but have no element in common.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 parameters = Parameters(paths=chosen, n_frames=n_frames, mode=mode)
 made = analyse(model, crystals, parameters, progress=True)
 
@@ -117,9 +117,9 @@ def smoothness(paths_table):
     """How smooth and how valid, NeSF beside the linear path."""
     columns = {
         "changes": "changes of formula",
-        "ends_right": "ends with the right formula",
+        "ends_right": "end formulas correct (of 2)",
         "largest_length_step": "largest step of a length, Å",
-        "length_step_to_even": "the same, 1: even",
+        "length_step_to_even": "that step over the mean step",
         "mean_structure_step": "mean step of the atoms, Å",
         "largest_structure_step": "largest step of the atoms, Å",
         "charge_balanced_percent": "charge-balanced, %",
@@ -143,24 +143,24 @@ show(
 # *Drag to turn, scroll to zoom, move the slider to walk. Left: share of each element in the decoded cell (bands) and its number of atoms (line). Middle: decoded lattice lengths; dashed, a straight line between the lengths of the two crystals.
 # Right: how far the atoms moved from one frame to the next; squares are the frames, filled where the frame is valid.*
 
-# %%
+# %% tags=["hide-input"]
 made["frames"].query("method == 'nesf'")[
     ["path", "t", "formula", "n_atoms", "a", "b", "c", "symbol", "valid"]
 ].drop_duplicates(["path", "formula", "symbol"]).round(3)
 
 # %% [markdown]
-# *The first frame of each formula and space group (spglib, by pymatgen; an atom may be 0.1 Å off its site).*
+# *The first frame of each formula and space group (spglib {cite}`togo2024`, by pymatgen; an atom may be 0.1 Å off its site).*
 #
 # What is counted:
 #
-# - **changes of formula** along the path; the reduced formula counts, as in the paper.
-# - **largest step of a lattice length** between two frames; also relative to a path whose steps are all equal (1). Where the lengths of both ends agree to 0.05 Å there is no such number.
+# - **changes of formula** along the path; the reduced formula counts, as in the paper. **End formulas correct**: how many of the two ends decode to their own formula.
+# - **largest step of a lattice length** between two frames; also divided by the mean step of the path, where 1 is a path whose steps are all equal. Where the lengths of both ends agree to 0.05 Å there is no such number.
 # - **step of the atoms**: from each atom to the nearest atom of the next frame, both ways, in fractional coordinates and periodic; the element does not count.
 # - **charge-balanced**: oxidation states exist that add up to zero (pymatgen's guesses). **Valid**: charge-balanced, and no two atoms nearer than 0.5 Å.
 #
-# What a trivial method scores: *linear* interpolates the lattice parameters and, where both ends have as many atoms, the fractional coordinates; the elements are those of the nearer end. It needs no network, never makes a new formula, and cannot be unsmooth but half-way.
+# What a trivial method scores: *linear* interpolates the lattice parameters and, where both ends have as many atoms, the fractional coordinates; the elements are those of the nearer end. It needs no network, never makes a new formula, and is smooth everywhere except at the midpoint, where the elements switch.
 
-# %%
+# %% tags=["hide-input"]
 smoothness(made["paths"])
 
 # %% [markdown]
@@ -169,7 +169,7 @@ smoothness(made["paths"])
 # The paper shows five paths with a model trained on ICSG3D, and barium titanate with the LCS6Å model. **Here all are decoded with the LCS6Å model**; the formulas of a model that was trained on the recovered part of ICSG3D stand beside them below. PbS (mp-21276) is not in LCS6Å: its two paths cannot be run as they are. In its place stands
 # rock salt PbS with its measured lattice constant of 5.936 Å, named *textbook*.
 
-# %%
+# %% tags=["hide-input"]
 of = Path(recorded) if recorded else recorded_run("lcs6")
 record = None
 try:
@@ -230,7 +230,7 @@ if record:
         display(pd.DataFrame(columns).reindex(rows.index))
 
 # %% [markdown]
-# Agreement, without the formulas of the two ends, which any method gets: how many different formulas the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence). The linear path has none by construction.
+# Agreement, without the formulas of the two ends, which any method gets: how many different formulas the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence). The linear path has no formula between its ends.
 
 # %% tags=["hide-input"]
 names = {
@@ -263,7 +263,7 @@ if record:
 # %% [markdown]
 # The paper's own intermediate formulas, by the same test of charge balance:
 
-# %%
+# %% tags=["hide-input"]
 rows = {}
 for row in paper_paths().itertuples():
     between = row.formulas.split()[1:-1]
@@ -279,13 +279,13 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown]
 # ## The paper's claim, and what we see
 #
-# - *«Composition AX and the cubic structure are mostly preserved».* With the LCS6Å model in ours too, on the five paths between AX crystals. With the model of the recovered part of ICSG3D not on all: from ZnS to CdS sulphur takes the place of the metal for a while. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table counts how often.
-# - *«The compositions change continuously without collapsing».* Formulas change by one or a few atoms of the cell at a time, in the paper too; the lattice lengths are what is continuous. The table on smoothness says how even.
-# - *Barium titanate: «smooth transition even if the structures have different Bravais lattices».* The formula changes on the way although both ends are BaTiO₃, in the paper and in ours, atoms appear and vanish, and the steps are the largest of all paths. The linear path has none of that.
+# - *"Composition AX and the cubic structure are mostly preserved".* With the LCS6Å model this holds on the five paths between AX crystals. With the model of the recovered part of ICSG3D it does not hold on all of them: from ZnS to CdS sulphur takes the place of the metal along a part of the path. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table counts how often.
+# - *"The compositions change continuously without collapsing".* Formulas change by one or a few atoms of the cell at a time, in the paper too; the lattice lengths are what is continuous. The table on smoothness says how even.
+# - *Barium titanate: "smooth transition even if the structures have different Bravais lattices".* Although both ends are BaTiO₃, the formula changes along the path, in the paper and here. Atoms appear and vanish, and the steps are the largest of all paths. The linear path has none of that.
 #
 # ## What to distrust
 #
-# - **The examples are no test materials.** The paper takes them «from the ICSG3D test set». By the released files only MgO (mp-1265) is in that test set, and the released training list holds it as well. In LCS6Å all seven that it has are training crystals. A path between crystals that the model has learned by heart is the easy case.
+# - **None of the examples is a test material.** The paper takes them "from the ICSG3D test set". In the released files only MgO (mp-1265) is in that test set, and the released training list holds it as well. In LCS6Å all seven that it has are training crystals. A path between crystals that the model has memorised is the easy case.
 # - Another network, another dataset: that our formulas between the ends differ from the paper's says little. Which elements lie between two is decided by the whole training set.
 # - The PbS of two paths is a textbook cell and not the paper's crystal.
 # - Charge balance and a smallest distance are weak tests. Passing them does not make a crystal stable, or possible. Metals and alloys fail the first and exist.
@@ -293,4 +293,4 @@ with pd.option_context("display.max_colwidth", None):
 #
 # ## Summary
 #
-# A straight line in latent space walks from crystal to crystal by exchanging elements on the same sites, with lattice lengths that change evenly, as long as both ends are of one kind. The linear path without a network is smoother and at least as often charge-balanced; what the network adds is mixed compositions. Where the kind of cell changes, atoms are lost and found on the way.
+# A straight line in latent space walks from crystal to crystal by exchanging elements on the same sites, with lattice lengths that change evenly, as long as both ends are of one kind. The linear path without a network is smoother and at least as often charge-balanced; what the network adds is mixed compositions. Where the kind of cell changes, atoms vanish and appear along the path.

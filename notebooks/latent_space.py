@@ -17,10 +17,10 @@
 #
 # **Question.** Are crystals that are near each other in the latent space alike, and in what (Section 2.5, Figure 7)?
 #
-# For whoever wants to search, cluster or predict with latent vectors. The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second is **recorded** for LCS6Å, which the paper shows. With a model of your own:
+# Read this page if you want to search, cluster or predict with latent vectors. The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second is **recorded** for LCS6Å, which the paper shows. With a model of your own:
 # `papermill notebooks/latent_space.ipynb out.ipynb -p dataset mine -p run runs/mine -p n_train 5000`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -33,12 +33,12 @@ seed: int = 0  # of the draw and the pictures
 recorded: str = ""  # run with a recorded analysis; empty: that of LCS6Å
 out: str = ""  # folder for the figures as SVG, PNG and CSV; empty: none
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from pathlib import Path
 
@@ -60,16 +60,16 @@ from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 
 # %% [markdown]
 # ## The rule
 #
-# Every crystal is encoded to its vector of 192 numbers. t-SNE, UMAP and PCA bring the vectors to two dimensions; they see nothing else. What a picture shows is checked with a number: of the $k$ crystals $N_k(i)$ whose vectors are nearest to that of crystal $i$, how many share its label $y$, on average over all $n$ crystals?
+# Every crystal is encoded to its vector of 192 numbers. t-SNE {cite}`maaten2008`, UMAP {cite}`mcinnes2018` and PCA bring the vectors to two dimensions; they see nothing else. What a picture shows is checked with a number: of the $k$ crystals $N_k(i)$ whose vectors are nearest to that of crystal $i$, how many share its label $y$, on average over all $n$ crystals?
 #
-# $$\text{purity}_k = \frac{1}{n k} \sum_{i=1}^{n} \; \sum_{j \in N_k(i)} [\, y_j = y_i \,]$$
+# $$\text{purity}_k = \frac{1}{n k} \sum_{i=1}^{n} \; \sum_{j \in N_k(i)} [\, y_j = y_i \,]$$ (purity)
 #
 # ```python
 # z = model.encode(crystals)
@@ -77,9 +77,9 @@ model, folder = open_model(run, crystals)
 # (labels[nearest] == labels[:, None]).mean()
 # ```
 #
-# For the volume, which is no class, it is the mean of $|V_j - V_i| / V_i$. The paper gives no settings of its t-SNE; here they are scikit-learn's own (perplexity 30), started from PCA, with a fixed seed.
+# For the volume, which is a number and not a class, it is the mean of $|V_j - V_i| / V_i$. The paper gives no settings of its t-SNE; here they are the defaults of scikit-learn {cite}`pedregosa2011` (perplexity 30), started from PCA, with a fixed seed.
 
-# %%
+# %% tags=["hide-input"]
 parameters = Parameters(
     n_train=None if n_train < 0 else n_train,
     perplexity=perplexity,
@@ -142,11 +142,11 @@ about = f"{crystals.label}, {folder.name}, {len(points)} crystals of all splits"
 show(points, about, crystals.name)
 
 # %% [markdown]
-# *One point a crystal; axes have no unit. In brackets: number of crystals. Space groups by spglib.*
+# *One point for each crystal; axes have no unit. In brackets: number of crystals. Space groups by spglib {cite}`togo2024`.*
 #
-# The t-SNE picture again; put the pointer on a point:
+# The t-SNE picture again. Put the pointer on a point to see its crystal:
 
-# %%
+# %% tags=["hide-input"]
 interactive(points)
 
 # %% [markdown]
@@ -154,19 +154,19 @@ interactive(points)
 #
 # Beside the latent vector stand spaces that need no network: the *composition* (share of each element), the *cell* (lengths and angles), and both together. *Labels shuffled* is what chance gives. The pictures have rows of their own: they say how much of the neighbourhoods two dimensions keep.
 
-# %%
+# %% tags=["hide-input"]
 drawn = neighbour_chart(neighbours, title=about)
 if out:
     save(drawn, Path(out) / "neighbours", neighbours)
 drawn
 
-# %%
+# %% tags=["hide-input"]
 numbers(neighbours)
 
 # %% [markdown]
 # ## LCS6Å, recorded
 
-# %%
+# %% tags=["hide-input"]
 of = Path(recorded) if recorded else recorded_run("lcs6")
 record = None
 try:
@@ -189,7 +189,7 @@ if record:
     of_record = f"{name}, {of.name}, {len(shown)} crystals ({counts})"
     show(shown, of_record, "recorded")
 
-# %%
+# %% tags=["hide-input"]
 interactive(shown) if record else None
 
 # %% tags=["hide-input"]
@@ -203,7 +203,7 @@ if record:
 # %% [markdown]
 # ## The paper's claim, and what we see
 #
-# *«These plots form clusters whose colors are well separated or smoothly transitioned, showing that the latent space reflects the structural similarity of the materials.»* In our pictures too: number of atoms and space group make clusters, the volume changes along them. The numbers say it without a picture: neighbours in latent
+# *"These plots form clusters whose colors are well separated or smoothly transitioned, showing that the latent space reflects the structural similarity of the materials."* Our pictures show the same: number of atoms and space group make clusters, and the volume changes along them. The numbers say it without a picture: neighbours in latent
 # space share space group and number of atoms far more often than chance, and more often than neighbours by composition, by cell, or by both. The cell alone is the better guide to the volume, which it determines, and on the recorded data to the crystal system.
 #
 # ## What to distrust
@@ -211,9 +211,9 @@ if record:
 # - t-SNE and UMAP make clusters look more separate than they are. Distances between clusters and their sizes mean nothing; another seed or perplexity gives another picture. The numbers for the latent vector depend on neither.
 # - Most crystals here are cubic, so neighbours share the crystal system often by chance alone: see the row *labels shuffled*.
 # - Crystals with the same composition are other structures of the same substance. So the nearest neighbour by composition has another space group more often than the fifth.
-# - Training crystals are among the points: the encoder has seen them. And a dataset with many crystals of one prototype (perovskites, rock salts) has alike neighbours whatever the encoder.
+# - Training crystals are among the points: the encoder has seen them. And a dataset with many crystals of one prototype (perovskites, rock salts) has similar neighbours whatever the encoder.
 # - Space groups are spglib's, with a tolerance of 0.01 Å: a slightly distorted crystal counts as another group.
 #
 # ## Summary
 #
-# Near in latent space means alike in structure: number of atoms, symmetry and cell together. The cell by itself knows the volume better, but the number of atoms and the space group less well; the composition knows all of them less well. How well properties can be read from the vectors is another question.
+# Crystals that are near in latent space are alike in structure: number of atoms, symmetry and cell together. The cell by itself knows the volume better, but the number of atoms and the space group less well; the composition knows all of them less well. How well properties can be read from the vectors is another question.

@@ -17,12 +17,12 @@
 #
 # **Question.** The network has seen structures only. Do its latent vectors know something of the physics: how stable a crystal is, how magnetic, whether it has a band gap?
 #
-# For whoever wants to use latent vectors as descriptors. The paper asks it in Supplementary Note 4 and answers in Table S3: not in general.
+# Read this page if you want to use latent vectors as descriptors. The paper asks the question in Supplementary Note 4 and answers in Table S3: not in general.
 #
 # The first part is **computed on this page**, as a demonstration on the embedded dataset. Its crystals are hypothetical and have no measured or computed properties, so what is predicted is the volume per atom, which is known from the structure itself and of which the encoder has all
 # parts in its input. The second part, **recorded**, has the paper's properties, as far as they are known. With data of your own (numbers in further columns): `papermill notebooks/properties.ipynb out.ipynb -p dataset mine -p run runs/mine -p targets band_gap -p epochs 1000`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or an imported one with properties, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -33,12 +33,12 @@ n_train: int = 800  # training crystals, drawn at random; 0: all
 epochs: int = 100  # of the MLP; the paper's: 1000
 out: str = ""  # folder for figures and their data; empty: none are written
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from pathlib import Path
 
@@ -56,7 +56,7 @@ from nesf_studies.properties import (
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 
@@ -73,12 +73,12 @@ model, folder = open_model(run, crystals)
 #
 # Latent vectors go in as they are, as no scaling is mentioned. Beside it *chosen*: standardised values with the $C$ or $k$ of the lowest squared error on the **validation** split, and the MLP at its best epoch there. The test split chooses nothing. The score is
 #
-# $$R^2 = 1 - \frac{\sum_i (y_i - \hat y_i)^2}{\sum_i (y_i - \bar y)^2}$$
+# $$R^2 = 1 - \frac{\sum_i (y_i - \hat y_i)^2}{\sum_i (y_i - \bar y)^2}$$ (r2)
 #
-# Two references stand beside the latent vectors: the **mean** of the training crystals, whose $R^2$ is 0 or slightly below, and the same three methods from the composition alone, which knows nothing of the structure. It is described twice: *composition*, statistics of twelve properties of the elements in the manner of Magpie, with the size of
+# Two references stand beside the latent vectors: the **mean** of the training crystals, whose $R^2$ is 0 or slightly below, and the same three methods from the composition alone, which knows nothing of the structure. It is described twice: *composition*, statistics of twelve properties of the elements in the manner of Magpie {cite}`ward2016`, with the size of
 # the formula (standardised, as their units differ), in which neighbours in the periodic table are alike; and *element fractions*, in which every element is itself.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 parameters = Parameters(targets=targets, n_train=n_train, epochs=epochs)
 made = analyse(model, crystals, parameters)
 
@@ -109,7 +109,7 @@ known_table(made["known"])
 # %% [markdown]
 # *Crystals per split: all, those of which the property is known, those left out because the model does not know one of their elements, and those used; mean and standard deviation of the known values.*
 
-# %%
+# %% tags=["hide-input"]
 title = f"{crystals.label}, test split, one model"
 figure = property_scores(made["scores"], title=title)
 if out:
@@ -118,9 +118,9 @@ if out:
 figure
 
 # %% [markdown]
-# *R² on test crystals, larger is better. A triangle at the left border is a value below it. Blue: from latent vectors; orange and purple: from the composition.*
+# *R² on test crystals, larger is better. A triangle at the left border is a value below it. Blue: from latent vectors; orange and pink: from the composition.*
 
-# %%
+# %% tags=["hide-input"]
 figure = property_parity(made["predictions"], title=title)
 if out:
     name = f"properties-{crystals.name}-predictions"
@@ -130,7 +130,7 @@ figure
 # %% [markdown]
 # *Test crystals: predicted against known, for each input by the method and setting that is best on validation.*
 #
-# What the demonstration is worth: the volume per atom is the volume of the cell over the number of atoms, and the lattice is an input of the encoder. Latent vectors hold it by construction, the composition does not; so better blue values show that the method works, and nothing about physics.
+# What this demonstration shows: the volume per atom is the volume of the cell over the number of atoms, and the lattice is an input of the encoder. Latent vectors hold it by construction, the composition does not; so better blue values show that the method works, and nothing about physics.
 
 
 # %% tags=["hide-input"]
@@ -159,7 +159,7 @@ if recorded:
         f"{about['device_name']}; commit {about['commit'][:10]}"
     )
 
-# %%
+# %% tags=["hide-input"]
 known_table(recorded.table("known")) if recorded else None
 
 # %% tags=["hide-input"]
@@ -176,7 +176,7 @@ figure
 # %% [markdown]
 # *R² on test crystals. Hollow: Table S3, ICSG3D, as printed, beside the latent vectors of which they speak.*
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 score_table(scores) if recorded else None
 
 # %% tags=["hide-input"]
@@ -192,39 +192,39 @@ figure
 # %% [markdown]
 # ## The paper's claim
 #
-# «Although we observe relatively high test R2 scores (higher than 0.5) in some cases, the latent vectors are not generally suitable for property prediction.» (Supplementary Note 4) What the paper does not show is a reference without any structure. With it the question becomes: do latent
+# "Although we observe relatively high test R2 scores (higher than 0.5) in some cases, the latent vectors are not generally suitable for property prediction." (Supplementary Note 4) What the paper does not show is a reference without any structure. With it the question becomes: do latent
 # vectors say more than the formula does?
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 chosen_on_validation(scores).round(3) if recorded else None
 
 # %% [markdown]
 # *R² on test crystals; for each input the method and setting that is best on validation.*
 #
-# So the claim is agreed with, and more sharply: for each property one of the two descriptions of the composition does at least as well as the latent vectors. Which one it is differs. A magnetisation hangs on single elements, which statistics over the periodic table blur and a vector of fractions (or the encoder's
+# The claim holds, and a stronger one does too: for each property one of the two descriptions of the composition does at least as well as the latent vectors. Which one it is differs. The magnetization depends on single elements, which statistics over the periodic table blur and a vector of fractions (or the encoder's
 # own input) keeps; a latent vector that beats the statistics there has remembered the elements, and need not know anything about magnetism.
 #
 # ### Are two rows of Table S3 exchanged?
 #
 # From MSE and R² follows the variance of the property, MSE / (1 - R²), whatever the method. Beside the variance of the values that are known here:
 
-# %%
+# %% tags=["hide-input"]
 known = recorded.table("known") if recorded else None
 implied_variances(known, "icsg3d").round(3) if recorded else None
 
 # %% [markdown]
 # *Variance of the known values: implied by Table S3 (median of its three methods), and here.*
 #
-# A total magnetisation in µB per cell varies by several µB among crystals with rare-earth and 3d atoms, and most of the ICSG3D crystals are metals with a band gap of zero. In Table S3 it is the row «Bandgap» that has the large variance, and «Total Magnetization» the small one. So the two rows are
-# probably exchanged for ICSG3D. The figure above shows them as printed; read the hollow circles of the two panels crosswise if you agree.
+# A total magnetization in µB per cell varies by several µB among crystals with rare-earth and 3d atoms, and most of the ICSG3D crystals are metals with a band gap of zero. In Table S3 it is the row "Bandgap" that has the large variance, and "Total Magnetization" the small one. So the two rows are
+# probably exchanged for ICSG3D. The figure above shows them as printed. If they are exchanged, the hollow circles of the two panels belong in the other panel.
 #
 # ## What to distrust
 #
-# - The properties come from several releases of the Materials Project; what is missing is not missing at random (less stable Heuslers more often). Total magnetisation belongs to a cell, as the source gives it, and sources may use different cells: a descriptor that knows the size of the cell has an advantage that is not physics. The composition knows the atoms of its formula, not those of the cell.
+# - The properties come from several releases of the Materials Project; what is missing is not missing at random (less stable Heuslers more often). Total magnetization belongs to a cell, as the source gives it, and sources may use different cells: a descriptor that knows the size of the cell has an advantage that is not physics. The composition knows the atoms of its formula, not those of the cell.
 # - Energy above hull and band gap are zero for most crystals: R² is made by a few large values, and so is its scatter. The parity plots show them.
 # - Test crystals have near relatives in training (the same prototype with another element), so any descriptor that finds the relative looks good.
 # - One model and one seed, the MLP as well.
 #
 # ## Summary
 #
-# Latent vectors were made to give structures back, and that is what they hold. Whether they help with a property has to be asked against the formula alone, not against the mean.
+# Latent vectors were made to return structures, and structures are what they hold. Whether they help with a property has to be asked against the formula alone, not against the mean.

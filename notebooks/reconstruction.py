@@ -17,12 +17,12 @@
 #
 # **Question.** A latent vector stands for a crystal. How do atoms come out of it again, and how many of them are right?
 #
-# For whoever has a trained model: this page loads one, follows the five steps for a single crystal, then reconstructs a whole split and scores it. Without a parameter it takes the run of the dataset that is
-# **recorded** in the repository (its command is printed below); the reconstruction and all its numbers are computed on this page.
+# Read this page if you have a trained model. It loads one, follows the five steps for a single crystal, then reconstructs a whole split and scores it. Without a parameter it takes the run of the dataset that is
+# **recorded** in the repository (its command is printed below). The reconstruction and all its numbers are computed on this page, on the machine that builds the book; a borderline crystal can fall on the other side than in the recorded run.
 #
 # With a model of your own: `papermill notebooks/reconstruction.ipynb out.ipynb -p dataset lcs6 -p run runs/lcs6`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -31,12 +31,12 @@ run: str = ""  # folder of a trained model; empty: the recorded one
 split: str = "test"  # train, val or test
 out: str = ""  # folder for figures and their data; empty: none are written
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals(), split=("train", "val", "test"))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ from nesf_studies.style import save
 from nesf_studies.tables import metrics_table
 from nesf_studies.viewer import reconstruction_view
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 chosen = crystals.split(split)
@@ -84,11 +84,17 @@ if (folder / "run.json").exists():
 # %% [markdown]
 # ## Five steps, for one crystal
 #
-# The latent vector is all that the decoder gets. From it the position field $f_p(\mathbf{p}, \mathbf{z})$ tells any particle where the nearest atom is, so particles that follow it gather at the atoms:
+# The latent vector is all that the decoder gets. From it the position field $f_p(\mathbf{p}, \mathbf{z})$ tells any particle where the nearest atom is, so particles that follow it (Equation {eq}`step`) gather at the atoms. In code, with `config` for the parameters of the decoding:
 #
-# $$\mathbf{p} \leftarrow \mathbf{p} + f_p(\mathbf{p}, \mathbf{z})$$
+# ```python
+# particles = initialize_particles(model.box, 1, config)      # step 1
+# particles = move_particles(fields, particles, config)       # step 2
+# particles = score_particles(fields, particles, config)      # step 3
+# atoms = detect_atoms(particles, 1, config)                  # step 4
+# species, votes = estimate_species(fields, atoms, ...)       # step 5
+# ```
 
-# %%
+# %% tags=["hide-input"]
 config = model.config.decoding
 example = chosen.select([best_for_slice(chosen)])
 with torch.no_grad():
@@ -125,7 +131,7 @@ figure
 # %% [markdown]
 # *Particles of one crystal of the split, seen along z; circles are its true atoms.* What steps 4 and 5 make of them:
 
-# %%
+# %% tags=["hide-input"]
 from pymatgen.core import Element
 
 table = pd.DataFrame(atoms.positions, columns=["x, Å", "y, Å", "z, Å"]).round(3)
@@ -143,10 +149,10 @@ table["score, Å"] = atoms.scores.round(4)
 table
 
 # %% [markdown]
-# The same slice through the field of the network as [the first page](data) shows of the true field:
+# The same slice through the field of the network as [](data) shows of the true field:
 
 
-# %%
+# %% tags=["hide-input"]
 name = example.to_structures()[0].composition.reduced_formula
 learned = learned_field(model, example)
 title = f"{name}, network"
@@ -159,7 +165,7 @@ figure
 # %% [markdown]
 # ## All crystals of the split
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 reconstruction = reconstruct(model, chosen, config, progress=True)
 metrics = evaluate(chosen, reconstruction.crystals)
 missed = reconstruction.nothing_detected
@@ -168,10 +174,10 @@ print(
 )
 
 # %% [markdown]
-# What the numbers are worth is seen beside what costs nothing. *Copy*: the training crystal nearest in composition and cell. *Constant*: always the same typical crystal. *Oracle*: the five steps with the **true** fields instead of
+# How good is it? The trivial predictors say. *Copy*: the training crystal nearest in composition and cell. *Constant*: always the same typical crystal. *Oracle*: the five steps with the **true** fields instead of
 # the network's, so what it misses is lost by the steps and not by the network.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 train_split = crystals.split("train")
 perfect = oracle(chosen, model.box, model.vocabulary, config)
 summaries = {
@@ -183,9 +189,9 @@ summaries = {
 metrics_table(summaries, dataset=crystals.name, split=split)
 
 # %% [markdown]
-# *One trained model (one seed or fold); lower is better unless said otherwise. «Actual»: mean over the atoms of the true crystals, «detected»: over the atoms found. A column «paper» stands here for datasets that the paper has.*
+# *One trained model (one seed or fold); lower is better unless said otherwise. "Actual": mean over the atoms of the true crystals, "detected": over the atoms found. A column "paper" stands here for datasets that the paper has.*
 
-# %%
+# %% tags=["hide-input"]
 shown = {
     "number_of_atoms_error_percent": "number of atoms, %",
     "position_error_actual_angstrom": "position (actual), Å",
@@ -203,7 +209,7 @@ figure
 #
 # The crystal with the median position error, then the one with the largest error among those in which something was detected. Drag to turn, scroll to zoom.
 
-# %%
+# %% tags=["hide-input"]
 errors = metrics.materials["position_error_actual_angstrom"].astype(float)
 order = errors.dropna().sort_values().index
 before, after = chosen.to_structures(), reconstruction.crystals.to_structures()
@@ -211,14 +217,14 @@ typical, worst = order[len(order) // 2], order[-1]
 print(f"{chosen.ids[typical]}: position error {errors[typical]:.3f} Å")
 reconstruction_view(before[typical], after[typical])
 
-# %%
+# %% tags=["hide-input"]
 print(f"{chosen.ids[worst]}: position error {errors[worst]:.3f} Å")
 reconstruction_view(before[worst], after[worst])
 
 # %% [markdown]
-# ## What to distrust
+# ## The spread of the errors
 
-# %%
+# %% tags=["hide-input"]
 figure = error_distribution(
     metrics.materials,
     title=f"{crystals.label}, {split} split, n = {len(chosen)}",
@@ -231,9 +237,36 @@ figure
 # %% [markdown]
 # *Left: position error of each crystal. Right: atoms detected against atoms in the cell; the area of a dot is the number of crystals.*
 #
-# - A mean over all atoms is made by the tail: most crystals are much better than it, and a few are lost.
+# ## What to distrust
+#
+# - A mean over all atoms is made by the tail: most crystals are much better than it, and a few have failed.
+# - The reconstruction is computed on this page, and the recorded errors were computed on another machine. The last digits of a field differ between processors, so a crystal on the edge of a tolerance may match on one and not on the other.
 # - Distances do not see periodic images, as published: an atom found at the other end of the cell counts as wrong although the crystal is the same. The match rate, which knows about periodicity, is the second opinion.
 # - The latent vector is made from the very crystal that is reconstructed. This page says how much of a crystal the vector holds, not whether a new crystal can be invented.
+#
+# ## Exercises
+#
+# **1.** The oracle decodes the true fields and is still not perfect for some datasets. Which of the five steps can lose an atom even then?
+#
+# :::{dropdown} Solution
+# Step 4: two atoms nearer to each other than the radius of 0.5 Å become one, and an atom that gathers fewer than ten particles is rejected, which happens in crowded cells or at the border of the box. [](sensitivity) changes both numbers.
+# :::
+#
+# **2.** An atom sits at the origin, its detected twin at the opposite corner of the cell. What do the position error and the match rate say?
+#
+# :::{dropdown} Solution
+# The position error, which knows no periodic images, counts the distance to the nearest detected atom, up to a cell diagonal. StructureMatcher knows that the two are the same site, so the crystal matches. That is why both are in the table.
+# :::
+#
+# **3.** Decode with twice the grid interval and compare the errors and the time.
+#
+# :::{dropdown} Solution
+# ```
+# nesf reconstruct lcs6 my.cif --out usual/
+# nesf reconstruct lcs6 my.cif --out coarse/ --decode grid_interval=1.0 --decode min_particles=2
+# ```
+# Eight times fewer particles start, so fewer gather at each atom: without a smaller `min_particles` true atoms are rejected.
+# :::
 #
 # ## Summary
 #

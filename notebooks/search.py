@@ -17,20 +17,20 @@
 #
 # **Question.** How was the network of the paper found, and does the same search find it again?
 #
-# For whoever wants to repeat Supplementary Note 7, or to search for a network for data of their own. Nothing is trained on this page: it shows the steps, which are data of the package, and reads what is recorded of them.
+# Read this page if you want to repeat Supplementary Note 7, or to search for a network for your own data. Nothing is trained on this page: it shows the steps, which are data of the package, and reads what is recorded of them.
 # Another folder of runs, for example of your cluster: `papermill notebooks/search.ipynb out.ipynb -p results DIR -p searched lcs6`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 searched: str = ""  # one dataset only; empty: starter and lcs6
 out: str = ""  # folder for figures and their data; empty: none are written
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 from nesf_studies.page import check_parameters
 
 check_parameters(globals())
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 from pathlib import Path
 
@@ -56,7 +56,7 @@ from nesf_studies.style import save
 # %% [markdown]
 # ## The rule
 #
-# Eight steps. In each, every candidate is trained on LCS6Å and scored on its **validation** crystals; the one with the lowest error in the number of atoms wins, and where that is equal, the one with the lower position error (actual). The winner is the start of the next step. The lines that are it:
+# Eight steps. In each, every candidate is trained on LCS6Å and scored on its **validation** crystals; the one with the lowest error in the number of atoms wins, and where that is equal, the one with the lower position error (actual). The winner is the start of the next step. In code:
 #
 # ```python
 # ranked = recorded.sort_values(["number_of_atoms_error_percent", "position_error_actual_angstrom"])
@@ -98,7 +98,7 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 # %% [markdown]
 # ## How it is run
 #
-# Each candidate is a labelled run of the [workflow](../workflow), so what is recorded already is not run again. There are two ways to go.
+# Each candidate is a labelled run of the [workflow](../workflow), so what is recorded already is not run again. There are two ways to run them.
 #
 # **Side by side.** Each step starts from what the paper adopted in the steps before, so nothing waits, and a cluster runs all candidates at once. This asks of every step: would it be decided as in the paper?
 #
@@ -120,7 +120,7 @@ print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 #
 # ## What is recorded
 
-# %%
+# %% tags=["hide-input"]
 runs = all_runs(Path(results) if results else RESULTS)
 names = [searched] if searched else ["starter", "lcs6"]
 tables = {name: candidates(runs, name) for name in names}
@@ -183,12 +183,12 @@ for name in names:
 pd.DataFrame({name: decisions(table) for name, table in tables.items()}).T
 
 # %% [markdown]
-# *«By lot»: how often it would win if the winners were drawn.*
+# *"Expected by chance": how often it would win if the winners were drawn at random.*
 #
-# At small size the search agrees with the paper where the paper's choice is also the one that learns fastest: the loss weights, and the deepest position decoder, without which twenty epochs are lost. It differs where a short training asks for something else than a long one: a higher learning rate, small batches (more
+# At small size the search agrees with the paper where the paper's choice is also the one that learns fastest: the loss weights, and the deepest position decoder. It differs where a short training asks for something else than a long one: a higher learning rate, small batches (more
 # steps in as many epochs), a smaller latent vector. So nothing here speaks against the paper's choices; only the runs on LCS6Å could.
 #
-# «The final step (step 8) is to retune some hyperparameters but it could not improve the performance.» (Supplementary Note 7) To be compared when step 8 is recorded for LCS6Å; the table above says how much of it is.
+# "The final step (step 8) is to retune some hyperparameters but it could not improve the performance." (Supplementary Note 7) To be compared when step 8 is recorded for LCS6Å; the table above says how much of it is.
 #
 # ## What a trivial method scores
 #

@@ -17,12 +17,12 @@
 #
 # **Question.** How does a network learn a field that stands for a crystal, and how good is it after one minute on an ordinary computer?
 #
-# For whoever wants to train a model of their own: this page trains, reconstructs the test crystals and computes the paper's metrics. It was executed with the parameters below when the book was built, so its numbers are those of a
-# **short** training; what a full one reaches is read from recorded runs and marked as such.
+# Read this page if you want to train a model of your own. It trains, reconstructs the test crystals and computes the paper's metrics. The training runs when the book is built, so its numbers are those of a
+# **short** training. What a full one reaches is read from recorded runs and marked as such.
 #
 # With another dataset: `papermill notebooks/train.ipynb out.ipynb -p dataset lcs6 -p minutes 60 -p small_steps False -p out runs/lcs6`, or without a notebook `nesf run lcs6 --preset cpu --out runs/lcs6`.
 
-# %% tags=["parameters"]
+# %% mystnb={"code_prompt_show": "Parameters of this page"} tags=["parameters", "hide-input"]
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -33,13 +33,13 @@ seed: int = 0  # of the weights, the batches and the queries
 small_steps: bool = True  # small batches, few points: best for some minutes
 out: str = ""  # folder for weights and results; empty: a temporary one
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 import nesf.config
 from nesf_studies.page import check_parameters
 
 check_parameters(globals(), preset=tuple(nesf.config.PRESETS))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 # %matplotlib inline
 import inspect
 import tempfile
@@ -63,7 +63,7 @@ from nesf_studies.scores import loss_curves
 from nesf_studies.tables import metrics_table, recorded_summaries
 from nesf_studies.trials import changes_table, config_table
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 folder = Path(out or tempfile.mkdtemp(prefix="nesf-train-"))
 print({split: len(part) for split, part in crystals.splits.items()})
@@ -72,11 +72,9 @@ print({split: len(part) for split, part in crystals.splits.items()})
 # ## The loss
 #
 # A batch of crystals is encoded to latent vectors $\mathbf{z}$. At query points around their atoms and all over their cells the position field must give the vector to the nearest atom, the species field its element, and two small
-# networks the lengths and angles of the cell (Eq. 2):
+# networks the lengths and angles of the cell. The loss is the weighted sum of these four errors (Equation {eq}`loss`; Eq. 2 of the paper). It is minimised with Adam {cite}`kingma2015`, in PyTorch {cite}`paszke2019`.
 #
-# $$L = \lambda_{\text{pos}} L_{\text{pos}} + \lambda_{\text{spe}} L_{\text{spe}} + \lambda_{\text{len}} L_{\text{len}} + \lambda_{\text{ang}} L_{\text{ang}}$$
-#
-# The function that computes it, `nesf.training.losses`:
+# The function that computes the loss is `nesf.training.losses`:
 
 # %% tags=["hide-input"]
 Markdown(f"```python\n{inspect.getsource(losses)}```")
@@ -84,9 +82,9 @@ Markdown(f"```python\n{inspect.getsource(losses)}```")
 # %% [markdown]
 # ## Choices
 #
-# Everything is a field of `nesf.config.Config`, with unit and source in its comment. This is where the presets and this page differ: for one minute, many small steps with few points are better than few large ones.
+# Every choice is a field of `nesf.config.Config`, with unit and source in its comment ([all of them](../api.md)). The table shows where the presets and this page differ; lengths are in ångström, and 0 for `n_position` and `n_species` means every grid point. For one minute, many small steps with few points are better than few large ones.
 
-# %%
+# %% tags=["hide-input"]
 run = runs.Run(crystals.name, preset=preset, seed=seed, fold=crystals.fold)
 config = run.config()
 if small_steps:
@@ -104,7 +102,7 @@ config_table({**PRESETS, "this page": config})
 # %% [markdown]
 # ## Training
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 result = runs.train(
     run,
     crystals,
@@ -124,7 +122,7 @@ print(
     f"{result.model.info['minutes']:.1f} minutes; weights and log are in {folder.name}/"
 )
 
-# %%
+# %% tags=["hide-input"]
 log = pd.read_csv(folder / "log.csv")
 loss_curves(
     log, title=f"{crystals.label}, preset {preset}, seed {seed} (this page)"
@@ -133,12 +131,12 @@ loss_curves(
 # %% [markdown]
 # *The loss and its four parts, without their weights: means over an epoch of training batches (line), and the whole validation split with always the same queries (markers).*
 #
-# ## What it is worth
+# ## How good is it?
 #
-# Every crystal of the test split is encoded, and reconstructed from its latent vector alone (the [next page](reconstruction) shows how). Beside it stand two predictors that need no network: *copy* takes the training crystal
+# Every crystal of the test split is encoded, and reconstructed from its latent vector alone ([Reconstruction](reconstruction) shows how). Beside it stand two predictors that need no network: *copy* takes the training crystal
 # nearest in composition and cell, *constant* always gives the same typical crystal.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 runs.reconstruct(folder, crystals, ["test"])
 metrics = runs.evaluate(folder, crystals)["test"]
 print(
@@ -149,7 +147,7 @@ print(
 )
 print("files:", *sorted(p.name for p in folder.iterdir()))
 
-# %%
+# %% tags=["hide-input"]
 train_split, test = crystals.split("train"), crystals.split("test")
 summaries = {
     "this page": metrics.summary,
@@ -159,13 +157,13 @@ summaries = {
 metrics_table(summaries, dataset=crystals.name)
 
 # %% [markdown]
-# *Errors on the test split, lower is better unless said otherwise; number of seeds: 1. «Actual»: mean over the atoms of the true crystal, «detected»: over the atoms found.*
+# *Errors on the test split, lower is better unless said otherwise; number of seeds: 1. "Actual": mean over the atoms of the true crystal, "detected": over the atoms found.*
 #
 # ## A longer training
 #
 # The recorded run of this dataset, where the repository has one. Its command is printed; expect your own loss to look like this.
 
-# %%
+# %% tags=["hide-input"]
 try:
     recorded = read_run(recorded_run(crystals.name, fold=crystals.fold))
 except DataError as error:
@@ -188,18 +186,18 @@ else:
 # %% [markdown]
 # ## The paper's data
 #
-# The recorded run of seed 0 on LCS6Å with the preset `cpu` (`nesf run lcs6`), test split, beside the paper's own numbers, which are means over ten seeds. [Table 1](table1) has the other seeds and datasets, and what of it differs from the paper.
+# The recorded run of seed 0 on LCS6Å with the preset `cpu` (`nesf run lcs6`), test split, beside the paper's own numbers, which are means over ten seeds. [Table 1](table1) has the other seeds and datasets, and says where they differ from the paper.
 
-# %%
+# %% tags=["hide-input"]
 metrics_table(recorded_summaries("lcs6"), dataset="lcs6")
 
 # %% [markdown]
 # *LCS6Å, test split, one seed.*
 #
-# How the preset was chosen: short trainings on LCS6Å, compared on its **validation** split, with the settings in which they differ (`global_share`: share of the position queries drawn all over the box; `early_stopping`: the weights of the lowest validation loss are kept). They shared two processor cores with
+# How the preset was chosen: trainings on LCS6Å, compared on its **validation** split, with the settings in which they differ (`global_share`: share of the position queries drawn all over the box; `early_stopping`: the weights of the lowest validation loss are kept). They shared two processor cores with
 # other work, so their minutes compare only roughly.
 
-# %%
+# %% tags=["hide-input"]
 recipes = all_runs(RESULTS)
 whole = [r for r in recipes if not r.run["preset"].startswith("trial-80-")]
 changes_table(whole, "lcs6").T
@@ -210,6 +208,30 @@ changes_table(whole, "lcs6").T
 # - The first curves are those of a minute. The number of epochs is planned from the speed of the machine, so the numbers above change from machine to machine; the recorded ones do not.
 # - The species term of the validation loss stops falling long before the training ends; in the longer trainings on LCS6Å it even rises, while the decoded errors still fall: the network becomes too sure of itself. A lower loss is not a better crystal.
 # - One seed. The paper gives the mean and the spread of ten.
+#
+# ## Exercises
+#
+# **1.** The position field is trained on random points, never on a list of atoms. Why does no step of the training have to match the atoms of the input with the atoms of the output?
+#
+# :::{dropdown} Solution
+# A query point has one right answer: the vector to its nearest atom. That answer does not depend on the order of the atoms, so there is nothing to match. A network that listed atoms would first have to be told which of its outputs stands for which atom.
+# :::
+#
+# **2.** Train with the species weight at a tenth of its value and compare the species errors.
+#
+# :::{dropdown} Solution
+# ```
+# nesf run starter --minutes 2 --out runs/usual
+# nesf run starter --minutes 2 --out runs/light --set training.weight_species=0.1 --label light
+# ```
+# Both commands print the errors of the validation and test split. [](differences) has the same comparison for LCS6Å, recorded. One seed each: repeat with `--seed 1` before you believe a small difference.
+# :::
+#
+# **3.** The loss of a constant answer. What does the cross-entropy of the species field become if the network gives each of $A$ elements the same probability, and where is that value in the curves above?
+#
+# :::{dropdown} Solution
+# $-\ln(1/A) = \ln A$; for 80 elements $\ln 80 \approx 4.4$. An untrained network starts near it (with fewer elements in a dataset, lower), which is a check that a training starts as it should.
+# :::
 #
 # ## Summary
 #

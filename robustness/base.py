@@ -76,7 +76,7 @@ def make(folder: Path) -> Base:
 
     from nesf.data import load
     from nesf.data.dataset import Dataset, save_dataset
-    from nesf.data.rules import RULES_FOLDER
+    from nesf_build.rules import RULES_FOLDER
 
     base, starter = Base(folder), load("starter")
     counts = {"train": 12, "val": 3, "test": 3}

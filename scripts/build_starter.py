@@ -39,8 +39,8 @@ from pymatgen.core import Composition, Element, Species, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from nesf.crystals import Crystals, concatenate
-from nesf.data.dataset import Dataset, save_dataset
-from nesf.data.rules import Count, load_rules, select, split
+from nesf.data.dataset import Dataset, save_dataset, split
+from nesf_build.rules import Count, load_rules, select
 
 SEED = 0
 FOLDER = Path(__file__).parents[1] / "nesf" / "data" / "starter_dataset"
@@ -346,7 +346,7 @@ def starter() -> Dataset:
             {"rule": c.rule, "before": c.before, "after": c.after} for c in [distinct, *counts]
         ],
     }
-    return Dataset("starter", split(crystals, seed=SEED), provenance=provenance)
+    return Dataset("starter", split(crystals, seed=SEED)[0], provenance=provenance)
 
 
 def main() -> None:

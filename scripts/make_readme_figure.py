@@ -1,7 +1,7 @@
-"""Draw book/images/overview.png.
+"""Draw book/images/overview.png and the film book/_static/field.svg.
 
 One test crystal of `starter`, a slice of the position field that the recorded model gives for it,
-its reconstruction.
+its reconstruction; the film follows the particles of a crystal with many atoms in one plane.
 
 python scripts/make_readme_figure.py [RUN]      RUN: a run folder; by default the recorded one
 """
@@ -18,15 +18,19 @@ from nesf.crystals import Crystals
 from nesf.decode import reconstruct
 from nesf.metrics import evaluate
 from nesf.saved import TrainedModel
-from nesf_studies.fields import learned_field, overview
+from nesf_studies.fields import best_for_slice, encode_one, learned_field, overview
+from nesf_studies.landing import FRAMES, field_film
 from nesf_studies.page import recorded_run
+from nesf_studies.particles import follow
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "images" / "overview.png"
 
 
 def main() -> None:
     """Draw the figure and write it."""
-    parser = argparse.ArgumentParser(description="Draw book/images/overview.png.")
+    parser = argparse.ArgumentParser(
+        description="Draw the pictures of the README and the first page."
+    )
     parser.add_argument(
         "run",
         type=Path,
@@ -43,6 +47,18 @@ def main() -> None:
         TARGET, dpi=130
     )
     print(f"{TARGET}: {test.ids[i]} from {folder}")
+    film = TARGET.parents[1] / "_static" / "field.svg"
+    flat = test.select([best_for_slice(test)])
+    film.write_text(draw_film(model, flat))
+    print(f"{film}: {flat.ids[0]} from {folder}")
+
+
+def draw_film(model: TrainedModel, crystal: Crystals) -> str:
+    """Return the film of one crystal as SVG."""
+    steps = follow(
+        encode_one(model, crystal), model.box, model.vocabulary, model.config.decoding, FRAMES
+    )
+    return field_film(crystal, steps, learned_field(model, crystal))
 
 
 def choose(actual: Crystals, detected: Crystals) -> int:

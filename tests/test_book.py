@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -18,13 +19,63 @@ from nesf_studies.links import numbers_without_source
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_page_of_the_contents_exists() -> None:
+def pages() -> list[str]:
+    """Pages of the table of contents, in their order."""
     contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    pages = [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]
-    for page in pages:
+    chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    return [contents["root"], *chapters]
+
+
+def test_every_page_of_the_contents_exists() -> None:
+    for page in pages():
         assert any((ROOT / "book" / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")), (
             page
         )
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    assert {path.stem for path in sources} == {page.rpartition("/")[2] for page in pages()}
+    assert len(set(pages())) == len(pages())
+
+
+def test_every_reference_is_cited_and_every_citation_is_a_reference() -> None:
+    entries = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE)
+    assert len(entries) == len(set(entries)) >= 20
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    cited = {
+        key.strip() for keys in re.findall(r"\{cite\}`([^`]+)`", text) for key in keys.split(",")
+    }
+    assert cited == set(entries)
+
+
+def test_plumbing_is_folded_on_the_pages_that_teach() -> None:
+    for name in ("fields", "architecture", "data", "train", "reconstruction"):
+        for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
+            tags = cell.metadata.get("tags", [])
+            assert cell.cell_type != "code" or {"hide-input", "remove-cell"} & set(tags), (
+                cell.source
+            )
+
+
+def test_pages_are_in_plain_quotes() -> None:
+    mine = [
+        *((ROOT / "book").glob("*.md")),
+        *(
+            ROOT / f"notebooks/{n}.py"
+            for n in (
+                "fields",
+                "architecture",
+                "data",
+                "train",
+                "reconstruction",
+                "interpolation",
+                "latent_space",
+                "properties",
+                "search",
+            )
+        ),
+    ]
+    for path in mine:
+        assert not re.search("[«»]|For whoever|lines that are it", path.read_text()), path
 
 
 def test_book_links_to_the_files_at_the_top() -> None:
@@ -83,16 +134,15 @@ def test_sources_load_nothing_from_the_network() -> None:
     for path in sources:
         assert not loaded.search(path.read_text()), path
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
-    assert config["mathjax_path"].startswith("../vendor/") and config["nb_ipywidgets_js"] == {}
+    assert config["html_math_renderer"] == "mathml" and config["nb_ipywidgets_js"] == {}
 
 
 def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureRequest) -> None:
     html = ROOT / "book" / "_build" / "html"
     if not request.config.getoption("--built-book"):
         pytest.skip("needs a built book: make check-book")
-    contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    for chapter in [contents["root"], *(chapter["file"] for chapter in contents["chapters"])]:
-        assert (html / f"{chapter}.html").exists(), chapter
+    for page_name in pages():
+        assert (html / f"{page_name}.html").exists(), page_name
     for page in html.rglob("*.html"):
         assert not re.search(
             r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+href=\"https?://",

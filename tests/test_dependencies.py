@@ -35,6 +35,7 @@ FIRST_PARTY = {
     "nesf",
     "nesf_io",
     "nesf_cli",
+    "nesf_build",
     "nesf_icsg3d",
     "nesf_design",
     "nesf_studies",
@@ -53,7 +54,6 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
         "nesf",
         set(),
         {
-            "data/materials_project.py": "materials-project",
             "data/files.py": "ase",
             "export.py": "ase",
             "featurizer.py": "sklearn",
@@ -61,6 +61,7 @@ AREAS: list[tuple[str, set[str], dict[str, str]]] = [
     ),
     ("nesf_io", set(), {"parsers.py": "ase", "readers.py": "ase"}),
     ("nesf_cli", set(), {"doctor.py": "completion"}),
+    ("nesf_build", set(), {"materials_project.py": "materials-project"}),
     ("nesf_icsg3d", set(), {"segmentation.py": "icsg3d"}),
     ("nesf_design", {"design"}, {}),
     ("nesf_studies", {"book"}, {}),

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("nesf_io", "nesf", "nesf_icsg3d", "nesf_design", "nesf_studies", "nesf_cli")
+PACKAGES = (
+    "nesf_io",
+    "nesf",
+    "nesf_build",
+    "nesf_icsg3d",
+    "nesf_design",
+    "nesf_studies",
+    "nesf_cli",
+)
 DOOR = "nesf.__main__"  # of torchrun: hands over to the command line
 # at 100 columns; 400 and 60 at 150
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 540, 90, 8

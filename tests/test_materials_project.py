@@ -20,8 +20,8 @@ from pymatgen.core import Lattice, Structure
 from nesf.crystals import Crystals, concatenate
 from nesf.data import load
 from nesf.data.dataset import load_packed
-from nesf.data.materials_project import CHUNK, build, prefilter
-from nesf.data.rules import Rules, frequent_elements, load_rules, rule_sets, select, split_by_rules
+from nesf_build.materials_project import CHUNK, build, prefilter
+from nesf_build.rules import Rules, frequent_elements, load_rules, rule_sets, select, split_by_rules
 from nesf_io.errors import ConfigError, DataError, NesfError
 
 KEY = "k" * 32
@@ -195,7 +195,7 @@ def test_lcs6_rules_end_to_end(serve, tmp_path: Path) -> None:
 def test_pages_are_put_together_without_loss(
     serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nesf.data.materials_project.CHUNK", 10)
+    monkeypatch.setattr("nesf_build.materials_project.CHUNK", 10)
     assert CHUNK > 10
     server = serve(small_cells())
     dataset = load_packed(build_from(server, tmp_path, load_rules("lcs6")))
@@ -206,7 +206,7 @@ def test_pages_are_put_together_without_loss(
 def test_an_interface_that_stops_short_is_noticed(
     serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nesf.data.materials_project.CHUNK", 10)
+    monkeypatch.setattr("nesf_build.materials_project.CHUNK", 10)
     server = serve(small_cells())
     empty = json.dumps({"data": [], "meta": {"total_doc": 27}}).encode()
     server.spoil = lambda path, query: (200, empty) if query.get("_skip") == "20" else None

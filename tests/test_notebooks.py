@@ -25,7 +25,17 @@ WITH_DATASET = [
     p
     for p in NOTEBOOKS
     if p.stem
-    not in ("benchmark", "consistent", "differences", "errors", "search", "speed", "table1")
+    not in (
+        "benchmark",
+        "consistent",
+        "design",
+        "differences",
+        "errors",
+        "sampling",
+        "search",
+        "speed",
+        "table1",
+    )
 ]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -68,6 +78,8 @@ def test_the_pages_exist() -> None:
         "differences",
         "consistent",
         "benchmark",
+        "sampling",
+        "design",
     } <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 

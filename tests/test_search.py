@@ -203,7 +203,7 @@ def test_the_papers_choices_and_the_spread_of_seeds_are_counted() -> None:
         "steps recorded": 2,
         "with the paper's choice": 2,
         "the paper's choice wins": 1,
-        "expected by lot": pytest.approx(1 / 9 + 1 / 3),
+        "expected by chance": pytest.approx(1 / 9 + 1 / 3),
     }
     spread = seed_spread(runs)
     assert spread.index.tolist() == [("starter", UNCHANGED)] and spread.iloc[0].tolist() == [

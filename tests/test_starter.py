@@ -14,7 +14,7 @@ import pytest
 from nesf.crystals import Crystals, concatenate
 from nesf.data import STARTER_FOLDER, load
 from nesf.data.dataset import Dataset, save_dataset
-from nesf.data.rules import load_rules, split_by_rules
+from nesf_build.rules import load_rules, split_by_rules
 from nesf_studies.audit import find_near_duplicates
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "build_starter.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from pymatgen.core import Lattice, Structure
 
+import nesf
 from nesf.crystals import Crystals
 from nesf_io.errors import DataError
 from nesf_studies import viewer
@@ -64,13 +66,13 @@ def test_view_holds_every_atom_the_cell_and_a_picture() -> None:
     assert np.allclose(drawn["cell"], 3.9 * np.eye(3)) and library == viewer.LIBRARY
     edges = cell_edges(PEROVSKITE.lattice.matrix)
     assert len(edges) == 12 and np.allclose(np.linalg.norm(edges[:, 1] - edges[:, 0], axis=1), 3.9)
-    assert "data:image/png;base64,iVBOR" in html and "SrTiO3" in html
+    assert "data:image/png;base64,iVBOR" in html and "SrTiO₃" in html
     assert not re.search(r"https?://", html)
 
 
 def test_before_and_after_with_nothing_detected() -> None:
     html = viewer.reconstruction_view(PEROVSKITE, NOTHING).data
-    assert "before: SrTiO3, 5 atoms" in html and "after: nothing detected, 0 atoms" in html
+    assert "before: SrTiO₃, 5 atoms" in html and "after: nothing detected, 0 atoms" in html
     assert html.count('src="data:image/png') == 2
 
 
@@ -186,6 +188,12 @@ def test_script_draws_atoms_edges_and_titles() -> None:
         12,
     ]  # the largest, the first, the second
     assert done["slider"]["texts"] == {"text": "two"}
+    assert drawn["letters"] == with_border_images(PEROVSKITE).get_chemical_symbols()
+    for page in done.values():
+        assert page["turns"] == [0, 0, 0, 1, 1, 1] and page["mouse"] == "none"
+        assert (
+            page["said"]["role"] == "application" and "Escape leaves" in page["said"]["aria-label"]
+        )
     first, second = done["choice"]["viewers"]
     assert [int(m.split()[0]) for m in first["models"] + second["models"]] == [15, 15]
     assert done["choice"]["texts"] == {"0-title": "<none>", "1-title": "y"}
@@ -194,14 +202,19 @@ def test_script_draws_atoms_edges_and_titles() -> None:
 # A browser in which an element remembers its text and its listeners, and a 3Dmol.js that counts.
 BROWSER = """
 const elements = {}, viewers = [], texts = {};
-const get = (id) => (elements[id] ||= { id, value: 0, style: {}, clientWidth: 2, clientHeight: 1, on: {},
+const get = (id) => (elements[id] ||= { id, value: 0, style: {}, clientWidth: 2, clientHeight: 1, on: {}, said: {},
   addEventListener(name, f) { this.on[name] = f; },
+  getAttribute: () => "a crystal", setAttribute(name, value) { this.said[name] = value; },
+  appendChild() {}, contains: () => false, querySelector: (name) => get(id + "." + name),
   set textContent(text) { texts[id.split("-").slice(2).join("-")] = text; } });
-const document = { getElementById: get, createElement: () => ({ getContext: () => ({ getExtension: () => null }) }) };
+const document = { getElementById: get, addEventListener() {},
+  createElement: () => ({ ...get("made"), style: {}, getContext: () => ({ getExtension: () => null }) }) };
 const $3Dmol = { createViewer() {
-  const v = { models: [], edges: [] };
+  const v = { models: [], edges: [], letters: [], turns: 0 };
   viewers.push(v);
   return new Proxy({}, { get: (_, name) => (value) => {
+    if (name === "addLabel") v.letters.push(value);
+    if (name === "rotate") v.turns += 1;
     if (name === "addModel") { v.models.push(value); v.edges.push(0); }
     if (name === "addCylinder") v.edges[v.edges.length - 1] += 1;
   } });
@@ -213,18 +226,55 @@ setTimeout(function () {
   const control = Object.values(elements).find((e) => e.on.input || e.on.change);
   control.value = 1;
   (control.on.input || control.on.change)();
-  console.log(JSON.stringify({ viewers, texts }));
+  // the keys turn a view only after Enter, and not after Escape
+  const view = Object.values(elements).find((e) => e.on.keydown), turns = [viewers[0].turns];
+  for (const key of ["ArrowLeft", "Enter", "ArrowLeft", "Escape", "ArrowLeft"]) {
+    view.on.keydown({ key, preventDefault() {} });
+    turns.push(viewers[0].turns);
+  }
+  const mouse = elements[view.id + ".canvas"].style.pointerEvents;
+  console.log(JSON.stringify({ viewers, texts, turns: turns.map((n) => n - turns[0]), mouse, said: view.said }));
 }, 20);
 """
 
 
 def test_nglview_gets_the_atoms_and_the_cell() -> None:
     pytest.importorskip("nglview")
+    (stage,) = nesf.view(PEROVSKITE).stages
     # what the widget asks of the browser
-    load, show_cell = viewer.show_nglview(PEROVSKITE)._ngl_msg_archive
+    load, show_cell, _sync = stage._ngl_msg_archive
     lines = load["args"][0]["data"].splitlines()
     assert sum(line.startswith(("ATOM", "HETATM")) for line in lines) == 15
     (cell,) = (line.split() for line in lines if line.startswith("CRYST1"))
     assert [float(x) for x in cell[1:7]] == [3.9, 3.9, 3.9, 90, 90, 90] and "unitcell" in show_cell[
         "args"
     ]
+
+
+def test_view_in_a_notebook_is_pairs_with_linked_cameras_and_a_still_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("nglview")
+    monkeypatch.delenv("NESF_READS", raising=False)
+    named = PEROVSKITE.copy()
+    named.properties["id"] = "a<b"
+    shown = nesf.view([named, PEROVSKITE], [PEROVSKITE, named])
+    assert [len(row.children) for row in shown.children] == [2, 2] and len(shown.stages) == 4
+    assert shown.children[0].children[0].children[0].value == "a&lt;b: SrTiO₃"
+    for stage in shown.stages:
+        link = stage._ngl_msg_archive[-1]
+        others = {other._model_id for other in shown.stages if other is not stage}
+        assert link["methodName"] == "setSyncCamera" and others == set(link["args"][0])
+    bundle = shown._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == shown._model_id
+    monkeypatch.setenv("NESF_READS", "x")  # the book is built: a page holds no widget
+    assert set(shown._repr_mimebundle_()) == {"image/png"}
+
+
+def test_view_refuses_what_it_cannot_pair() -> None:
+    pytest.importorskip("nglview")
+    with pytest.raises(DataError, match="2 structures and 1 others"):
+        nesf.view([PEROVSKITE, PEROVSKITE], [PEROVSKITE])
+    with pytest.raises(DataError, match="at least one"):
+        nesf.view([])

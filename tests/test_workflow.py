@@ -52,6 +52,9 @@ class Place:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT / "workflow" / "plugins"), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         profiles = (
             ["--profile", str(ROOT / "workflow" / "profiles" / profile)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -191,3 +192,49 @@ def load_packed(folder: Path) -> Dataset:
     if dataset.hash() != description["hash"]:
         raise DataError(f"{folder}: content does not match the hash in dataset.json; {REMEDY}")
     return dataset
+
+
+def split(
+    crystals: Crystals,
+    *,
+    seed: int,
+    test_fraction: float = 0.05,
+    val_fraction: float = 0.05,
+    folds: int | None = None,
+) -> list[dict[str, Crystals]]:
+    """Split as the paper does (Section 4.1), once, or once a fold: {"train", "val", "test"} each.
+
+    Shuffled; test, then validation, train the rest. The fractions are read from the official
+    release and give the paper's counts: 6005 → 5418 / 286 / 301 (LCS6Å), 100 → 90 / 5 / 5
+    (YBCO-like), 7194 → 6492 / 342 / 360 (ICSG3D). In fold K of a cross-validation part K of the
+    shuffled materials is test and the next part validation, so that each material is in one test
+    set.
+
+    Raises:
+        DataError: too few materials for a training set, or for the folds.
+    """
+    n, order = len(crystals), np.random.default_rng(seed).permutation(len(crystals))
+    if folds is not None:
+        if n < folds:
+            raise DataError(
+                f"{n} materials are too few for {folds} folds; loosen the rules or ask for fewer folds"
+            )
+        parts = np.array_split(order, folds)
+        held_out = [(parts[k], parts[(k + 1) % folds]) for k in range(folds)]
+    else:
+        # 1e-9: 0.05 * 100 must give 5 whatever the rounding of the product
+        n_test = math.ceil(test_fraction * n - 1e-9)
+        n_val = math.ceil(val_fraction * (n - n_test) - 1e-9)
+        if n < n_test + n_val + 1 or n_test == 0 or n_val == 0:
+            raise DataError(
+                f"{n} crystals are too few to split into train, validation and test; give at least 3, or loosen the rules"
+            )
+        held_out = [(order[:n_test], order[n_test : n_test + n_val])]
+    return [
+        {
+            "train": crystals.select(order[~np.isin(order, np.concatenate([test, val]))]),
+            "val": crystals.select(val),
+            "test": crystals.select(test),
+        }
+        for test, val in held_out
+    ]

@@ -22,8 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nesf.crystals import Crystals
-from nesf.data.dataset import SPLITS, Dataset, needs_extra
-from nesf.data.rules import split
+from nesf.data.dataset import SPLITS, Dataset, needs_extra, split
 from nesf_io.errors import ConfigError, DataError
 from nesf_io.parsers import from_atoms, reason_against
 from nesf_io.readers import (
@@ -139,7 +138,7 @@ def read(
     (crystals, skipped, notes), splits = _read(paths, cell, skip_bad, column)
     own = shown(Path(first).resolve().name)
     if splits is None:
-        parts = split(crystals, seed=seed)
+        (parts,) = split(crystals, seed=seed)
     else:
         parts = {s: crystals.select(np.flatnonzero(np.array(splits) == s)) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(parts[s])]:

@@ -53,6 +53,7 @@ class Page {
     this.camera = new Camera();
     this.scenes = Object.fromEntries(["input", "particles", "decoded", "hover"].map((n) => [n, new Scene(part(`view-${n}`), this.camera, this.elements)]));
     this.moves = [];
+    this.clicked = null;
     this.listen();
     this.explore();
   }
@@ -111,6 +112,7 @@ class Page {
       await this.ready;
       const { crystal } = await this.ask({ task: "cif", text: await file.text() });
       this.chosen([]);
+      this.clicked = null;
       const foreign = crystal.numbers.filter((z) => !this.about.vocabulary.includes(z));
       if (foreign.length) throw new Error(`${this.elements[foreign[0]].symbol} is not among the ${this.about.vocabulary.length} elements that this model has learned, so the crystal cannot be encoded.`);
       await this.reconstruct(crystal, `${escaped(file.name)}${crystal.notes.map((n) => ` (${n})`).join("")}`);
@@ -283,9 +285,11 @@ class Page {
     this.map.draw();
   }
 
-  // A point of the map: the first one is reconstructed, with the second one the line is walked.
+  // A point of the map: the first one is reconstructed, with the second one the line is walked. A crystal
+  // that was not taken from the map or the search (`alone`) begins no line.
   async take(i, alone = false) {
-    const ends = alone || this.map.ends.length !== 1 || this.map.ends[0] === i ? [i] : [this.map.ends[0], i];
+    const walks = !alone && this.clicked !== null && this.clicked !== i, ends = walks ? [this.clicked, i] : [i];
+    this.clicked = alone || walks ? null : i;
     this.chosen(ends);
     try {
       if (ends.length === 1) await this.reconstruct(this.atlas.crystal(i), this.described(i));

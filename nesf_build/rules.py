@@ -16,6 +16,7 @@ import numpy as np
 
 from nesf.config import as_json
 from nesf.crystals import Crystals
+from nesf.data.dataset import split
 from nesf.files import read_json
 from nesf.forms import Range, from_values
 from nesf_io.errors import ConfigError, DataError
@@ -208,47 +209,12 @@ def frequent_elements(crystals: Crystals, fraction: float) -> np.ndarray:
     return elements[np.lexsort((elements, -counts))][: int(fraction * len(elements) + 1e-9)]
 
 
-def split(crystals: Crystals, *, seed: int) -> dict[str, Crystals]:
-    """Split as the paper does (Section 4.1): `split_by_rules` with the default fractions.
-
-    They are read from the official release and give the paper's counts: 6005 → 5418 / 286 / 301
-    (LCS6Å), 100 → 90 / 5 / 5 (YBCO-like), 7194 → 6492 / 342 / 360 (ICSG3D).
-    """
-    return split_by_rules(crystals, Rules(), seed=seed)[0]
-
-
 def split_by_rules(crystals: Crystals, rules: Rules, *, seed: int) -> list[dict[str, Crystals]]:
-    """Split as the rules say, once, or once a fold: {"train", "val", "test"} each.
-
-    Shuffled; test, then validation, train the rest (Section 4.1). In fold K of a cross-validation
-    part K of the shuffled materials is test and the next part validation, so that each material is
-    in one test set.
-
-    Raises:
-        DataError: too few materials for a training set, or for the folds.
-    """
-    n, order = len(crystals), np.random.default_rng(seed).permutation(len(crystals))
-    if rules.folds is not None:
-        if n < rules.folds:
-            raise DataError(
-                f"{n} materials are too few for {rules.folds} folds; loosen the rules or ask for fewer folds"
-            )
-        parts = np.array_split(order, rules.folds)
-        held_out = [(parts[k], parts[(k + 1) % rules.folds]) for k in range(rules.folds)]
-    else:
-        # 1e-9: 0.05 * 100 must give 5 whatever the rounding of the product
-        n_test = math.ceil(rules.test_fraction * n - 1e-9)
-        n_val = math.ceil(rules.val_fraction * (n - n_test) - 1e-9)
-        if n < n_test + n_val + 1 or n_test == 0 or n_val == 0:
-            raise DataError(
-                f"{n} crystals are too few to split into train, validation and test; give at least 3, or loosen the rules"
-            )
-        held_out = [(order[:n_test], order[n_test : n_test + n_val])]
-    return [
-        {
-            "train": crystals.select(order[~np.isin(order, np.concatenate([test, val]))]),
-            "val": crystals.select(val),
-            "test": crystals.select(test),
-        }
-        for test, val in held_out
-    ]
+    """Split as the rules say (`nesf.data.dataset.split`), once, or once a fold."""
+    return split(
+        crystals,
+        seed=seed,
+        test_fraction=rules.test_fraction,
+        val_fraction=rules.val_fraction,
+        folds=rules.folds,
+    )

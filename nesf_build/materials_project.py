@@ -24,8 +24,8 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, default_data_dir, needs_extra, save_dataset
 from nesf.data.files import Entry, Skipped, usable_entries
 from nesf.data.official import check_new_name, packed_folder
-from nesf.data.rules import Rules, select, split_by_rules
 from nesf.outputs import PACKED, WriteOptions, check
+from nesf_build.rules import Rules, select, split_by_rules
 from nesf_io.errors import ConfigError, DataError, NesfError
 from nesf_io.parsers import reason_against
 
@@ -52,7 +52,7 @@ def build(
     """Query the Materials Project, select, split, and write a packed dataset (Section 4.1).
 
     Args:
-        rules: what to select, and how to split (`nesf.data.rules.load_rules`).
+        rules: what to select, and how to split (`nesf_build.rules.load_rules`).
         api_key: 32 characters; None, as for `endpoint`, for mp-api's usual configuration.
         skip_bad: leave out documents that cannot be used and list them in `dataset.json`, instead
             of raising an error.

@@ -1,0 +1,1 @@
+"""Datasets from the Materials Project, selected and split by the paper's rules or by others."""

@@ -1,0 +1,122 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Design, and paths as physics
+#
+# **Question.** Can a latent vector be chosen for a property? And what does a path between two crystals cost in energy?
+#
+# For whoever wants inverse design, the paper's reason for an autoencoder. Nothing is trained or decoded here: the page reads what was recorded by
+#
+# ```
+# nesf analyse design results/icsg3d-recovered/nesf/cpu/seed-0
+# nesf analyse path-energies results/lcs6/nesf/cpu/seed-0 --set paths=results/lcs6/nesf/cpu/seed-0/analysis/interpolation
+# ```
+#
+# With runs of your own: `papermill notebooks/design.ipynb out.ipynb -p design_run DIR -p paths_run DIR`.
+
+# %% tags=["parameters"]
+design_run: str = (
+    ""  # folder of a run with the analysis `design`; empty: the recorded one
+)
+paths_run: str = (
+    ""  # folder of a run with `path-energies`; empty: LCS6Å, preset cpu, seed 0
+)
+out: str = ""  # folder for figures and their data; empty: none are written
+
+# %% tags=["hide-input"]
+from nesf_studies.page import check_parameters
+
+check_parameters(globals())
+
+# %% tags=["hide-input"]
+# %matplotlib inline
+from pathlib import Path
+
+from IPython.display import Markdown, display
+
+from nesf_studies.design import strategies_table, success_chart
+from nesf_studies.page import recorded_run
+from nesf_studies.path_energies import barriers_table, energies_along
+from nesf_studies.record import recorded_analysis
+from nesf_studies.style import save
+
+designed = recorded_analysis(
+    "design",
+    Path(design_run) if design_run else recorded_run("icsg3d-recovered"),
+)
+along = recorded_analysis(
+    "path-energies", Path(paths_run) if paths_run else recorded_run("lcs6")
+)
+
+# %% [markdown]
+# ## Design: rule
+#
+# A Gaussian process learns the property from the latent vectors of at most 1000 training crystals, and says how sure it is. Of many latent vectors drawn from the flow of the page *New crystals*, those are chosen whose predicted value, made worse by one standard deviation, is best. They are settled and decoded.
+#
+# ```
+# nesf design results/perov5-third/nesf/plus/seed-0 --target heat_ref=min --out low/
+# nesf design runs/mine --target band_gap=1.5 --table properties.csv --out gap/
+# ```
+#
+# **What is a success?** The truth of a new crystal is not known. But many are in the dataset, also in the validation and test splits, which neither density nor regression have seen. A designed crystal that StructureMatcher maps onto one of the dataset gets its value. It is *at the goal* if that is as good as in the best 5 % of the training crystals.
+
+# %% tags=["hide-input"]
+parameters = designed.about["parameters"]
+display(
+    Markdown(
+        f"Target: `{parameters['target']}` on {designed.about['dataset']['name']}; {parameters['n']} of {parameters['pool']} latent vectors."
+    ),
+    designed.table("regression").set_index("split").round(3),
+    strategies_table(designed.table("strategies")),
+)
+figure = success_chart(designed.table("strategies"), title=parameters["target"])
+if out:
+    save(figure, Path(out) / "design", designed.table("strategies"))
+display(figure)
+
+# %% [markdown]
+# *Filled: all crystals that are found in the dataset; hollow: those that are not in the training split. Lines: 95 % intervals. Trivial controls: random search, which draws and does not choose, and the best training crystals, which are at the goal by construction and never new.*
+#
+# ## Paths: energy
+#
+# The paper shows paths of Figures 5, 6 and S1 to S4 by formula and lattice. A potential can say what they cost. CHGNet's energy is taken without the part that it gives to each element alone, so that a path on which elements change can be drawn: the *bonding energy*. Beside it the trivial path, which mixes coordinates and cell linearly and switches the elements half-way.
+
+# %% tags=["full-width", "hide-input"]
+frames = along.table("frames")
+figure = energies_along(
+    frames, title="Bonding energy along the paths, by CHGNet"
+)
+if out:
+    save(figure, Path(out) / "path-energies", frames)
+display(figure)
+
+# %% tags=["full-width", "hide-input"]
+barriers_table(along.table("barriers"))
+
+# %% [markdown]
+# *Dots: frames at which the cell's formula changes. Barrier: the largest energy above the straight line between the two ends, and its t; switches: how often the formula changes; a gap in a line: a frame that CHGNet is not asked about, for atoms nearer than 0.5 Å.*
+#
+# ## What to distrust
+#
+# - The regression is asked where it has been told that it is right. Values far from the training crystals are not to be had by it.
+# - Only crystals that somebody has already computed can be looked up. Of those found nowhere nothing is known; they may be better, or nonsense.
+# - Successes are few, so the intervals are wide. Where the training crystals already hold the best values, choosing them is hard to beat, and a design is worth something only if it is new.
+# - A path in the latent space is no reaction path. Atoms of one element turn into another; the barrier says how strained the frames are, not how fast a reaction would be.
+# - The bonding energy depends on what CHGNet gives to each element. Between compositions only its jumps and bumps should be read.
+# - CHGNet never saw most of the mixed frames, and is kindest to what looks like its training data.
+#
+# ## Summary
+#
+# A target is turned into crystals by a regression on z and a decoder; the count beside random search says what the regression adds. Energies along a path show where it strains the crystal, and that elements switch in jumps.

@@ -1,0 +1,210 @@
+"""The book as a site: formulas, figures and tables of a small book, and when a page is executed
+again."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from matplotlib.figure import Figure
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from nesf_studies.reads import Reads, is_current
+from nesf_studies.site import finished, mathml, pruned
+from nesf_studies.style import SMALLEST_TEXT, captioned, inline_svg, subplots, subscripts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MgSnO3 (starter-1426-A_tI4_141_a)", "MgSnO₃ (starter-1426-A_tI4_141_a)"),
+        ("Ca(OH)2 and YBa2Cu3O7", "Ca(OH)₂ and YBa₂Cu₃O₇"),
+        ("Table S1, PC1 and PC2, LCS6Å, ICSG3D", "Table S1, PC1 and PC2, LCS6Å, ICSG3D"),
+        ("I4/mmm, Fm-3m, A15, NeSF, mp-22922, PbS", "I4/mmm, Fm-3m, A15, NeSF, mp-22922, PbS"),
+    ],
+)
+def test_only_formulas_get_subscripts(text: str, expected: str) -> None:
+    assert subscripts(text) == expected
+
+
+def test_formulas_become_mathml_without_a_script() -> None:
+    formula = mathml(r"\mathbf{a} = \operatorname*{arg\,min}_i \lVert f_p \rVert", display=True)
+    assert formula.startswith("<math") and 'display="block"' in formula
+    assert "operatorname" not in formula and "<mo>&#x0002A;</mo>" not in formula
+
+
+def figure() -> Figure:
+    drawn, (ax,) = subplots(1, 6, 3)
+    ax.plot([0, 1], [0, 1], color="black")
+    ax.set_title("CrS2", fontsize=4)
+    return drawn
+
+
+def svg_of(drawn: Figure) -> str:
+    buffer = io.StringIO()
+    drawn.savefig(buffer, format="svg")
+    return buffer.getvalue()
+
+
+def test_a_figure_takes_the_ink_of_the_theme_and_keeps_its_text() -> None:
+    page = inline_svg(svg_of(figure()), "f0", 'what "it" shows')
+    svg = BeautifulSoup(page, "html.parser").svg
+    assert svg is not None and svg["aria-label"] == 'what "it" shows' and svg["role"] == "img"
+    assert "CrS₂" in [text.get_text() for text in svg.find_all("text")]
+    assert "#000000" not in page and "currentColor" in page and "#ffffff" not in page
+    names = re.findall(r' id="([^"]+)"', page)
+    used = set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", page))
+    assert names and all(name.startswith("f0-") for name in names)
+    assert {a or b for a, b in used} <= set(names)
+
+
+def test_no_text_of_a_figure_is_displayed_smaller_than_12_pixels() -> None:
+    page = inline_svg(svg_of(figure()), "f0", "")
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)]
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', page)[1])  # type: ignore[index]
+    least = float(re.search(r"min-width:(\d+)px", page)[1])  # type: ignore[index]
+    assert min(sizes) * least / width >= SMALLEST_TEXT - 0.05
+    assert min(sizes) > 4  # what was asked for is not drawn
+
+
+def test_panels_without_room_go_on_in_the_next_row() -> None:
+    drawn, axes = subplots(5, 15, 3)
+    assert len(axes) == 5 and len(drawn.axes) == 5
+    width, height = drawn.get_size_inches()
+    assert width <= 8.1 and height == pytest.approx(6)
+
+
+def test_caption_is_read_out_and_the_table_lies_in_a_fold() -> None:
+    shown = captioned(
+        figure(), "a < b", table=pd.DataFrame({"x": [1.5]}), name="fig-x", fold="as a table"
+    ).data
+    assert shown is not None
+    page = BeautifulSoup(shown, "html.parser")
+    assert page.svg is not None and page.svg["aria-label"] == "a < b"
+    (fold,) = page.find_all("details")
+    assert fold.summary.get_text() == "as a table" and "1.5" in fold.table.get_text()
+
+
+def test_a_finished_page_loads_no_icons_by_script_and_has_no_empty_headers(tmp_path: Path) -> None:
+    text = finished(
+        '<html><head><script src="_static/sphinx-thebe.js"></script><script>const THEBE_JS_URL = "x"</script></head><body>'
+        f"<article>{pd.DataFrame({'a': [1]}, index=pd.Index(['CrS2'], name='i')).to_html()}<code>CrS2</code></article></body></html>",
+        tmp_path,
+    )
+    page = BeautifulSoup(text, "html.parser")
+    assert not page.find_all("script")
+    assert all(cell.get_text(strip=True) for cell in page.find_all("th"))
+    assert "CrS₂" in page.table.get_text() and page.code.get_text() == "CrS2"  # type: ignore[union-attr]
+
+
+def test_powers_of_ten_are_text_of_one_size() -> None:
+    drawn, (ax,) = subplots(1, 6, 3)
+    ax.set_yscale("log")
+    ax.set_ylim(1e-3, 1e2)
+    page = inline_svg(svg_of(drawn), "f0", "")
+    assert "10⁻³</tspan></text>" in page and "10²</tspan></text>" in page
+    sizes = {float(x) for x in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)}
+    assert min(sizes) > 9
+
+
+def test_styles_of_what_no_page_names_are_left_out() -> None:
+    css = (
+        '@charset "x";/* a } */.a,.b:not(.x) .c,[data-k="1,2"]{color:red}'
+        "@media (min-width:1px){.x{top:0}.a{top:1px}}@font-face{src:url(a)}.x .a{top:0}p{top:0}"
+    )
+    assert pruned(css, {"a", "b", "c"}).split("\n") == [
+        '@charset "x";',
+        '.a,.b:not(.x) .c,[data-k="1,2"]{color:red}',
+        "@media (min-width:1px){.a{top:1px}}",
+        "@font-face{src:url(a)}",
+        "p{top:0}",
+    ]
+
+
+def test_what_is_read_is_seen(tmp_path: Path) -> None:
+    run = tmp_path / "results" / "run"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text("1")
+    (run / "model.safetensors").write_text("weights")
+    (tmp_path / "requirements.lock").write_text("torch")
+    (tmp_path / "other.json").write_text("not read")
+    reads = Reads(tmp_path)
+    (run / "metrics.json").read_text()
+    assert set(reads.hashes()) == {
+        "requirements.lock",
+        "results/run",
+        "results/run/metrics.json",
+        "results/run/model.safetensors",
+    }
+
+
+CONFIG = """
+extensions = ["myst_nb", "nesf_studies.site"]
+html_math_renderer, numfig, nb_execution_mode = "mathml", True, "cache"
+nb_execution_cache_path, nesf_root, nb_execution_raise_on_error = {cache!r}, {root!r}, True
+myst_enable_extensions = ["dollarmath"]
+"""
+PAGE = [
+    new_markdown_cell("# Page\n\nA formula $x_1$ and {numref}`fig-two`.\n\n$$y = 2$$ (eq-y)"),
+    new_code_cell(
+        "from nesf_studies.reads import watch\nfrom nesf_studies.style import captioned, subplots, use_svg\n"
+        "watch(); use_svg()"
+    ),
+    new_code_cell(
+        "%matplotlib inline\nfrom pathlib import Path\n"
+        "print(Path('results/run/metrics.json').read_text())\nfigure, axes = subplots(1, 3, 2)\nfigure"
+    ),
+    new_markdown_cell("*A figure of CrS2.*"),
+    new_code_cell("captioned(figure, 'The second.', name='fig-two')"),
+]
+
+
+def build(book: Path) -> BeautifulSoup:
+    out = book.parent / "out"
+    subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", str(book), str(out)], check=True)
+    return BeautifulSoup((out / "index.html").read_text(), "html.parser")
+
+
+def test_a_small_book(tmp_path: Path) -> None:
+    """Figures are numbered and captioned, and a changed result changes the page."""
+    book = tmp_path / "book"
+    result = book / "results" / "run" / "metrics.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("first result")
+    (book / "conf.py").write_text(CONFIG.format(cache=str(tmp_path / "cache"), root=str(book)))
+    nbformat.write(new_notebook(cells=PAGE), book / "index.ipynb")
+
+    page = build(book)
+    assert "first result" in page.get_text()
+    assert len(page.select("math")) == 2 and not page.select("script[src*=mathjax]")
+    captions = [caption.get_text().strip() for caption in page.select("figcaption")]
+    assert ["A figure of CrS₂." in captions[0], "The second." in captions[1]] == [True, True]
+    assert [c.startswith(f"Fig. {i}") for i, c in enumerate(captions, start=1)] == [True, True]
+    labels = [str(svg["aria-label"]) for svg in page.select("figure svg")]
+    assert "A figure of CrS₂." in labels[0] and labels[1] == "The second."
+    (reference,) = page.select("a[href='#fig-two'] .std-numref")
+    assert reference.get_text() == "Fig. 2"
+    assert not page.select("img[src$='.svg']")
+
+    reads = tmp_path / "cache" / "reads" / "index.json"
+    made = reads.stat().st_mtime_ns
+    assert "first result" in build(book).get_text()
+    assert reads.stat().st_mtime_ns == made  # nothing was executed
+    result.write_text("second result")
+    assert "second result" in build(book).get_text()
+
+
+def test_a_page_whose_reads_are_unknown_or_of_other_code_is_executed(tmp_path: Path) -> None:
+    file = tmp_path / "reads.json"
+    assert not is_current(file, "a", tmp_path)
+    file.write_text('{"code": "a", "read": {}}')
+    assert is_current(file, "a", tmp_path) and not is_current(file, "b", tmp_path)
+    file.write_text('{"code": "a", "read": {"gone.json": "0"}}')
+    assert not is_current(file, "a", tmp_path)
