@@ -16,10 +16,11 @@ from nesf.data.dataset import Dataset, bounding_box
 from nesf.data.files import Cell, Paths, as_crystals, warn_of
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
+from nesf.domain import ModelCell, in_cell
 from nesf.metrics import Metrics
 from nesf.saved import TrainedModel, model_folder
 from nesf.trainer import TrainingResult
-from nesf.trust import ModelCell, in_cell, judged
+from nesf.trust import judged
 from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def reconstruct(
     Args:
         model: a trained model.
         structures: pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
-        cell: cell to encode; auto: the kind that the model was trained on (`nesf.trust.in_cell`).
+        cell: cell to encode; auto: the kind that the model was trained on (`nesf.domain.in_cell`).
         match: run StructureMatcher against the input.
         progress: a progress bar on standard error.
         decoding: parameters of `ReconstructionConfig` that differ from the model's, for example

@@ -6,20 +6,29 @@ It is stored in `model.json`. Within it a reconstruction may be right; outside i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 
-from nesf.crystals import Crystals, lattice_parameters
+from nesf.crystals import Crystals, concatenate, lattice_parameters
 from nesf.data.dataset import Dataset
+from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.forms import Element
+from nesf_io.errors import ConfigError, DataError
+from nesf_io.parsers import standard_cell
 
 # Å and degrees beyond the range that still count as inside: of a crystal that was given, and of a
 # decoded one, whose lattice is a prediction
 GIVEN, DECODED = (0.05, 0.5), (0.5, 5.0)
 SAMPLE = 256  # crystals of the training split whose centring is looked at
 CENTRED = 0.05  # share of centred cells from which a dataset is one of conventional cells
+
+
+ModelCell: TypeAlias = Literal["auto", "as-given", "conventional", "primitive"]
+CELLS = ("auto", "as-given", "conventional", "primitive")
+SAME_LENGTH, SAME_ANGLE = 0.01, 0.1  # Å and degrees; cells that agree to this are one
 
 
 class Domain(TypedDict):
@@ -120,3 +129,50 @@ def _symbols(numbers: set[int]) -> str:
     from pymatgen.core import Element
 
     return ", ".join(Element.from_Z(z).symbol for z in sorted(numbers))
+
+
+def in_cell(given: Crystals, cell: str, domain: Mapping[str, Any]) -> tuple[Crystals, list[str]]:
+    """Return crystals in the cell that a model has learned, and in words what each one's cell is.
+
+    Args:
+        given: in the standard setting.
+        cell: as-given, conventional, primitive; auto: that of the domain, and as given for a
+            crystal for which pymatgen finds none. A crystal that is in this cell stays untouched,
+            with its origin: models learn crystals with several origins, and moving one does harm.
+        domain: the model's (`domain_of`); {} means as-given for auto.
+
+    Raises:
+        ConfigError: there is no such cell.
+        DataError: the asked cell of a crystal cannot be found.
+    """
+    if cell not in CELLS:
+        raise ConfigError(f"cell {cell!r} does not exist; choose from {', '.join(CELLS)}")
+    wanted = domain.get("cell", "as-given") if cell == "auto" else cell
+    if wanted == "as-given" or not len(given):
+        return given, ["as given"] * len(given)
+    parts, notes = [], []
+    for i, (name, structure) in enumerate(zip(given.ids, given.to_structures(), strict=True)):
+        own = given.select([i])
+        try:
+            changed = replace(as_crystals(standard_cell(structure, wanted)), ids=(name,))
+        except DataError as error:
+            if cell != "auto":
+                raise DataError(f"{name}: {error}; give --cell as-given") from None
+            parts.append(own)
+            notes.append(f"as given (no {wanted} cell found)")
+            continue
+        same = _same(own, changed)
+        parts.append(own if same else replace(changed, properties=own.properties))
+        before, after = int(own.n_atoms[0]), int(changed.n_atoms[0])
+        how = f"{before} → {after} atoms" if before != after else "other axes"
+        notes.append(f"as given ({wanted})" if same else f"{wanted} (converted, {how})")
+    return concatenate(parts), notes
+
+
+def _same(a: Crystals, b: Crystals) -> bool:
+    """Tell whether two single crystals have one cell and number of atoms, whatever the origin."""
+    return (
+        len(a.species) == len(b.species)
+        and bool(np.abs(a.lengths - b.lengths).max() < SAME_LENGTH)
+        and bool(np.degrees(np.abs(a.angles - b.angles).max()) < SAME_ANGLE)
+    )

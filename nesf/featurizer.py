@@ -10,9 +10,9 @@ import numpy as np
 from nesf.api import load_model
 from nesf.data.dataset import needs_extra
 from nesf.data.files import as_crystals
+from nesf.domain import ModelCell, in_cell
 from nesf.latent import feature_names
 from nesf.saved import TrainedModel
-from nesf.trust import ModelCell, in_cell
 from nesf_io.errors import DataError
 
 with needs_extra("sklearn"):

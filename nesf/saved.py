@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 import nesf
 from nesf.config import Config, ConfigBase
-from nesf.crystals import pad
+from nesf.crystals import Crystals, pad
 from nesf.data.dataset import Box, Dataset, bounding_box, check_vocabulary
 from nesf.data.files import as_crystals
 from nesf.data.streaming import StreamedCrystals, StreamedDataset
 from nesf.decode import decode_latent
-from nesf.domain import Domain, domain_of, outside
+from nesf.domain import Domain, ModelCell, domain_of, in_cell, outside
 from nesf.files import sha256_of, write_atomically, write_json
 from nesf.forms import FORMAT, Element, Identity, Range, Sha256, read_form
 from nesf.model import Autoencoder
@@ -132,14 +132,19 @@ class TrainedModel:
         } | ({"domain": dict(self.domain)} if self.domain else {})
 
     @torch.no_grad()
-    def encode(self, structures: Structures, batch_size: int = 1024) -> Tensor:
+    def encode(
+        self, structures: Structures, batch_size: int = 1024, *, cell: ModelCell = "auto"
+    ) -> Tensor:
         """Return the latent vectors z [B, latent_size] of B structures, `batch_size` in one pass.
+
+        Structures, but not `Crystals`, are converted to `cell` (`nesf.domain.in_cell`), and it is
+        said; auto: the kind that the model was trained on.
 
         Raises:
             DataError: a structure cannot be used, for example for an element outside the
                 vocabulary.
         """
-        crystals = as_crystals(structures)
+        crystals = self._in_cell(structures, cell)
         batches = np.split(np.arange(len(crystals)), range(batch_size, len(crystals), batch_size))
         parts = [
             self.autoencoder.encode(pad(crystals.select(batch), self.vocabulary, self.device))
@@ -167,12 +172,12 @@ class TrainedModel:
             )
         return z
 
-    def reconstruct(self, structures: Structures) -> list[Structure]:
-        """Encode and decode structures as they are, with a warning for those outside the domain.
+    def reconstruct(self, structures: Structures, *, cell: ModelCell = "auto") -> list[Structure]:
+        """Encode and decode structures, with a warning for those outside the domain.
 
-        `nesf.reconstruct` also chooses the cell, and says of each how far it can be trusted.
+        Arguments as of `encode`. `nesf.reconstruct` says of each how far it can be trusted.
         """
-        crystals = as_crystals(structures)
+        crystals = self._in_cell(structures, cell)
         decoded = decode_latent(self, self.encode(crystals), crystals.ids).crystals
         found = outside(crystals, self.domain) if self.domain else []
         if count := sum(map(bool, found)):
@@ -181,6 +186,19 @@ class TrainedModel:
                 stacklevel=2,
             )
         return decoded.to_structures()
+
+    def _in_cell(self, structures: Structures, cell: ModelCell) -> Crystals:
+        """Return own structures in the cell that the model has learned; say which were converted."""
+        if isinstance(structures, Crystals):
+            return structures
+        used, notes = in_cell(as_crystals(structures), cell, self.domain or {})
+        pairs = zip(used.ids, notes, strict=True)
+        if found := [f"{name}: {note}" for name, note in pairs if "(converted" in note]:
+            warnings.warn(
+                f"{len(found)} of {len(used)} structures were converted to the cell that the model has learned, the first is {found[0]}; cell='as-given' leaves them as they are",
+                stacklevel=3,
+            )
+        return used
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`."""

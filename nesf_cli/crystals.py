@@ -54,11 +54,7 @@ def add_crystal_commands(commands: Any) -> None:
     )
     _input_options(reconstruct, nargs="*", further="; default: the run's dataset")
     _output_options(reconstruct, required=False)
-    reconstruct.add_argument(
-        "--strict",
-        action="store_true",
-        help=f"end with exit code {STRICT} where own structures are outside the training domain, not certified, or nothing was detected",
-    )
+    _strict_option(reconstruct)
     add_symmetrise(reconstruct)
     reconstruct.add_argument(
         "--dataset", help="name or path of the run's dataset, if it was a path"
@@ -94,6 +90,7 @@ def add_crystal_commands(commands: Any) -> None:
     _model_options(decode)
     decode.add_argument("latent", type=Path, metavar="Z", help=".npy or .csv, as of nesf encode")
     _output_options(decode)
+    _strict_option(decode)
     add_decode_option(decode)
 
     between = add_command(
@@ -111,6 +108,7 @@ def add_crystal_commands(commands: Any) -> None:
     )
     _cell_option(between)
     _output_options(between)
+    _strict_option(between)
     add_decode_option(between)
 
 
@@ -121,6 +119,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help="folder of a run, or a recorded model by name: lcs6, lcs6/plus, ybco/cpu",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+
+
+def _strict_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help=f"end with exit code {STRICT} where crystals are outside the training domain, not certified, or nothing was detected",
+    )
 
 
 def _cell_option(parser: argparse.ArgumentParser) -> None:
@@ -163,8 +169,9 @@ def _output_options(parser: argparse.ArgumentParser, required: bool = True) -> N
 
 def _reconstruct(options: argparse.Namespace) -> int:
     from nesf.data.files import shown
+    from nesf.domain import in_cell
     from nesf.saved import model_folder
-    from nesf.trust import in_cell, judged
+    from nesf.trust import judged
 
     if options.structures and options.out is None and not options.json:
         raise ConfigError("--out is missing: a folder for the reconstructed structures")
@@ -239,10 +246,10 @@ def _reconstruct_splits(options: argparse.Namespace, model: Any, decode: Mapping
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from nesf.domain import outside
+    from nesf.domain import in_cell, outside
     from nesf.latent import ids_beside, write_latent
     from nesf.saved import TrainedModel, model_folder
-    from nesf.trust import in_cell, warning
+    from nesf.trust import warning
 
     if options.out.suffix not in (".npy", ".csv"):
         raise ConfigError(f"--out {options.out}: the name of a .npy or .csv file is expected")
@@ -368,4 +375,4 @@ def _deliver(
         )
     if sentence := warning(made.crystals.ids, [r["trust"]["outside"] for r in made.reports]):
         warnings.warn(sentence, stacklevel=2)
-    return STRICT if doubtful and getattr(options, "strict", False) else 0
+    return STRICT if doubtful and options.strict else 0

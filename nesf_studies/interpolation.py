@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linear_sum_assignment
@@ -35,7 +34,17 @@ from nesf_studies.crystals import (
     space_group_symbol,
     structure_distance,
 )
-from nesf_studies.style import NESF, ORACLE, SECOND, TRIVIAL, element_colour, name_rows, subplots
+from nesf_studies.style import (
+    NESF,
+    ORACLE,
+    SECOND,
+    TRIVIAL,
+    element_colour,
+    ink_on,
+    name_rows,
+    on_any_ground,
+    subplots,
+)
 
 GALENA = "mp-21276"  # PbS, for which there is a textbook cell
 # Å; rock salt, measured at room temperature; the relaxed cell of the Materials Project is another
@@ -397,7 +406,6 @@ def _draw_composition(left: Axes, ours: pd.DataFrame) -> None:
         )
         at = int(np.abs(t - (share * t).sum() / share.sum()).argmin())  # the middle of the band
         at = at if share[at] else int(share.argmax())
-        readable = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "white"
         left.text(
             t[at],
             (below + share / 2)[at],
@@ -405,12 +413,12 @@ def _draw_composition(left: Axes, ours: pd.DataFrame) -> None:
             ha="center",
             va="center",
             fontsize=9,
-            color=readable,
+            color=ink_on(colour),
         )
         below = top
     left.set(ylim=(0, 1), xlim=(0, 1), xlabel="t", ylabel="share of the atoms")
     atoms = left.twinx()
-    atoms.step(t, ours["n_atoms"], where="mid", color="black", linewidth=1.2)
+    atoms.step(t, ours["n_atoms"], where="mid", linewidth=1.2, **on_any_ground())
     atoms.set(ylabel="atoms in the cell (line)", ylim=(0, 1.15 * max(1, ours["n_atoms"].max())))
     atoms.spines[["top"]].set_visible(False)
 

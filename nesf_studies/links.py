@@ -94,6 +94,11 @@ def as_html(table: pd.DataFrame, caption: str = "", *, folded: bool = False) -> 
     return HTML(f"<details><summary>{name}</summary>{box}</details>" if folded else box)
 
 
+def words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of text as HTML that is set to the left and wraps."""
+    return table.map(lambda text: f'<div class="said">{html.escape(str(text))}</div>')
+
+
 class _Cells(HTMLParser):
     """Collects the texts of table cells that stand in no link to a run and are not the paper's."""
 

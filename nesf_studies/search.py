@@ -23,7 +23,7 @@ from nesf.files import read_json
 from nesf.records import RecordedRun
 from nesf_io.errors import ConfigError
 from nesf_studies.record import metric_rows
-from nesf_studies.style import NESF, TRIVIAL, name_rows
+from nesf_studies.style import NESF, TRIVIAL, WIDEST, PageFigure, name_rows
 
 # label of the runs that show what another seed does to the configuration at the start
 UNCHANGED = "trial-search-unchanged"
@@ -255,7 +255,7 @@ def search_steps(candidates: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw `PRIMARY` of recorded candidates, a panel a step; blue: the winner, ring: the paper."""
     parts = dict(iter(candidates[candidates["n"] > 0].groupby("step")))
     heights = [0.6 + 0.24 * len(part) for part in parts.values()]
-    figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
+    figure = PageFigure(figsize=(WIDEST, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(parts), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for ax, (step, part) in zip(axes, parts.items(), strict=True):
         for y, (_, row) in enumerate(part.iterrows()):

@@ -12,23 +12,34 @@ import html
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import nbformat
 from bs4 import BeautifulSoup, Tag
 from docutils import nodes
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 from latex2mathml.converter import convert
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number
 
 from nesf_studies.reads import ROOT, is_current
 from nesf_studies.style import inline_svg, subscripts
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
+logger = logging.getLogger(__name__)
 _CAPTION = re.compile(r'data-caption="([^"]*)"(?: data-name="([\w-]+)")?')
 _SELECTORS = re.compile(r"(?:[^,(\[]|\([^)]*\)|\[[^\]]*\])+")
 _MARK = "nesf-finished"  # in pages that are finished
@@ -74,6 +85,8 @@ def _displayed_formula(translator: Any, node: nodes.Element) -> None:
         latex, number = latex.replace(tag[0], ""), number or tag[1]
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
     if number is not None:
+        if node.get("number"):  # in the whole book, as references to it say
+            number = get_node_equation_number(translator, node)
         translator.body.append(f'<span class="eqno">({number})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
@@ -278,24 +291,64 @@ def _changed_pages(
     app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
 ) -> list[str]:
     """Forget the outputs of pages that would read something else today; return their names."""
-    stale = []
-    for page in env.found_docs:
-        source = Path(env.doc2path(page))
-        if source.suffix == ".ipynb" and not is_current(
-            _reads_of(app, page), _code_of(source), Path(app.config.nesf_root)
-        ):
-            stale.append(page)
-            _forget(app, source)
-    return stale
+    pages = {page: Path(env.doc2path(page)) for page in env.found_docs}
+    stale = {
+        page: source
+        for page, source in pages.items()
+        if source.suffix == ".ipynb"
+        and not is_current(_reads_of(app, page), _code_of(source), Path(app.config.nesf_root))
+    }
+    took = {page: _forget(app, source) for page, source in stale.items()}
+    if app.config.nb_execution_mode == "cache":
+        longest_first = sorted(stale, key=lambda page: (took[page], page), reverse=True)
+        _execute(app, {page: stale[page] for page in longest_first})
+    return list(stale)
+
+
+def _execute(app: Sphinx, pages: dict[str, Path]) -> None:
+    """Execute notebooks into the cache, two at a time where there are two cores.
+
+    One that fails is left to myst-nb, which executes it again and says what is wrong.
+    """
+
+    def run(page: str) -> tuple[NotebookNode, float] | None:
+        notebook = nbformat.read(pages[page], 4)
+        client = NotebookClient(
+            notebook,
+            timeout=app.config.nb_execution_timeout,
+            resources={"metadata": {"path": str(pages[page].parent)}},
+        )
+        start = time.monotonic()
+        try:
+            client.execute(env=os.environ | _told(app, page))
+        except (CellExecutionError, DeadKernelError, TimeoutError):
+            return None
+        return notebook, time.monotonic() - start
+
+    cache = get_cache(_cache_of(app))
+    with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as pool:
+        for page, done in zip(pages, pool.map(run, pages), strict=True):
+            if done is not None:
+                bundle = CacheBundleIn(
+                    done[0], str(pages[page]), data={"execution_seconds": done[1]}
+                )
+                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+                logger.info(f"executed {page} in {done[1]:.0f} s")
+
+
+def _told(app: Sphinx, page: str) -> dict[str, str]:
+    """Return what the kernel of a page is told: where to write what it reads."""
+    return {
+        "NESF_READS": str(_reads_of(app, page)),
+        "NESF_ROOT": str(app.config.nesf_root),
+        "NESF_CODE": _code_of(Path(app.env.doc2path(page))),
+    }
 
 
 def _tell_kernel(app: Sphinx, page: str, _source: list[str]) -> None:
-    """Tell the kernel that may execute this page where to write what it reads."""
-    source = Path(app.env.doc2path(page))
-    if source.suffix == ".ipynb":
-        os.environ["NESF_READS"] = str(_reads_of(app, page))
-        os.environ["NESF_ROOT"] = str(app.config.nesf_root)
-        os.environ["NESF_CODE"] = _code_of(source)
+    """Tell the kernel with which myst-nb may execute this page."""
+    if app.env.doc2path(page).endswith(".ipynb"):
+        os.environ |= _told(app, page)
 
 
 def _cache_of(app: Sphinx) -> Path:
@@ -314,10 +367,11 @@ def _code_of(notebook: Path) -> str:
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 
-def _forget(app: Sphinx, notebook: Path) -> None:
-    from jupyter_cache import get_cache
-
-    cache = get_cache(_cache_of(app))
+def _forget(app: Sphinx, notebook: Path) -> float:
+    """Drop the outputs of a notebook from the cache; return the seconds that they took."""
+    cache, seconds = get_cache(_cache_of(app)), 0.0
     for record in cache.list_cache_records():
         if Path(record.uri).parts[-2:] == notebook.parts[-2:]:
+            seconds = (record.data or {}).get("execution_seconds", 0.0)
             cache.remove_cache(record.pk)
+    return seconds

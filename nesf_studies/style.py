@@ -29,6 +29,7 @@ from matplotlib.collections import Collection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from nesf.files import write_atomically
@@ -114,19 +115,23 @@ def use_svg() -> None:
 
 
 _RAISED = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
-# a power of ten on a logarithmic axis, as matplotlib writes it, character by character
+# text with a power, which matplotlib writes character by character
 _POWER = re.compile(
-    r"<!-- \$\\mathdefault\{(?:([\d.]+)\\times)?10\^\{([-−\d]+)\}\}\$ -->(\s*<g [^>]*>\s*<text[^>]*>\s*<tspan [^>]*>).*?</text>",
-    re.DOTALL,
+    r"<!-- ([^>]*?\$[^>]*?) -->(\s*<g [^>]*>\s*<text[^>]*>\s*<tspan [^>]*>).*?</text>", re.DOTALL
 )
-
-
 _LINES = re.compile(r'<path d="[^"]*" ([^>]*style="fill: none[^"]*")/>(?:\s*<path d="[^"]*" \1/>)+')
 
 
 def _plain_power(match: re.Match[str]) -> str:
-    factor = f"{match[1]}×" if match[1] else ""
-    return f"{match[3]}{factor}10{match[2].translate(_RAISED)}</tspan></text>"
+    """Return text with simple powers as plain text of one size, other formulas as they are."""
+
+    def raised(power: re.Match[str]) -> str:
+        plain = set(power[1]) <= set("0123456789-−")
+        return power[1].translate(_RAISED) if plain else f"^{power[1]}"
+
+    text = re.sub(r"\\mathdefault\{(.*?\}?)\}(?=\$)", r"\1", match[1])
+    text = re.sub(r"\^\{([^{}]*)\}", raised, text.replace(r"\times", "×")).replace("$", "")
+    return match[0] if set("\\_{}") & set(text) else f"{match[2]}{text}</tspan></text>"
 
 
 def inline_svg(svg: str, prefix: str, text: str) -> str:
@@ -154,7 +159,8 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
     assert box is not None
     width = float(box[1]) * 4 / 3  # px; the units are points
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", body)]
-    least = min(width, float(box[1]) * SMALLEST_TEXT / min(sizes, default=SMALLEST_TEXT))
+    least = float(box[1]) * SMALLEST_TEXT / min(sizes, default=SMALLEST_TEXT)
+    width = max(width, least)
     return (
         f'<div class="nesf-frame"><svg class="nesf-plot" role="img" aria-label="{html.escape(text)}" {box[0]} '
         f'style="width:{width:.0f}px;max-width:100%;min-width:{least:.0f}px;height:auto">{body}</div>'
@@ -233,6 +239,11 @@ def subplots(
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes[:n_panels]
+
+
+def on_any_ground() -> dict[str, Any]:
+    """Return options of a line that is seen on light and dark: dark, with a light rim."""
+    return {"color": DARK, "path_effects": [withStroke(linewidth=2.6, foreground=LIGHT)]}
 
 
 def element_colour(z: int) -> str:

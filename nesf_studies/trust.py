@@ -27,12 +27,13 @@ SIGNALS = {
     "mean_score": "mean score of the atoms, Å",
     "worst_score": "worst score of the atoms, Å",
     "training_distance": "distance from the training crystals",
+    "n_atoms": "number of atoms found (trivial)",
 }
 OUTCOMES = {
     "matched": "the crystal matches (StructureMatcher)",
     "exact": "all atoms and elements right",
 }
-_COLOURS = dict(zip(SIGNALS, (NESF, ICSG3D, SECOND, ORACLE), strict=True))
+_COLOURS = dict(zip(SIGNALS, (NESF, ICSG3D, SECOND, ORACLE, TRIVIAL), strict=True))
 
 
 def signals(

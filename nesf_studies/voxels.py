@@ -23,7 +23,7 @@ from nesf_icsg3d.voxels import origin, voxelise
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import paper_table, table
 from nesf_studies.record import PAPERS_NAME, run_rows
-from nesf_studies.style import ICSG3D, draw_species, element_colour, subplots
+from nesf_studies.style import ICSG3D, draw_species, element_colour, on_any_ground, subplots
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
 NOT_RECORDED = unbroken("not recorded")
@@ -143,7 +143,7 @@ def _in_voxels(crystals: Crystals, grid: VoxelConfig, axis: int) -> tuple[np.nda
 def _draw_points(ax: Axes, points: np.ndarray, k: int, axis: int, marker: str, size: int) -> None:
     """Draw the points [N, 3] (voxels) that lie near slice k across an axis."""
     x, y = np.delete(points[np.abs(points[:, axis] - k) < IN_PLANE], axis, axis=1).T
-    ax.plot(x, y, marker, markerfacecolor="none", markeredgecolor="black", markersize=size)
+    ax.plot(x, y, marker, markerfacecolor="none", markersize=size, **on_any_ground())
 
 
 def _label_axes(axes: Sequence[Axes], axis: int) -> None:

@@ -89,7 +89,8 @@ def typed(command: str, expected: int, folder: Path) -> Step:
     text = re.sub(r"[^\n]*\r(?!\n)", "", done.stdout.decode(errors="replace"))
     for place, shown in ((str(folder), "."), (str(ROOT), "nesf"), (str(Path.home()), "~")):
         text = text.replace(place, shown)
-    lines = [line.rstrip()[:160] for line in text.splitlines() if line.strip()]
+    bar = re.compile(r"\d+%\|")  # of progress
+    lines = [x.rstrip()[:160] for x in text.splitlines() if x.strip() and not bar.search(x)]
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
     return Step(command, expected, done.returncode, "\n".join(lines), round(seconds, 1))

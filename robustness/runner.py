@@ -201,6 +201,8 @@ def _child(case: Case, work: Path, folder: Path, report: Path) -> None:
 
 def _wait(pid: int, limit: float) -> tuple[str, str] | None:
     begin = time.monotonic()
+    # where several processes wait for each processor, all of them take as many times longer
+    limit *= max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         seconds = time.monotonic() - begin

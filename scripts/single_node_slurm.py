@@ -18,6 +18,7 @@ import csv
 import getpass
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -295,6 +296,11 @@ def checked(
     weights = [sha256_of(folder / WEIGHTS) for folder in (folders[0], undisturbed)]
     if weights[0] != weights[1]:
         raise Failed("the training that was killed has other weights than one that was not")
+    names = "-".join(folders[0].relative_to(place / "results").parts)
+    log = (place / "build" / "logs" / f"{names}-train.log").read_text()
+    first = re.search(r"(\d+)/\d+ \[", log)  # of the bar of progress: the epochs done before
+    if not first or int(first[1]) < max(killed["epoch"], 1):
+        raise Failed(f"the training was not resumed after epoch {killed['epoch']}: {log[:200]}")
     with open(place / "results" / "table1.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "recorded"]
     counts = {
@@ -303,7 +309,12 @@ def checked(
     }
     if counts.get(LABEL) != len(folders) or "copy" not in counts:
         raise Failed(f"table1.csv: runs of {counts} instead of {len(folders)} trainings and copy")
-    return {"jobs": ended, "same_weights": True, "table_rows": len(rows)}
+    return {
+        "jobs": ended,
+        "resumed_after": int(first[1]),
+        "same_weights": True,
+        "table_rows": len(rows),
+    }
 
 
 def alone(place: Path, config: dict[str, Any], folder: Path) -> Path:
@@ -345,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"not installed: {', '.join(missing)}; apt install munge slurm-wlm", file=sys.stderr)
         return 2
     started, begin = datetime.now(UTC), time.monotonic()
-    versions = {"slurm": called("sbatch", "--version").removeprefix("slurm-wlm ")}
+    versions = {"slurm": called("slurmctld", "-V").split()[-1]}
     versions |= {name: metadata.version(name) for name in ("snakemake", PLUGIN)}
     folder = Path(tempfile.mkdtemp(prefix="nesf-slurm-"))
     try:

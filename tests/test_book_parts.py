@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -148,3 +150,29 @@ def test_status_tells_live_from_recorded() -> None:
         assert does(path.read_text(encoding="utf-8")) != ("–", "–"), path
     assert does(code_of(ROOT / "book", "intro")) == ("–", "runs")
     assert does(code_of(ROOT / "book", "glossary")) == ("–", "–")
+
+
+def test_equations_have_one_number_in_the_whole_book_and_parts_are_generated(
+    tmp_path: Path,
+) -> None:
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "conf.py").write_text(
+        'extensions = ["myst_nb", "nesf_studies.site", "nesf_studies.book"]\n'
+        'html_math_renderer, numfig, myst_enable_extensions = "mathml", True, ["dollarmath"]\n'
+        f"html_theme, nesf_root = 'sphinx_book_theme', {str(book)!r}\n"
+    )
+    (book / "index.md").write_text(
+        "# Top\n\n```{toctree}\nb\na\n```\n\n```{generated} nesf_studies.book:built\n```\n\n"
+        "```{book-status}\n```\n"
+    )
+    (book / "a.md").write_text("# A\n\n$$y = 1$$ (second)\n\nSee {eq}`second`, {eq}`first`.\n")
+    (book / "b.md").write_text("# B\n\n$$x = 1$$ (first)\n")
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", str(book), str(out)], check=True)
+    a, b, top = ((out / f"{name}.html").read_text() for name in ("a", "b", "index"))
+    shown = [re.findall(r'class="eqno">\((\d+)\)', page) for page in (b, a)]
+    assert shown == [["1"], ["2"]]
+    assert re.findall(r'href="[^"]*#equation-\w+">\((\d+)\)', a) == ["2", "1"]
+    assert "processor only. nesf " in top
+    assert re.findall(r'<td><a href="(\w+)\.html">', top) == ["index", "b", "a"]

@@ -66,7 +66,7 @@ def test_every_help_has_examples_that_parse() -> None:
 
 
 def test_formats_and_cells_of_the_command_line_are_those_of_the_library() -> None:
-    from nesf.trust import CELLS
+    from nesf.domain import CELLS
 
     assert tuple(FORMATS) == crystal_commands.FORMATS and CELLS == crystal_commands.CELLS
 
@@ -130,6 +130,10 @@ def test_encode_and_decode_give_the_reconstruction(
     for i in "ab":
         decoded, direct = (Structure.from_file(f"{folder}/cif/{i}.cif") for folder in "dr")
         np.testing.assert_allclose(decoded.cart_coords, direct.cart_coords, atol=1e-4)
+    np.save("far.npy", np.full((1, 192), 50.0))  # decodes to no crystal of the training domain
+    for folder, strict, code in (("f", [], 0), ("s", ["--strict"], 3)):
+        with pytest.warns(UserWarning, match="outside the training domain"):
+            assert main(["decode", "starter", "far.npy", "--out", folder, *strict, *FAST]) == code
     capsys.readouterr()
     before = Path(name).read_bytes()
     for words in (

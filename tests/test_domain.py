@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,8 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset, save_dataset
 from nesf.data.files import as_crystals
 from nesf.data.streaming import open_streamed
-from nesf.domain import domain_of, outside
+from nesf.domain import domain_of, in_cell, outside
 from nesf.saved import RECORDED, TrainedModel, model_for
-from nesf.trust import in_cell
 from nesf_cli.main import main
 from nesf_io.errors import ConfigError, DataError
 from scripts.complete_models import complete
@@ -154,7 +154,21 @@ def test_reconstructions_say_what_is_known(model: TrainedModel, starter: Dataset
     trust = unknown.reports[0]["trust"]
     assert trust["verdict"].startswith("training domain not known") and trust["matched"] is None
     with pytest.warns(UserWarning, match="1 of 1 crystals lie outside the training domain"):
-        model.reconstruct(large)
+        model.reconstruct(large, cell="as-given")
+
+
+def test_models_in_python_convert_own_structures_and_say_so(model: TrainedModel) -> None:
+    primitive, cell = ROCK_SALT.get_primitive_structure(), "conventional (converted, 2 → 8 atoms)"
+    with pytest.warns(UserWarning, match=rf"1 of 2 .* the first is 0: {re.escape(cell)}"):
+        z = model.encode([primitive, ROCK_SALT])
+    alone = model.encode([ROCK_SALT])  # no warning, which would be an error here
+    np.testing.assert_allclose(z[1], alone[0], atol=1e-5)
+    np.testing.assert_allclose(z[0], alone[0], atol=1e-4)
+    given = model.encode([primitive, ROCK_SALT], cell="as-given")
+    assert float((given[0] - given[1]).abs().max()) > 1e-2
+    with pytest.warns(UserWarning, match="converted"):
+        (decoded,) = model.reconstruct(primitive)
+    assert len(decoded) > 2
 
 
 def test_rmsd_is_in_angstrom() -> None:

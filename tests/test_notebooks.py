@@ -26,15 +26,8 @@ WITH_DATASET = [
     for p in NOTEBOOKS
     if p.stem
     not in (
-        "benchmark",
-        "consistent",
-        "design",
-        "differences",
-        "errors",
-        "sampling",
-        "search",
-        "speed",
-        "table1",
+        *("benchmark", "cluster", "consistent", "design", "differences", "errors"),
+        *("robustness", "sampling", "search", "speed", "table1"),
     )
 ]  # those pages show what is recorded
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -80,6 +73,8 @@ def test_the_pages_exist() -> None:
         "benchmark",
         "sampling",
         "design",
+        "cluster",
+        "robustness",
     } <= {p.stem for p in NOTEBOOKS}
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in NOTEBOOKS[0].parent.glob("*.py")}
 

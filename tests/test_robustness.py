@@ -15,8 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from nesf.data.files import read_structures
 from nesf.records import read_record
-from robustness import mutate
+from nesf_io.errors import DataError
+from nesf_studies.robustness import (
+    campaign_table,
+    campaigns_compared,
+    inputs_table,
+    recorded_campaign,
+    recorded_inputs,
+    recorded_newcomer,
+    transcript,
+)
+from robustness import inputs as odd
+from robustness import mutate, newcomer
 from robustness.runner import FAULTS, Case, forked, full_disk, nesf, run_case, snapshot, still_there
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +66,7 @@ def _loses() -> None:
         (_raises, "crash"),
         (_executes, "executed"),
         (_loses, "lost"),
-        (lambda: time.sleep(5), "hang"),
+        (lambda: time.sleep(300), "hang"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash"),
         (lambda: None, None),
     ],
@@ -110,3 +122,45 @@ def test_the_recorded_campaign_is_whole_and_without_failures(path: Path) -> None
     counts = {row["kind"]: row["inputs"] for row in record["rows"]}
     assert counts["structure files"] >= 2000 and counts["models and records"] >= 300
     assert counts["kills in training"] >= 50 and not record["failures"]
+
+
+REFUSED = {"no_such_group.cif", "no_element.cif", "negative.vasp", "billion.vasp"}
+
+
+@pytest.mark.parametrize("name", sorted(odd.inputs()))
+def test_odd_inputs_are_read_or_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    _, content = odd.inputs()[name]
+    (tmp_path / name).write_bytes(content)
+    if name in REFUSED:
+        with pytest.raises(DataError, match=name):
+            read_structures(tmp_path / name)
+        return
+    crystals, _, notes = read_structures(tmp_path / name)
+    n_atoms = {"two_blocks.cif": [8, 8], "blocks_of_one_name.cif": [8] * 3, "primitive.cif": [2]}
+    n_atoms |= {"body_centred.cif": [1], "vacuum.cif": [1], "caesium.cif": [2], "rounded.cif": [2]}
+    n_atoms |= {"empty_site.cif": [1], "structure.json": [2]}
+    assert crystals.n_atoms.tolist() == n_atoms.get(name, [8])
+    said = " ".join(note.text for note in notes)
+    changed = {"deuterium.cif": "hydrogen", "empty_site.cif": "occupancy 0"}
+    assert changed.get(name, "") in said
+
+
+def test_what_is_recorded_of_odd_inputs_and_of_a_newcomer_is_what_must_be() -> None:
+    outcomes = recorded_inputs()["outcomes"]
+    assert [one["file"] for one in outcomes] == list(odd.inputs())
+    assert {one["file"] for one in outcomes if one["exit_code"] == 2} == REFUSED
+    assert not any("Traceback" in one["said"] for one in outcomes)
+    table = inputs_table(recorded_inputs())
+    assert (table["comes back"] == "refused").sum() == len(REFUSED) and table["said"].all()
+    steps = recorded_newcomer()["steps"]
+    assert [(step["command"], step["exit_code"]) for step in steps] == list(newcomer.COMMANDS)
+    shown = transcript([{**steps[0], "command": "a < b", "printed": "<i>"}])
+    assert "a &lt; b" in shown and "&lt;i&gt;" in shown
+
+
+def test_campaigns_are_counted_by_kind() -> None:
+    row = {"kind": "full disk", "inputs": 60, "seconds": 1.0, "faults": {"lost": 1, "left": 2}}
+    table = campaign_table({"rows": [row]})
+    assert table.loc["all", "inputs"] == 60 and table.loc["full disk", "leftovers"] == 2
+    both = campaigns_compared({"before": {"rows": [row]}, "now": recorded_campaign()})
+    assert both.loc["full disk", "before"] == "3 of 60"

@@ -108,8 +108,10 @@ def test_powers_of_ten_are_text_of_one_size() -> None:
     drawn, (ax,) = subplots(1, 6, 3)
     ax.set_yscale("log")
     ax.set_ylim(1e-3, 1e2)
+    ax.set_title("grows as $n^{1.5}$, not $n^{2}$")
     page = inline_svg(svg_of(drawn), "f0", "")
     assert "10⁻³</tspan></text>" in page and "10²</tspan></text>" in page
+    assert "grows as n^1.5, not n²</tspan>" in page
     sizes = {float(x) for x in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)}
     assert min(sizes) > 9
 
