@@ -74,7 +74,7 @@ densities.set_index("density").round(1)
 # %% [markdown]
 # *Log densities of mixture and flow are of the same scaled components and can be compared; that of uniform noise is of z itself. A validation crystal outside of the box of training has the density 0.*
 #
-# **Settling.** A drawn z is the latent vector of no crystal. So it is decoded by the five steps, encoded, and decoded again, twice. Each pass ends at the latent vector of a crystal, and at one that the fields can say. Then it is decoded consistently ([Every crystal back](consistent)), and certified if the encoder gives the latent vector back. Polishing a crystal towards the drawn z itself was tried and dropped: it bends every crystal to P1.
+# **Settling.** A drawn z is the latent vector of no crystal. So it is decoded by the five steps, encoded, and decoded again, twice. Each pass ends at the latent vector of a crystal, and at one that the fields can say. Then it is decoded consistently ([Every crystal back](consistent)), and certified if the encoder gives the latent vector back. Polishing a crystal towards the drawn z itself was tried and dropped (not recorded): it took the symmetry of the crystals away.
 #
 # ```python
 # made = nesf.sample("lcs6", 1000, density="flow", seed=0)
@@ -100,7 +100,7 @@ certified.rename(columns={"inside": "inside the training domain"}).rename_axis(
 #
 # ## What is drawn, beside trivial generators
 #
-# Trivial are: *training crystals*, drawn with replacement; *training crystals with exchanged elements*, each for another of its group of the periodic table, with the cell scaled by the atomic radii; and *uniform noise in z*, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
+# Trivial are: *training crystals*, drawn with replacement; *elements exchanged*, training crystals whose elements are each exchanged for another of its group of the periodic table, with the cell scaled by the atomic radii; and *noise*, uniform in z, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
 
 # %% tags=["full-width", "hide-input"]
 metrics = quality.table("metrics")
