@@ -46,7 +46,7 @@ from nesf_studies.cluster import (
     records_table,
 )
 from nesf_studies.links import as_html, words
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
 
@@ -132,19 +132,22 @@ display(shown.rename(columns=lambda n: f"{n} device{'s' * (n > 1)}"))
 # %% tags=["hide-input"]
 sizes = [10**k for k in range(4, 9)]
 figure = plan_chart(costs, sizes, 100, devices)
+data = pd.DataFrame(
+    {n: [100 * s * costs["train"] / 86400 / n for s in sizes] for n in devices},
+    index=pd.Index(sizes, name="crystals"),
+)
 if out:
-    data = pd.DataFrame(
-        {
-            n: [100 * s * costs["train"] / 86400 / n for s in sizes]
-            for n in devices
-        }
+    save(figure, Path(out) / "ten-million", data.reset_index())
+display(
+    captioned(
+        figure,
+        "Days of a training of 100 epochs against the number of crystals, from the measured step. Dotted: one day.",
+        table=data,
+        name="ten-million",
     )
-    save(figure, Path(out) / "ten-million", data.assign(crystals=sizes))
-display(figure)
+)
 
 # %% [markdown]
-# *Days of a training of 100 epochs against the number of crystals, from the measured step. Dotted: one day.*
-#
 # ## What to distrust
 #
 # - The plan is arithmetic. Loss by communication, by reading from a shared file system and by waiting in the queue is not in it; nothing above two processes was measured.
