@@ -17,7 +17,6 @@ import nesf
 from nesf.methods import run_folder
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies.reads import watch
-from nesf_studies.style import use_svg
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -91,6 +90,8 @@ def check_parameters(namespace: MutableMapping[str, Any], **choices: Sequence[An
     namespace["_parameters_checked"] = True
     limit_threads()
     watch()
+    from nesf_studies.style import use_svg  # loads matplotlib
+
     use_svg()
 
 

@@ -22,16 +22,16 @@ from nesf_studies.trust import wilson
 
 # name and, after a blank, the stage; `certified`: those with a certificate
 GENERATORS = {
-    "flow certified": "flow, settled and certified",
+    "flow certified": "flow, certified",
     "flow": "flow, settled",
     "flow 0": "flow, decoded once",
-    "mixture certified": "Gaussian mixture, settled and certified",
-    "mixture": "Gaussian mixture, settled",
-    "mixture 0": "Gaussian mixture, decoded once",
-    "noise certified": "uniform noise in z, settled and certified",
-    "noise": "uniform noise in z, settled",
-    "noise 0": "uniform noise in z, decoded once",
-    "exchanged": "training crystals, elements exchanged",
+    "mixture certified": "mixture, certified",
+    "mixture": "mixture, settled",
+    "mixture 0": "mixture, decoded once",
+    "noise certified": "noise, certified",
+    "noise": "noise, settled",
+    "noise 0": "noise, decoded once",
+    "exchanged": "elements exchanged",
     "copy": "training crystals",
 }
 COLOURS = {"flow": NESF, "mixture": ORACLE, "noise": ICSG3D, "exchanged": SECOND, "copy": TRIVIAL}

@@ -148,7 +148,7 @@ agreement(planes)
 # Those with $\lVert f_p \rVert > 0.9$ Å at the end are dropped; the rest is divided into clusters by non-maximum suppression; queries around each cluster's best particle vote for the element. In code:
 #
 # ```python
-# particles = initialize_particles(model.box, 1, config)
+# particles = initialize_particles([model.box], config)
 # particles = move_particles(fields, particles, config)
 # particles = score_particles(fields, particles, config)
 # atoms = detect_atoms(particles, 1, config)

@@ -87,7 +87,7 @@ if (folder / "run.json").exists():
 # The latent vector is all that the decoder gets. From it the position field $f_p(\mathbf{p}, \mathbf{z})$ tells any particle where the nearest atom is, so particles that follow it (Equation {eq}`step`) gather at the atoms. In code, with `config` for the parameters of the decoding:
 #
 # ```python
-# particles = initialize_particles(model.box, 1, config)      # step 1
+# particles = initialize_particles([model.box], config)      # step 1
 # particles = move_particles(fields, particles, config)       # step 2
 # particles = score_particles(fields, particles, config)      # step 3
 # atoms = detect_atoms(particles, 1, config)                  # step 4
@@ -99,7 +99,7 @@ config = model.config.decoding
 example = chosen.select([best_for_slice(chosen)])
 with torch.no_grad():
     fields = NeuralFields(model.autoencoder, model.encode(example))
-    start = initialize_particles(model.box, 1, config, model.device)  # step 1
+    start = initialize_particles([model.box], config, model.device)  # step 1
     once = move_particles(fields, start, replace(config, iterations=1))
     moved = move_particles(fields, start, config)  # step 2
     moved = score_particles(fields, moved, config)  # step 3

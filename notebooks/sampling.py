@@ -74,7 +74,7 @@ densities.set_index("density").round(1)
 # %% [markdown]
 # *Log densities of mixture and flow are of the same scaled components and can be compared; that of uniform noise is of z itself. A validation crystal outside of the box of training has the density 0.*
 #
-# **Settling.** A drawn z is the latent vector of no crystal. So it is decoded by the five steps, encoded, and decoded again, twice. Each pass ends at the latent vector of a crystal, and at one that the fields can say. Then it is decoded consistently ([Every crystal back](consistent)), and certified if the encoder gives the latent vector back. Polishing a crystal towards the drawn z itself was tried and dropped: it bends every crystal to P1.
+# **Settling.** A drawn z is the latent vector of no crystal. So it is decoded by the five steps, encoded, and decoded again, twice. Each pass ends at the latent vector of a crystal, and at one that the fields can say. Then it is decoded consistently ([Every crystal back](consistent)), and certified if the encoder gives the latent vector back. Polishing a crystal towards the drawn z itself was tried and dropped (not recorded): it took the symmetry of the crystals away.
 #
 # ```python
 # made = nesf.sample("lcs6", 1000, density="flow", seed=0)
@@ -100,7 +100,7 @@ certified.rename(columns={"inside": "inside the training domain"}).rename_axis(
 #
 # ## What is drawn, beside trivial generators
 #
-# Trivial are: *training crystals*, drawn with replacement; *training crystals with exchanged elements*, each for another of its group of the periodic table, with the cell scaled by the atomic radii; and *uniform noise in z*, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
+# Trivial are: *training crystals*, drawn with replacement; *elements exchanged*, training crystals whose elements are each exchanged for another of its group of the periodic table, with the cell scaled by the atomic radii; and *noise*, uniform in z, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
 
 # %% tags=["full-width", "hide-input"]
 metrics = quality.table("metrics")
@@ -132,7 +132,7 @@ display(figure)
 # %% tags=["hide-input"]
 hull, steps = energy.table("hull").iloc[0], energy.about["parameters"]["steps"]
 Markdown(
-    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of each generator, in random order, not of all: the machine is small. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*"
+    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*"
 )
 
 # %% [markdown]
@@ -152,7 +152,7 @@ tables = {
         ),
         ("Perov-5, a third", RESULTS / "perov5-third/nesf/plus/seed-0"),
     )
-    if (path / "analysis/symmetry").exists()
+    if (path / "analysis/symmetry/analysis.json").exists()
 }
 pd.concat(tables)
 
@@ -164,6 +164,7 @@ pd.concat(tables)
 # - **Valid is a low bar.** By the two rules of validity, novelty included, uniform noise looks as good as the flow and as real crystals with exchanged elements. Coverage, density and symmetry tell them apart; so does the potential.
 # - Settling makes crystals more symmetric, and the certificate picks the better ones. Neither makes them as symmetric as real crystals are.
 # - The trivial generator with exchanged elements is hard to beat: it starts from real crystals, and keeps their symmetry and number of elements. A generator that does not beat it adds diversity, not plausibility.
+# - The flow gives validation crystals the higher density, and the mixture the lower energies: likelihood is no measure of plausibility.
 # - CHGNet learned from the database that the training crystals are from. Low energies of copies are no surprise; high energies of samples are meaningful, low ones are an invitation to compute, not a discovery. Nothing here says that a crystal can be made.
 # - The hull is that of the training split, not of all known phases; a crystal *below* it need not be stable.
 # - COV-R depends on the number of samples, which differs between rows.
