@@ -1,4 +1,4 @@
-# make book | make test | make test-cluster | make bench | make check-book | make setup | make lint | make format | make clean      (make help lists them)
+# make book | make test | make test-cluster | make bench | make check-book | make check-pages | make setup | make lint | make format | make clean      (make help lists them)
 # Needs Python 3.11 with its venv module, and make. No GPU, no key, no data.
 
 SHELL := /bin/bash
@@ -25,7 +25,7 @@ define step
 @printf '\n==> %s\n' "$(1)"; start=$$SECONDS; $(2) && printf '==> done in %d s\n' $$((SECONDS - start))
 endef
 
-.PHONY: help setup book check-book test test-cluster bench fuzz lint format clean
+.PHONY: help setup book check-book check-pages test test-cluster bench fuzz lint format clean
 help:
 	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
 	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
@@ -34,7 +34,8 @@ help:
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
 	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
 	@echo "             (SHARE=0.1 for a tenth of it, OUT=DIR for the folder of the record)"
-	@echo "make check-book  the book, then all its pages in Chromium, if it is installed (part of continuous integration)   5 minutes more"
+	@echo "make check-book  the book, then whether its pages are complete (part of continuous integration)   1 minute more"
+	@echo "make check-pages  these, then all pages in Chromium at two widths and in both themes, if it is installed   5 minutes more"
 	@echo "make setup   only the virtual environment $(VENV)   about 3 minutes"
 	@echo "make lint    formatter, linter and type checker     under 1 minute"
 	@echo "make clean   remove the book and the notebook cache; $(VENV) stays"
@@ -62,6 +63,8 @@ book: setup
 
 check-book: book
 	$(call step,pages of the book,PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --built-book tests/test_book.py)
+
+check-pages: check-book
 	$(call step,pages in a browser at two widths and in both themes (2 to 5 minutes),$(BIN)/python scripts/check_pages.py --report book/_build/pages.json)
 
 lint: setup

@@ -40,7 +40,7 @@ RECONSTRUCTION = r"(crystals\.safetensors|(structures|atoms)\.csv|summary\.json|
 PACKED = r"((train|val|test)\.safetensors|dataset\.json)"  # a dataset
 ANALYSIS = r"(analysis\.json|[\w-]+\.(csv|safetensors))"
 RUN = (
-    rf"((run|metrics|model|checkpoint)\.json|(materials|log)\.csv|model\.safetensors|{CHECKPOINT}"
+    rf"((run|metrics|model|checkpoint)\.json|(materials|log)\.csv|model\.safetensors|MODEL_CARD\.md|{CHECKPOINT}"
     rf"|reconstruction/\w+/{RECONSTRUCTION}|analysis/[\w-]+/{ANALYSIS})"
 )
 PART = r"(.*/)?\.[^/]+\.part"  # left by a kill while a file was written
