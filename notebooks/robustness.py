@@ -73,7 +73,7 @@ for failure in campaign["failures"]:
     )
 
 # %% [markdown]
-# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock; where several processes wait for each processor, the limits are as many times longer. `python -m robustness --only KIND --case SEED` repeats one case.
+# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock, and this campaign ran on a machine that was busy with other work: a failure by time may be the machine's. Campaigns after it give as many times longer as processes wait for each processor. `python -m robustness --only KIND --case SEED` repeats one case.
 #
 # **Before.** The same campaign on the code before readers, forms of JSON files and the rule for output folders. The folder `robustness/` of commit 07c1c8b, which draws the same damage, was run in the tree of the commit below.
 

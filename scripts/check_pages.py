@@ -33,6 +33,7 @@ TEXT_PAGE, ANY_PAGE = (
     500_000,
     2_000_000,
 )  # bytes, without the library of the 3-D views and the model of the live page
+RUN_PAGES = 4  # of the pages of recorded runs, which one template makes, are opened
 LIVE_SECONDS = 30  # for the live page, on a busy machine
 # parts of a page that show text, with the size at which it is displayed
 SMALL_TEXT = """() => {
@@ -232,7 +233,9 @@ def main() -> int:
     pages = [p for p in sorted(folder.rglob("*.html")) if "_static" not in p.parts]
     site = [p for p in pages if not {"vendor", "results"} & set(p.relative_to(folder).parts)]
     names = [p.relative_to(folder).as_posix() for p in site]
-    names = [n for n in names if n != "index.html" and (not options.only or n in options.only)]
+    of_runs = [n for n in names if n.startswith("runs/")]
+    left_out = {"index.html", *of_runs} - {*of_runs[:: -(-len(of_runs) // RUN_PAGES) or 1]}
+    names = [n for n in names if n in (options.only or {*names} - left_out)]
     executable = browser_file()
     if not names:
         print(f"{folder}: no pages; build the book first: make book")

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from nesf import data
 from nesf.crystals import Crystals
@@ -46,6 +47,8 @@ def main() -> None:
     overview(example, reconstruction.select([i]), field=learned_field(model, example)).savefig(
         TARGET, dpi=130
     )
+    # the colours that it has, in a third of the bytes
+    Image.open(TARGET).convert("RGB").quantize(128).save(TARGET, optimize=True)
     print(f"{TARGET}: {test.ids[i]} from {folder}")
     film = TARGET.parents[1] / "_static" / "field.svg"
     flat = test.select([best_for_slice(test)])

@@ -55,7 +55,7 @@ REDUCED: dict[str, Any] = {
     "training.compile": False,
     "training.batch_size": 10,
 }
-EPOCHS = {"ybco": 400, "starter": 50}
+EPOCHS = {"ybco": 400, "starter": 40}
 LIMIT_S = 1800.0  # of the whole, on a machine that is busy with something else
 
 
