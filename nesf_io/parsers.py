@@ -230,6 +230,11 @@ def from_frame(frame: list[str]) -> Found:
         raise DataError(f"it says {n} atoms and gives {max(len(frame) - 2, 0)}")
     if len(frame[1]) > MAX_HEADER:
         raise DataError(f"a header of {len(frame[1])} characters, more than {MAX_HEADER}")
+    named = re.search(r'Properties\s*=\s*"?([^\s"]*)', frame[1], re.IGNORECASE)
+    counts = named[1].split(":")[2::3] if named else []
+    declared = sum(int(count) for count in counts if count.isdecimal())
+    if declared > (columns := len(frame[2].split())):  # ASE would make room for them first
+        raise DataError(f"its Properties are {declared} columns, its first atom has {columns}")
     atoms = read(StringIO("\n".join(frame) + "\n"), format="extxyz")
     return from_images(atoms)
 

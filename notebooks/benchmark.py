@@ -17,7 +17,7 @@
 #
 # **Question.** How does this autoencoder do where the field compares itself: Perov-5 and MP-20?
 #
-# For whoever knows the tables of CDVAE and its successors. This page goes past the paper. Nothing is trained or decoded here: it reads recorded runs. With runs of your own: `papermill notebooks/benchmark.ipynb out.ipynb -p results DIR`.
+# Read this page if you know the tables of CDVAE and its successors. It goes past the paper. Nothing is trained or decoded here: it reads recorded runs. With runs of your own: `papermill notebooks/benchmark.ipynb out.ipynb -p results DIR`.
 
 # %% tags=["parameters"]
 results: str = ""  # folder of recorded runs; empty: the repository's

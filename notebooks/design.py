@@ -17,7 +17,7 @@
 #
 # **Question.** Can a latent vector be chosen for a property? And what does a path between two crystals cost in energy?
 #
-# For whoever wants inverse design, the paper's reason for an autoencoder. Nothing is trained or decoded here: the page reads what was recorded by
+# Read this page if you want inverse design, the paper's reason for an autoencoder. Nothing is trained or decoded here: the page reads what was recorded by
 #
 # ```
 # nesf analyse design results/icsg3d-recovered/nesf/cpu/seed-0

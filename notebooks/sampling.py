@@ -17,7 +17,7 @@
 #
 # **Question.** Does a random point of the latent space decode to a crystal that could be one?
 #
-# For whoever wants to sample the model, and to know what the samples are worth. The paper does not sample. Nothing is drawn here: the page reads what was recorded by
+# Read this page if you want to sample the model, and to know what the samples are worth. The paper does not sample. Nothing is drawn here: the page reads what was recorded by
 #
 # ```
 # nesf analyse sampling results/lcs6/nesf/plus/seed-0

@@ -205,6 +205,10 @@ def test_extxyz(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"molecule\.extxyz, frame 0: .*periodic"):
         read_structures(tmp_path / "molecule.extxyz")
+    many = 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:x:R:999999999 pbc="T T T"'
+    (tmp_path / "wide.extxyz").write_text(f"1\n{many}\nFe 0 0 0\n")
+    with pytest.raises(DataError, match="Properties are 1000000003 columns, its first atom has 4"):
+        read_structures(tmp_path / "wide.extxyz")
     (tmp_path / "broken.extxyz").write_text("3\nLattice=\nFe 0 0\n")
     with pytest.raises(DataError, match=r"broken\.extxyz"):
         read_structures(tmp_path / "broken.extxyz")
