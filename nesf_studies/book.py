@@ -27,6 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import nesf
 from nesf.records import commit
+from nesf_studies.links import HERE, linked
 
 # What a page does, by the names that its code uses. A page may do both.
 NOW = {
@@ -47,7 +48,7 @@ RECORDED = {
     "recorded_kubernetes": "runs",
     "recorded_campaign": "runs",
     "all_runs": "runs",
-    "recorded_summaries": "runs",
+    "recorded_table": "runs",
     "headline": "runs",
     "recorded_benchmark": "benchmarks",
 }
@@ -141,11 +142,12 @@ def write_status(app: Sphinx, tree: nodes.document, _name: str) -> None:
         head = "".join(f"<th>{t}</th>" for t in ("page", "seconds", "runs now", "reads, recorded"))
         rows = "".join(
             f'<tr><td><a href="{address}">{escape(title)}</a></td>'
+            + f"<td>{linked(took, HERE)}</td>"
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
-            for title, address, *cells in page_rows(app)
+            for title, address, took, *cells in page_rows(app)
         )
-        table = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        table = f'<table class="table built"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         place.replace_self(nodes.raw("", table, format="html"))
 
 

@@ -42,6 +42,7 @@ from nesf_studies.certificates import (
     reliability,
     reliability_chart,
 )
+from nesf_studies.links import sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.robustness import (
     campaign_table,
@@ -65,8 +66,9 @@ from nesf_studies.trust import roc, roc_chart
 
 # %% tags=["full-width", "hide-input"]
 campaign = recorded_campaign()
-display(campaign_table(campaign))
-display(Markdown(how_recorded(campaign)))
+at = RESULTS / "robustness"
+display(sourced(campaign_table(campaign), at / "campaign.json"))
+display(Markdown(how_recorded(campaign, "campaign")))
 for failure in campaign["failures"]:
     print(
         f"{failure['kind']}, seed {failure['seed']}: {failure['fault']}: {failure['detail']}"
@@ -79,9 +81,11 @@ for failure in campaign["failures"]:
 
 # %% tags=["full-width", "hide-input"]
 before = recorded_campaign("campaign-before")
-display(campaigns_compared({"before": before, "now": campaign}))
-display(campaign_table(before))
-display(Markdown(how_recorded(before)))
+by = {"before": at / "campaign-before.json", "now": at / "campaign.json"}
+both = campaigns_compared({"before": before, "now": campaign})
+display(sourced(both, by=by))
+display(sourced(campaign_table(before), by["before"]))
+display(Markdown(how_recorded(before, "campaign-before")))
 
 # %% [markdown]
 # ## Odd inputs
@@ -91,7 +95,7 @@ display(Markdown(how_recorded(before)))
 # %% tags=["full-width", "hide-input"]
 inputs = recorded_inputs()
 display(inputs_html(inputs))
-display(Markdown(how_recorded(inputs)))
+display(Markdown(how_recorded(inputs, "inputs")))
 
 # %% [markdown]
 # *What comes back: formulas of the reconstructions; refused: exit code 2, nothing is written.*
@@ -111,6 +115,7 @@ signals = {
 }
 curves = {title: roc(table) for title, table in signals.items()}
 figure = roc_chart(curves)
+of = {title: table.attrs["folders"] for title, table in materials.items()}
 areas = pd.DataFrame(
     {k: c.groupby("signal")["area"].first() for k, c in curves.items()}
 )
@@ -124,7 +129,7 @@ display(
     captioned(
         figure,
         "How well the latent distance tells failures (no match by StructureMatcher), nesf+ with consistent decoding, three seeds together. Area 0.5: the signal says nothing; 1: it tells every failure. The threshold of the certificate was chosen on validation crystals.",
-        table=areas.rename_axis("area under the curve"),
+        table=sourced(areas.rename_axis("area under the curve"), by=of),
         name="trust-roc",
     )
 )
@@ -141,12 +146,15 @@ display(
     captioned(
         figure,
         "The share of exact crystals (all atoms and elements right, mean position error below 0.01 Å) in decades of the latent distance, with their number and 95 % interval. Dashed: the threshold of the certificate.",
-        table=data,
+        table=sourced(data.set_index(["panel", "decade"]), by=of),
         name="trust-reliability",
     )
 )
 for title, table in signals.items():
-    display(Markdown(f"**{title}**, by the verdict"), verdict_table(table))
+    display(
+        Markdown(f"**{title}**, by the verdict"),
+        sourced(verdict_table(table), of[title]),
+    )
 
 # %% [markdown]
 # ## The first ten minutes
@@ -156,7 +164,7 @@ for title, table in signals.items():
 # %% tags=["full-width", "hide-input"]
 newcomer = recorded_newcomer()
 display(HTML(transcript(newcomer["steps"])))
-display(Markdown(how_recorded(newcomer)))
+display(Markdown(how_recorded(newcomer, "newcomer")))
 
 # %% [markdown]
 # ## What to distrust
