@@ -284,8 +284,14 @@ def seconds(run: Mapping[str, Any]) -> float:
 
 @functools.cache
 def _validator(name: str) -> Any:
+    # where it is installed, jsonschema builds its grammar, which takes seconds, for a format (iri)
+    # that no schema here has
+    grammar = "rfc3987_syntax"
+    loaded = sys.modules.setdefault(grammar, None)  # type: ignore[arg-type]
     from jsonschema import Draft202012Validator
 
+    if loaded is None:
+        del sys.modules[grammar]
     return Draft202012Validator(
         json.loads(
             resources.files("nesf").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")

@@ -30,6 +30,7 @@ from nesf_studies.style import (
     element_colours,
     element_handles,
     subplots,
+    subscripts,
 )
 
 # Å; classes of the distance to the nearest atom
@@ -361,7 +362,7 @@ def overview(actual: Crystals, detected: Crystals, *, field: PointFields | None 
     left, middle, right = (figure.add_axes((x, 0.02, 0.27, 0.84)) for x in (0.01, 0.365, 0.72))
     (before,), (after,) = actual.to_structures(), detected.to_structures()
     draw_crystal(left, before)
-    left.set_title(f"crystal, {before.composition.reduced_formula}", fontsize=12)
+    left.set_title(f"crystal, {subscripts(before.composition.reduced_formula)}", fontsize=12)
     _draw_position_field(middle, actual, field or true_field(actual), fullest_plane(actual))
     middle.set(aspect="equal", xticks=[], yticks=[])
     middle.spines[:].set_visible(False)
