@@ -141,7 +141,7 @@ def write_status(app: Sphinx, tree: nodes.document, _name: str) -> None:
     ):
         head = "".join(f"<th>{t}</th>" for t in ("page", "seconds", "runs now", "reads, recorded"))
         rows = "".join(
-            f'<tr><td><a href="{address}">{escape(title)}</a></td>'
+            f'<tr><th scope="row"><a href="{address}">{escape(title)}</a></th>'
             + f"<td>{linked(took, HERE)}</td>"
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"

@@ -214,7 +214,9 @@ class _Numbers(HTMLParser):
         kinds = {kind for _, kinds in self.inside for kind in kinds}
         # a table of the page's own text has no other class than this
         typed = any(tag == "table" and own == {"table"} for tag, own in self.inside)
-        sentence = "p" in tags and "cell_output" in kinds and "code" not in tags
+        # captions, and HTML that code writes, are not sentences of `prose`
+        sentence = "p" in tags and "cell_output" in kinds and "text_html" not in kinds
+        sentence = sentence and not tags & {"code", "figcaption"}
         if (("td" in tags and not typed) or sentence) and not kinds & _SAID:
             self.found += _NUMBER.findall(data)
 
@@ -227,7 +229,7 @@ def numbers_without_source(text: str) -> list[str]:
 
     Looked at are the cells of tables and the sentences that code writes. A number has a source in a
     link to a run, and in a span that says: computed here, given, or the paper's. Tables that are
-    typed in the page's text hold settings and definitions and are not looked at.
+    typed in the page's text hold settings and definitions and are not looked at, nor are captions.
     """
     reader = _Numbers()
     reader.feed(text)

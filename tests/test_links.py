@@ -153,6 +153,8 @@ def test_a_sentence_says_of_each_number_where_it_is_from() -> None:
     assert re.findall(r'<a class="run" [^>]*>([^<]*)</a>', text) == ["65", "1,200"]
     page = '<div class="cell_output"><p>took 3.5 hours, <code>4</code>, mp-1265</p></div><p>7</p>'
     assert links.numbers_without_source(page) == ["3.5"]
+    caption = '<div class="cell_output"><figcaption><p>Fig. 3 shows 5</p></figcaption></div>'
+    assert links.numbers_without_source(caption) == []
 
 
 def test_a_page_tells_what_made_a_run_and_how_to_repeat_it(site: Path) -> None:
