@@ -175,4 +175,4 @@ def test_equations_have_one_number_in_the_whole_book_and_parts_are_generated(
     assert shown == [["1"], ["2"]]
     assert re.findall(r'href="[^"]*#equation-\w+">\((\d+)\)', a) == ["2", "1"]
     assert "processor only. nesf " in top
-    assert re.findall(r'<td><a href="(\w+)\.html">', top) == ["index", "b", "a"]
+    assert re.findall(r'<th scope="row"><a href="(\w+)\.html">', top) == ["index", "b", "a"]
