@@ -229,7 +229,10 @@ if record:
     columns["ours, LCS6Å"] = formulas_of(record)
     if second:
         columns["ours, recovered ICSG3D"] = formulas_of(second)
-    display(sourced(pd.DataFrame(columns).reindex(rows.index), PAPER))
+    by = {"figure": PAPER, "paper": PAPER, "ours, LCS6Å": record.folder}
+    if second:
+        by["ours, recovered ICSG3D"] = second.folder
+    display(sourced(pd.DataFrame(columns).reindex(rows.index), by=by))
 
 # %% [markdown]
 # Agreement, without the formulas of the two ends, which any method gets: how many different formulas the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence). The linear path has no formula between its ends.
@@ -276,7 +279,7 @@ for row in paper_paths().itertuples():
         "charge-balanced": len(balanced),
         "not balanced": ", ".join(f for f in between if f not in balanced),
     }
-sourced(pd.DataFrame(rows).T, PAPER)
+sourced(pd.DataFrame(rows).T, HERE)
 
 # %% [markdown]
 # ## The paper's claim, and what we see

@@ -45,7 +45,7 @@ from pathlib import Path
 from IPython.display import display
 
 from nesf_io.errors import DataError
-from nesf_studies.links import HERE, PAPER, sourced
+from nesf_studies.links import HERE, Mark, sourced
 from nesf_studies.page import RESULTS, open_dataset, open_model
 from nesf_studies.properties import (
     Parameters,
@@ -217,7 +217,8 @@ if recorded:
 # %% tags=["hide-input"]
 if recorded:
     variances = implied_variances(known, "icsg3d").round(3)
-    display(sourced(variances, recorded.folder, {"Table S3": PAPER}))
+    implied = Mark("paper", "computed from numbers that the paper prints")
+    display(sourced(variances, recorded.folder, {"Table S3": implied}))
 
 # %% [markdown]
 # *Variance of the known values: implied by Table S3 (median of its three methods), and here.*
