@@ -25,7 +25,7 @@ from nesf_studies.trust import wilson
 class Parameters:
     """Which held-out crystals are decoded, and how."""
 
-    others: str = "icsg3d-recovered, perov5-third"  # datasets beside the model's own, by commas
+    others: str = "icsg3d-recovered, perov5-third, mp20-binary-ternary"  # beside the model's own
     data: str = ""  # folder of these datasets; empty: the user's data folder
     split: Literal["val", "test"] = "test"
     n: int = 100  # crystals of each dataset, drawn at random
@@ -37,6 +37,8 @@ def analyse(
     model: TrainedModel, dataset: Dataset, parameters: Parameters, *, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
     """Reconstruct held-out crystals of the model's dataset and of others as own structures are.
+
+    Crystals whose id is in the model's training split are left out.
 
     `crystals`: a row a crystal: `dataset`, `id`, `outside` (in what it is outside the training
     domain, in words; empty: inside), `certified` and `latent_distance` where the mode gives them,
@@ -50,9 +52,9 @@ def analyse(
     folder = Path(parameters.data) if parameters.data else None
     datasets = [dataset, *(load(name, data_dir=folder) for name in names)]
     config = with_fields(model.config.decoding, {"mode": parameters.mode})
-    tables = []
+    seen, tables = {*dataset.split("train").ids}, []
     for each in datasets:
-        given = _drawn(each.split(parameters.split), parameters)
+        given = _drawn(each.split(parameters.split), seen, parameters)
         used, _ = in_cell(given, "auto", model.domain)
         made = reconstruct(model, used, config, progress=progress)
         materials = evaluate(used, made.crystals).materials
@@ -74,8 +76,10 @@ def analyse(
     return {"crystals": pd.concat(tables, ignore_index=True)}
 
 
-def _drawn(crystals: Crystals, parameters: Parameters) -> Crystals:
-    rows = np.random.default_rng(parameters.seed).permutation(len(crystals))[: parameters.n]
+def _drawn(crystals: Crystals, seen: set[str], parameters: Parameters) -> Crystals:
+    """Return crystals at random, without those whose id is in the training split."""
+    rows = np.array([i for i, name in enumerate(crystals.ids) if name not in seen])
+    rows = np.random.default_rng(parameters.seed).permutation(rows)[: parameters.n]
     return crystals.select(sorted(rows.tolist()))
 
 
