@@ -38,7 +38,8 @@ def analyse(
 ) -> dict[str, pd.DataFrame]:
     """Reconstruct held-out crystals of the model's dataset and of others as own structures are.
 
-    Crystals whose id is in the model's training split are left out.
+    Crystals whose id is in the model's training split, or with an element that the model has no
+    number for (they are refused), are left out.
 
     `crystals`: a row a crystal: `dataset`, `id`, `outside` (in what it is outside the training
     domain, in words; empty: inside), `certified` and `latent_distance` where the mode gives them,
@@ -54,7 +55,7 @@ def analyse(
     config = with_fields(model.config.decoding, {"mode": parameters.mode})
     seen, tables = {*dataset.split("train").ids}, []
     for each in datasets:
-        given = _drawn(each.split(parameters.split), seen, parameters)
+        given = _drawn(each.split(parameters.split), model, seen, parameters)
         used, _ = in_cell(given, "auto", model.domain)
         made = reconstruct(model, used, config, progress=progress)
         materials = evaluate(used, made.crystals).materials
@@ -76,10 +77,16 @@ def analyse(
     return {"crystals": pd.concat(tables, ignore_index=True)}
 
 
-def _drawn(crystals: Crystals, seen: set[str], parameters: Parameters) -> Crystals:
-    """Return crystals at random, without those whose id is in the training split."""
-    rows = np.array([i for i, name in enumerate(crystals.ids) if name not in seen])
-    rows = np.random.default_rng(parameters.seed).permutation(rows)[: parameters.n]
+def _drawn(
+    crystals: Crystals, model: TrainedModel, seen: set[str], parameters: Parameters
+) -> Crystals:
+    """Return crystals at random, without those that the model has seen or refuses to read."""
+    known = [
+        i
+        for i, name in enumerate(crystals.ids)
+        if name not in seen and {*crystals.species[crystals.atoms(i)]} <= {*model.vocabulary}
+    ]
+    rows = np.random.default_rng(parameters.seed).permutation(known)[: parameters.n]
     return crystals.select(sorted(rows.tolist()))
 
 
