@@ -28,7 +28,7 @@ class Parameters:
     others: str = "icsg3d-recovered, perov5-third, mp20-binary-ternary"  # beside the model's own
     data: str = ""  # folder of these datasets; empty: the user's data folder
     split: Literal["val", "test"] = "test"
-    n: int = 100  # crystals of each dataset, drawn at random
+    n: int = 30  # crystals of each dataset, drawn at random
     seed: int = 0  # of the draw
     mode: Literal["exact", "fast", "consistent"] = "consistent"  # of decoding
 
