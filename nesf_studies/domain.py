@@ -17,6 +17,7 @@ from nesf.decode import reconstruct
 from nesf.domain import in_cell, outside
 from nesf.metrics import evaluate, is_right
 from nesf.saved import TrainedModel
+from nesf_io.errors import DataError
 from nesf_studies.record import recorded_analysis
 from nesf_studies.trust import wilson
 
@@ -47,7 +48,7 @@ def analyse(
     encoded) and `exact` (all atoms and elements right, positions within 0.01 Å).
 
     Raises:
-        DataError: a dataset is missing.
+        DataError: a dataset is missing, or has no crystal that is new to the model.
     """
     names = [name.strip() for name in parameters.others.split(",") if name.strip()]
     folder = Path(parameters.data) if parameters.data else None
@@ -56,6 +57,10 @@ def analyse(
     seen, tables = {*dataset.split("train").ids}, []
     for each in datasets:
         given = _drawn(each.split(parameters.split), model, seen, parameters)
+        if not len(given):
+            raise DataError(
+                f"{each.name}: all of its {parameters.split} crystals were seen in training or cannot be read; choose other datasets"
+            )
         used, _ = in_cell(given, "auto", model.domain)
         made = reconstruct(model, used, config, progress=progress)
         materials = evaluate(used, made.crystals).materials
