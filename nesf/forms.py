@@ -75,6 +75,8 @@ def read_form(path: Path, form: Any, remedy: str) -> Any:
         DataError: no such file, not JSON, of another version or form; the message names the file,
             the key and its value.
     """
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file; {remedy}")
     content = read_json(path)
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise DataError(

@@ -169,10 +169,24 @@ def check(
     return files
 
 
-def check_file(path: Path, replace: bool) -> None:
-    """Raise `ConfigError` for a file that exists and may not be replaced."""
+def check_file(
+    path: Path, replace: bool, *, inputs: Iterable[Path] = (), begins: bytes = b""
+) -> None:
+    """Raise `ConfigError` for a file that exists and may not be replaced.
+
+    It may not without `replace`, nor if it is one of the inputs, nor if it does not begin as this
+    program's files of the kind do.
+    """
+    if any(Path(path).resolve() == Path(one).resolve() for one in inputs):
+        raise ConfigError(f"{path}: is an input; choose another name")
     if Path(path).exists() and not replace:
         raise ConfigError(f"{path}: exists already; choose another name, or give --replace")
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            if file.read(len(begins)) != begins:
+                raise ConfigError(
+                    f"{path}: was not written by this program; choose another name, or move it away"
+                )
 
 
 def files_in(folder: Path) -> list[Path]:

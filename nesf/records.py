@@ -338,7 +338,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
         return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise DataError(f"{path}: cannot be read as a table ({error}); make it again") from None
+        why = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as a table ({why}); make it again") from None
 
 
 def _natural(path: Path) -> list[Any]:

@@ -253,8 +253,11 @@ def _encode(options: argparse.Namespace) -> int:
 
     if options.out.suffix not in (".npy", ".csv"):
         raise ConfigError(f"--out {options.out}: the name of a .npy or .csv file is expected")
-    for file in (options.out, ids_beside(options.out))[: 1 + (options.out.suffix == ".npy")]:
-        check_file(file, options.replace)
+    kinds = {options.out: b"id,z000,"}
+    if options.out.suffix == ".npy":
+        kinds = {options.out: b"\x93NUMPY", ids_beside(options.out): b"["}
+    for file, begins in kinds.items():
+        check_file(file, options.replace, inputs=_files(options.structures), begins=begins)
     model = TrainedModel.load(model_folder(options.run), options.device)
     given, skipped, _ = _own_structures(options, model.vocabulary)
     used, cells = in_cell(given, options.cell, model.domain)

@@ -197,7 +197,7 @@ def _audit(options: argparse.Namespace) -> None:
     from nesf_studies.audit import audit
 
     if options.json:
-        check_file(options.json, options.replace)
+        check_file(options.json, options.replace, inputs=[Path(options.dataset)])
     result = audit(dataset_of(options), near_duplicates=not options.no_near_duplicates)
     print(result)
     if options.json:

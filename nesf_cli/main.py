@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with redirect_stdout(io.StringIO()) if silent else nullcontext():
             return options.call(options) or 0
     except NesfError as error:
-        print(f"nesf: error: {error}", file=sys.stderr)
+        text = str(error)
+        if not hasattr(options, "skip_bad"):  # a remedy that this command does not have
+            text = re.sub(
+                r", or leave (it|the entry) out (with --skip-bad|\(--skip-bad\))", "", text
+            )
+        print(f"nesf: error: {text}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 0
@@ -234,10 +240,12 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=_minutes,
         help="plan the number of epochs to take about this long on this machine",
     )
-    parser.add_argument("--max-minutes", type=float, help="stop after so long, with a checkpoint")
+    parser.add_argument(
+        "--max-minutes", type=_minutes, help="stop after so long, with a checkpoint"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in the run folder"
     )
@@ -252,6 +260,13 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="own data: leave out entries that cannot be used"
     )
     add_data_options(parser)
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):  # nor nan
+        raise argparse.ArgumentTypeError(f"{text}: a finite number, not below 0, is expected")
+    return value
 
 
 def _asked(options: argparse.Namespace, dataset: Any) -> Run:

@@ -164,7 +164,7 @@ def _view(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{options.structures.resolve().name.split('.')[0]}.png")
     if out.suffix not in (".png", ".svg", ".html"):
         raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
-    check_file(out, options.replace)
+    check_file(out, options.replace, inputs=[options.structures])
     crystals, _, notes = read_structures(options.structures)
     print_notes(notes)
     structures = crystals.to_structures()

@@ -177,8 +177,8 @@ def _formula_notes(data: Mapping[str, Any], structure: Structure, empty: set[str
     if not here.fractional_composition.almost_equals(formula.fractional_composition, 0.01, 1e-3):
         return [f"its formula is {text}, its sites are {here.formula}"]
     z, atoms = str(data.get("_cell_formula_units_Z", "")), formula.num_atoms
-    # pymatgen writes the formula of the whole cell
-    whole = [round(atoms * int(z)), round(atoms)] if z.isdigit() else []
+    # pymatgen writes the formula of the whole cell, and Z = 0 for Na O, half of Na2 O2
+    whole = [round(atoms * int(z)), round(atoms)] if z.isdigit() and int(z) else []
     factor = formula.get_reduced_composition_and_factor()[1]
     if whole and len(structure) not in whole[: 2 if z == f"{factor:g}" else 1]:
         return [

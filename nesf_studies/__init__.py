@@ -20,6 +20,7 @@ ANALYSES = {
     "design": "crystals for a target, beside random search and training crystals",
     "path-energies": "CHGNet's energy along the paths of `interpolation`, beside linear mixing",
     "symmetry": "space groups of reconstructions, with and without symmetrising",
+    "domain": "how well training domain and certificate tell failures, also on other datasets",
     "slots": "a slot decoder trained on the same latent vectors, against the fields",
     "properties": "properties predicted from latent vectors (Supplementary Note 4)",
 }

@@ -14,6 +14,7 @@ import ast
 import datetime
 import platform
 import re
+import subprocess
 from collections.abc import Iterable
 from html import escape
 from importlib import import_module, metadata
@@ -178,7 +179,25 @@ def set_footer(app: Sphinx, config: Any) -> None:
     options["extra_footer"] = (
         f"<p>nesf {nesf.__version__}, commit {short_commit()}. MIT licence.</p>"
     )
+    if address := repository(Path(app.confdir)):
+        options |= {
+            "repository_url": address,
+            "use_repository_button": True,
+            "use_issues_button": True,
+            "launch_buttons": {"binderhub_url": "https://mybinder.org"},
+        }
     config.html_theme_options = options
+
+
+def repository(folder: Path) -> str:
+    """Return the address on GitHub from which a folder was cloned; empty if there is none."""
+    command = ["git", "-C", str(folder), "remote", "get-url", "origin"]
+    try:
+        origin = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", origin.strip())
+    return f"https://github.com/{found[1]}" if found else ""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

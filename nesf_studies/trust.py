@@ -28,12 +28,14 @@ SIGNALS = {
     "worst_score": "worst score of the atoms, Å",
     "training_distance": "distance from the training crystals",
     "n_atoms": "number of atoms found (trivial)",
+    "outside": "outside the training domain (flag)",
 }
 OUTCOMES = {
     "matched": "the crystal matches (StructureMatcher)",
     "exact": "all atoms and elements right",
 }
-_COLOURS = dict(zip(SIGNALS, (NESF, ICSG3D, SECOND, ORACLE, TRIVIAL), strict=True))
+FLAG = "#CC79A7"  # Okabe and Ito
+_COLOURS = dict(zip(SIGNALS, (NESF, ICSG3D, SECOND, ORACLE, TRIVIAL, FLAG), strict=True))
 
 
 def signals(

@@ -42,6 +42,7 @@ from nesf_studies.certificates import (
     reliability,
     reliability_chart,
 )
+from nesf_studies.domain import domain_reliability, domain_signals
 from nesf_studies.links import sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.robustness import (
@@ -57,7 +58,7 @@ from nesf_studies.robustness import (
     verdict_table,
 )
 from nesf_studies.style import captioned, save
-from nesf_studies.trust import roc, roc_chart
+from nesf_studies.trust import OUTCOMES, roc, roc_chart
 
 # %% [markdown]
 # ## The campaign
@@ -155,6 +156,56 @@ for title, table in signals.items():
         Markdown(f"**{title}**, by the verdict"),
         sourced(verdict_table(table), of[title]),
     )
+
+# %% [markdown]
+# ## May the training domain be trusted?
+#
+# A crystal is flagged where its cell, its number of atoms or an element lies outside what the model has learned. On the test split of the model's own dataset hardly any crystal is. So crystals that nesf+ on LCS6Å has never seen were drawn at random from test splits of four datasets, without those whose id is in its training split and those with an element that it refuses. They were reconstructed as own structures are, with consistent decoding (`nesf analyse domain`).
+
+# %% tags=["hide-input"]
+model = Path(results or RESULTS) / "lcs6" / "nesf" / "plus" / "seed-0"
+recorded = model / "analysis" / "domain"
+drawn = domain_signals(model)
+curves = {
+    f"failure: not {words}": roc(drawn, key) for key, words in OUTCOMES.items()
+}
+figure = roc_chart(curves)
+data = pd.concat([c.assign(panel=k) for k, c in curves.items()])
+if out:
+    save(figure, Path(out) / "trust-domain", data)
+areas = pd.DataFrame(
+    {k: c.groupby("signal")["area"].first() for k, c in curves.items()}
+)
+display(
+    captioned(
+        figure,
+        "How well domain flag and latent distance tell failures, on crystals of all four datasets together. The flag is yes or no, so its curve has one corner.",
+        table=sourced(areas.rename_axis("area under the curve"), recorded),
+        name="trust-domain",
+    )
+)
+display(sourced(domain_reliability(drawn), recorded))
+
+# %% tags=["hide-input"]
+flagged = drawn.assign(right=drawn["exact"]).groupby("outside")
+groups = {
+    f"{'outside' if flag else 'inside'} the training domain": reliability(part)
+    for flag, part in flagged
+}
+figure = reliability_chart(groups, PRESETS["plus"].decoding.certified)
+data = pd.concat(
+    [g.assign(panel=k) for k, g in groups.items()], ignore_index=True
+)
+if out:
+    save(figure, Path(out) / "trust-domain-reliability", data)
+display(
+    captioned(
+        figure,
+        "The share of exact crystals in decades of the latent distance, by the domain flag, with their number and 95 % interval. Dashed: the threshold of the certificate.",
+        table=sourced(data.set_index(["panel", "decade"]), recorded),
+        name="trust-domain-reliability",
+    )
+)
 
 # %% [markdown]
 # ## The first ten minutes

@@ -77,6 +77,30 @@ def test_main_job_leaves_a_valid_recorded_run(run: Path) -> None:
         )
 
 
+def test_a_remedy_is_one_that_the_command_has(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.cif").write_text("data_x\n_cell_length_a 4\n")
+    bad, out = str(tmp_path / "bad.cif"), str(tmp_path / "out")
+    for words, has in (
+        (["reconstruct", str(run), bad, "--out", out], True),
+        (["interpolate", str(run), bad, bad, "--out", out], False),
+        (["evaluate", "--actual", bad, "--detected", bad, "--out", out], False),
+        (["view", bad, "--out", f"{out}.png"], False),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "bad.cif: " in said and "repair or remove it" in said
+        assert ("--skip-bad" in said) == has, said
+    for words in (["benchmark"], ["analyse", "symmetry"], ["evaluate"]):
+        assert main([*words, str(tmp_path / "nix")]) == 2
+        assert "no such file; " in capsys.readouterr().err
+    for value in ("-1", "nan", "inf"):
+        with pytest.raises(SystemExit):
+            main(["train", "starter", "--out", out, f"--minutes={value}"])
+        assert "not below 0" in capsys.readouterr().err
+
+
 def test_stages_one_by_one_give_the_same_metrics(run: Path, data: Path, tmp_path: Path) -> None:
     assert (
         main(

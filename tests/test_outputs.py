@@ -147,6 +147,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cifs").mkdir()
     for structure in splits["train"].to_structures():
         structure.to(filename=str(folder / "cifs" / f"{structure.properties['id']}.cif"))
+    (folder / "ends").mkdir()
+    for i, file in enumerate(sorted((folder / "cifs").glob("*.cif"))[:2]):
+        shutil.copy(file, folder / "ends" / f"{i}.cif")
     for i in range(20):
         cell = Lattice.cubic(3.5 + i / 20)
         one = Structure(cell, ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -169,6 +172,7 @@ COMMANDS = {
         ["evaluate", "--actual", "cifs", "--detected", "cifs", "--out", "out"],
         ["analyse", "examples", str(RUN), *DATA, "--set", "mode=fast", "--out", "out"],
         ["aggregate", "results", "--figures", "out"],
+        ["interpolate", str(RUN), "ends/0.cif", "ends/1.cif", "--steps", "2", *FAST, "--out", "out"],
     ],
     "data/mine": [["data", "import", "many", "--name", "mine", *DATA]],
     f"{RUN}/reconstruction/train": [["reconstruct", str(RUN), "--split", "train", *DATA, *FAST]],
@@ -233,6 +237,27 @@ def test_a_single_file_is_replaced_only_if_told(
     table = Path("results/table1.csv").read_bytes()
     assert main(["aggregate", "results"]) == 2 and Path("results/table1.csv").read_bytes() == table
     assert main(["aggregate", "results", "--replace"]) == 0
+
+
+def test_a_file_of_latent_vectors_never_replaces_an_input_or_another_kind_of_file(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cif = min((place / "cifs").glob("*.cif"))
+    pd.DataFrame({"id": ["x"], "cif": [cif.read_text()]}).to_csv("mine.csv", index=False)
+    Path("mine.ids.json").write_text("notes")
+    before = content(tmp_path)
+    for source, out, why in (
+        ("mine.csv", "./mine.csv", "is an input"),
+        (str(cif), "mine.csv", "was not written by this program"),
+        (str(cif), "mine.npy", "mine.ids.json: was not written by this program"),
+    ):
+        assert main(["encode", str(place / RUN), source, "--out", out, "--replace"]) == 2
+        assert why in capsys.readouterr().err and content(tmp_path) == before
+    words = ["encode", str(place / RUN), "mine.csv", "--out", "z.csv"]
+    assert main(words) == main([*words, "--replace"]) == 0
+    audit = ["data", "audit", "mine.csv", "--no-near-duplicates", "--json", "mine.csv", "--replace"]
+    assert main(audit) == 2 and "is an input" in capsys.readouterr().err
 
 
 def test_own_structures_in_the_output_are_not_overwritten(

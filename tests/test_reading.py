@@ -251,6 +251,14 @@ def test_lost_atoms_are_an_error(tmp_path: Path, text: str, reason: str) -> None
         read_structures(write(tmp_path / "s.cif", text))
 
 
+def test_what_pymatgen_writes_of_half_a_peroxide_is_no_contradiction(tmp_path: Path) -> None:
+    """For Na O it writes Z = 0, the whole part of a half of Na2 O2."""
+    structure = Structure(Lattice.cubic(4.0), ["Na", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    text = structure.to(fmt="cif")
+    assert "_cell_formula_units_Z   0" in text
+    assert not read_structures(write(tmp_path / "s.cif", text)).notes
+
+
 def test_the_whole_group_is_read(tmp_path: Path) -> None:
     crystals, _, notes = read_structures(write(tmp_path / "s.cif", SYMMETRIC))
     assert is_rock_salt(crystals) and not notes
