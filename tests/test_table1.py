@@ -291,18 +291,18 @@ def test_progress_counts_what_is_recorded_as_asked_for(tmp_path: Path) -> None:
     assert tables.progress_table(tmp_path / "no-clone.yaml").empty
 
 
-def test_recorded_summaries_are_those_of_the_runs_and_stand_beside_the_paper() -> None:
-    summaries = tables.recorded_summaries("lcs6")
-    assert list(summaries) == ["ours", "copy", "constant", "oracle"]
-    recorded = json.loads(
-        (page.RESULTS / "lcs6" / "nesf" / "cpu" / "seed-0" / "metrics.json").read_text()
-    )["test"]
-    assert summaries["ours"] == recorded and tables.recorded_summaries("nowhere") == {}
-    table = tables.metrics_table(summaries | {"none": {ATOMS: None}}, dataset="lcs6")
-    assert table.loc[page.LABELS[ATOMS]].tolist() == [
-        f"{summaries[m][ATOMS]:.2f}" for m in summaries
-    ] + ["–", "6.35 ± 0.50"]
-    assert table.loc[page.LABELS[POSITION], "ours"] == f"{recorded[POSITION]:.4f}"
+def test_recorded_errors_stand_beside_the_paper_and_know_their_runs() -> None:
+    table, methods = tables.recorded_table("lcs6"), ["ours", "copy", "constant", "oracle"]
+    assert list(table) == [*methods, "paper"] and list(tables.recorded_table("nowhere")) == []
+    folders = [table.attrs["sources"][method] for method in methods]
+    recorded = [json.loads((f / "metrics.json").read_text())["test"] for f in folders]
+    assert folders[0] == page.RESULTS / "lcs6" / "nesf" / "cpu" / "seed-0"
+    shown = [f"{errors[ATOMS]:.2f}" for errors in recorded]
+    assert table.loc[page.LABELS[ATOMS]].tolist() == [*shown, "6.35 ± 0.50"]
+    assert table.loc[page.LABELS[POSITION], "ours"] == f"{recorded[0][POSITION]:.4f}"
+    summaries = {"ours": recorded[0], "none": {ATOMS: None}}
+    made = tables.metrics_table(summaries, dataset="lcs6")
+    assert made.loc[page.LABELS[ATOMS], "none"] == "–"
     assert "paper" not in tables.metrics_table(summaries, dataset="starter")
 
 
