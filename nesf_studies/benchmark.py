@@ -21,6 +21,7 @@ from nesf.records import RecordedRun, read_record
 from nesf.runs import check_dataset
 from nesf_design.benchmark import benchmark, published
 from nesf_io.errors import DataError
+from nesf_studies.links import Mark, Source, from_runs
 from nesf_studies.record import RecordedAnalysis, recorded_analysis, shown_method, write_analysis
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 
@@ -102,7 +103,8 @@ def _decoded(run: Path, about: Mapping[str, Any], dataset: Dataset, split: str) 
 def benchmarks(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """Return the recorded benchmarks of runs, a row of `nesf_design.benchmark` each.
 
-    Further columns: `dataset`, `model` (method and preset), `seed`, `minutes` of training.
+    Further columns: `dataset`, `model` (method and preset), `seed`, `minutes` of training, `folder`
+    of the record.
     """
     parts = []
     for run in runs:
@@ -117,6 +119,7 @@ def benchmarks(runs: Iterable[RecordedRun]) -> pd.DataFrame:
             .assign(
                 dataset=about["dataset"]["name"],
                 model=f"nesf, {about['preset']}" if method == "nesf" else method,
+                folder=run.folder / "analysis" / NAME,
                 seed=about["seed"],
                 minutes=minutes,
             )
@@ -126,6 +129,12 @@ def benchmarks(runs: Iterable[RecordedRun]) -> pd.DataFrame:
 
 def run_table(runs: Iterable[RecordedRun], titles: Mapping[str, str]) -> pd.DataFrame:
     """Return what was trained and decoded, a row for each run of the named datasets that is scored."""
+    scored = [
+        run
+        for run in runs
+        if run.run["dataset"]["name"] in titles
+        and (run.folder / "analysis" / NAME / "analysis.json").exists()
+    ]
     rows = [
         {
             "dataset": titles[run.run["dataset"]["name"]],
@@ -136,11 +145,10 @@ def run_table(runs: Iterable[RecordedRun], titles: Mapping[str, str]) -> pd.Data
             "certified, %": run.metrics.get("test", {}).get("certified_percent"),
             "commit": run.run["commit"][:8],
         }
-        for run in runs
-        if run.run["dataset"]["name"] in titles
-        and (run.folder / "analysis" / NAME / "analysis.json").exists()
+        for run in scored
     ]
-    return pd.DataFrame(rows).set_index("dataset") if rows else pd.DataFrame()
+    table = pd.DataFrame(rows).set_index("dataset") if rows else pd.DataFrame()
+    return from_runs(table, rows=[run.folder for run in scored])
 
 
 def beside_published(table: pd.DataFrame, dataset: str, split: str = "test") -> pd.DataFrame:
@@ -159,10 +167,12 @@ def beside_published(table: pd.DataFrame, dataset: str, split: str = "test") -> 
         }
         for row in theirs.itertuples()
     ]
+    made_by: list[Source] = [Mark("paper", f"published: {row['source']}") for row in rows]
     own = table.query("dataset == @dataset and split == @split and tolerances == 'field'")
     for model, part in own.groupby("model", sort=False):
         value = part.groupby(["crystals", "rule"])[["match_percent", "rmse"]].mean()
         strict = part.query("crystals == 'decoded'")
+        made_by.append(part["folder"].unique().tolist())
         rows.append(
             {
                 "model": f"{model} ({'trivial control' if model in TRIVIAL_MODELS else 'ours'})",
@@ -176,7 +186,7 @@ def beside_published(table: pd.DataFrame, dataset: str, split: str = "test") -> 
                 "source": f"recorded, {SHARES[dataset][1]}",
             }
         )
-    return pd.DataFrame(rows)
+    return from_runs(pd.DataFrame(rows), rows=made_by)
 
 
 def benchmark_chart(tables: Mapping[str, pd.DataFrame]) -> Figure:

@@ -14,6 +14,7 @@ import ast
 import datetime
 import platform
 import re
+import subprocess
 from collections.abc import Iterable
 from html import escape
 from importlib import import_module, metadata
@@ -27,6 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import nesf
 from nesf.records import commit
+from nesf_studies.links import HERE, linked
 
 # What a page does, by the names that its code uses. A page may do both.
 NOW = {
@@ -47,7 +49,7 @@ RECORDED = {
     "recorded_kubernetes": "runs",
     "recorded_campaign": "runs",
     "all_runs": "runs",
-    "recorded_summaries": "runs",
+    "recorded_table": "runs",
     "headline": "runs",
     "recorded_benchmark": "benchmarks",
 }
@@ -140,12 +142,13 @@ def write_status(app: Sphinx, tree: nodes.document, _name: str) -> None:
     ):
         head = "".join(f"<th>{t}</th>" for t in ("page", "seconds", "runs now", "reads, recorded"))
         rows = "".join(
-            f'<tr><td><a href="{address}">{escape(title)}</a></td>'
+            f'<tr><th scope="row"><a href="{address}">{escape(title)}</a></th>'
+            + f"<td>{linked(took, HERE)}</td>"
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
-            for title, address, *cells in page_rows(app)
+            for title, address, took, *cells in page_rows(app)
         )
-        table = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        table = f'<table class="table built"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         place.replace_self(nodes.raw("", table, format="html"))
 
 
@@ -176,7 +179,25 @@ def set_footer(app: Sphinx, config: Any) -> None:
     options["extra_footer"] = (
         f"<p>nesf {nesf.__version__}, commit {short_commit()}. MIT licence.</p>"
     )
+    if address := repository(Path(app.confdir)):
+        options |= {
+            "repository_url": address,
+            "use_repository_button": True,
+            "use_issues_button": True,
+            "launch_buttons": {"binderhub_url": "https://mybinder.org"},
+        }
     config.html_theme_options = options
+
+
+def repository(folder: Path) -> str:
+    """Return the address on GitHub from which a folder was cloned; empty if there is none."""
+    command = ["git", "-C", str(folder), "remote", "get-url", "origin"]
+    try:
+        origin = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", origin.strip())
+    return f"https://github.com/{found[1]}" if found else ""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from nesf.metrics import is_right
 from nesf.records import RecordedRun
+from nesf_studies.links import GIVEN, PAPER, Source, from_runs
 from nesf_studies.page import LABELS, digits, unbroken
 from nesf_studies.paper import paper_table
-from nesf_studies.record import PAPERS_NAME
+from nesf_studies.record import PAPERS_NAME, folders
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 from nesf_studies.trust import wilson
 
@@ -70,7 +71,11 @@ def errors_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test")
         row["seconds"] = f"{np.mean(times):.2f}" if method == "nesf" else "–"
         rows[name] = row | {"n": str(len(found))}
     columns = [*(LABELS[e] for e in ERRORS), *CERTIFIED.values(), "seconds", "n"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("–")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("–")
+    made_by: dict[str, Source] = {
+        n: folders(runs, dataset, *RECIPES[n]) for n in rows if n in RECIPES
+    }
+    return from_runs(table, {"n": GIVEN, "paper": PAPER} | made_by)
 
 
 def _mean(metric: str, values: Sequence[float | None]) -> str:
@@ -95,13 +100,17 @@ def seconds_a_crystal(run: RecordedRun) -> float:
 def certified_materials(
     runs: Sequence[RecordedRun], dataset: str, preset: str, split: str
 ) -> pd.DataFrame:
-    """Return the materials of consistently decoded runs, with `run` and `right` (`is_right`)."""
+    """Return the materials of consistently decoded runs, with `run` and `right` (`is_right`).
+
+    `attrs["folders"]`: of the runs.
+    """
     found = chosen(runs, dataset, "nesf", preset, split)
     parts = [run.materials().assign(run=run.folder.name) for run in found]
     parts = [part[part["split"] == split] for part in parts if "certified" in part]
     if not parts:
         return pd.DataFrame()
     materials = pd.concat(parts, ignore_index=True)
+    materials.attrs["folders"] = [run.folder for run in found]
     return materials.assign(right=is_right(materials))
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from nesf.records import MATERIAL_COLUMNS, RecordedRun
+from nesf_studies.links import from_runs
 from nesf_studies.record import shown_method
 from nesf_studies.style import DRAWN, METHOD_COLOURS, NESF, subplots
 
@@ -41,7 +42,7 @@ def materials_of(
 
     Returns:
         `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` =
-        detected − actual.
+        detected − actual. `attrs["folders"]`: of the runs.
     """
     chosen = [
         r
@@ -61,6 +62,7 @@ def materials_of(
         [r.materials().assign(run=r.folder.name) for r in chosen], ignore_index=True
     )
     materials = materials[materials["split"].isin(splits)].reset_index(drop=True)
+    materials.attrs["folders"] = [r.folder for r in chosen]
     return materials.assign(
         n_atoms_difference=materials["n_atoms_detected"] - materials["n_atoms_actual"]
     )
@@ -187,7 +189,8 @@ def verdicts(materials: pd.DataFrame, *, fewest: int = FEWEST) -> pd.DataFrame:
         claim: ("–", "–") if "nan" in text else (text, words[holds])
         for claim, (text, holds) in rows.items()
     }
-    return pd.DataFrame(texts, index=["ours", "verdict"]).T.rename_axis("the paper says")
+    table = pd.DataFrame(texts, index=["ours", "verdict"]).T.rename_axis("the paper says")
+    return from_runs(table, {"ours": materials.attrs.get("folders", [])})
 
 
 def _grows(materials: pd.DataFrame, error: str, ends: str = "") -> tuple[str, bool | None]:

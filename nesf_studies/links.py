@@ -1,48 +1,90 @@
-"""Links from a number to the page of the runs that it comes from (`nesf_studies.run_pages`)."""
+"""Links from a number to the page of the runs that it comes from (`nesf_studies.run_pages`).
+
+A table or a sentence that code writes goes through `sourced` or `prose`: each number in it leads to
+its runs, or says that this page computed it, that the paper prints it, or that it is given.
+"""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from html.parser import HTMLParser
 from os.path import commonpath
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
+from pandas.io.formats.style import Styler
 
 from nesf_studies.page import RESULTS
 
 RUNS = "runs"  # folder of the pages in the built book
+RECORDS = ("benchmarks", "robustness", "workflow")  # folders of `results` that hold no runs
+LONG = 40  # characters of a cell; longer text wraps and is set to the left
 UP = "../"  # from a page under notebooks/ to the top of the book
 
 
-def address(folders: Sequence[Path], anchor: str = "", root: Path = RESULTS) -> str:
-    """Return the page of a recorded folder, or of the recipe that several have in common.
+class Mark(NamedTuple):
+    """A source that is no recorded run: the class of its span, and what is said of it."""
 
-    Relative to the top of the book; empty where a folder is not under `root`, and so not published.
+    kind: str
+    title: str
+
+
+HERE = Mark("here", "computed when this page was built")
+GIVEN = Mark("count", "a setting, a definition or a count: nothing was measured")
+PAPER = Mark("paper", "printed in the paper")
+# a recorded folder or file, several runs whose numbers were put together, or no run at all
+Source = Path | Sequence[Path] | Mark
+# the digits of a name (LCS6Å, MP-20, mp-1265) are no number
+_NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z]-)\d+(?:\.\d+)?")
+_NUMBERS = re.compile(r"(?<![\w.-])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+_TAGGED = re.compile(r"(`[^`]*`|<a .*?</a>|<span .*?</span>)", re.DOTALL)
+
+
+def address(folders: Sequence[Path], anchor: str = "", root: Path = RESULTS) -> str:
+    """Return the page of recorded folders or files, or of the recipe that several have in common.
+
+    An analysis and a record of a benchmark are parts of a page. Relative to the top of the book;
+    empty where a folder is not under `root`, and so not published.
     """
     if not folders or not all(folder.is_relative_to(root) for folder in folders):
         return ""
     # runs of several folds or seeds have a page together, named as the folder that holds them
     page = Path(commonpath(folders)).relative_to(root)
-    if page.suffix == ".json":  # a preset may have a point in its name
+    if "analysis" in page.parts:  # of a run
+        page, anchor = page.parents[1], f"analysis-{page.name}"
+    elif page.name == "audit.json":
         page = page.with_suffix("")
-    if len(page.parts) < 2:  # nothing has such runs in common
+    elif page.suffix == ".json" and page.parts[0] in RECORDS:
+        page, anchor = page.parent, page.stem
+    elif page.parts and len(page.parts) < 3 and page.parts[0] not in RECORDS:
+        page, anchor = Path("index"), page.parts[0]  # recipes with the dataset in common
+    if not page.parts:  # nothing has such runs in common
         return ""
     return f"{RUNS}/{page.as_posix()}.html" + (f"#{anchor}" if anchor else "")
 
 
-def linked(text: str, folders: Sequence[Path], anchor: str = "", *, base: str = UP) -> str:
+def linked(text: str, source: Source, anchor: str = "", *, base: str = UP) -> str:
     """Return a text as HTML that leads to the page of its runs; the text alone if there is none."""
-    page, shown = address(folders, anchor), html.escape(text)
-    return f'<a class="run" href="{base}{page}">{shown}</a>' if page and text != "–" else shown
+    return _led(html.escape(text), source, anchor, base=base)
+
+
+def _led(shown: str, source: Source, anchor: str = "", *, base: str = UP) -> str:
+    """Return HTML in a link to its runs, or in a span that says where else it is from."""
+    if shown == "–":
+        return shown
+    if isinstance(source, Mark):
+        return f'<span class="{source.kind}" title="{html.escape(source.title)}">{shown}</span>'
+    page = address([source] if isinstance(source, Path) else source, anchor)
+    return f'<a class="run" href="{base}{page}">{shown}</a>' if page else shown
 
 
 def quoted(text: str, source: str = "the paper") -> str:
     """Return a text as HTML that says it is printed in the paper, not measured here."""
-    return f'<span class="paper" title="{html.escape(source)}">{html.escape(text)}</span>'
+    return linked(text, Mark("paper", source))
 
 
 def count(n: int) -> str:
@@ -50,36 +92,77 @@ def count(n: int) -> str:
     return f'<span class="count">{n:,}</span>'
 
 
-def counted(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of counts as HTML: how many runs, folds or crystals there are."""
-    return table.map(lambda cell: count(cell) if isinstance(cell, int) else _count_text(cell))
-
-
-def _count_text(cell: object) -> str:
-    return f'<span class="count">{html.escape(str(cell))}</span>'
-
-
-def link_rows(
-    table: pd.DataFrame, folders: Sequence[Sequence[Path]], anchor: str = ""
+def from_runs(
+    table: pd.DataFrame, by: Mapping[Any, Source] | None = None, *, rows: Sequence[Source] = ()
 ) -> pd.DataFrame:
-    """Return a table as HTML, the numbers of each row a link to the row's runs.
+    """Let a table know where its numbers are from, for `sourced`, and return it.
 
-    The column n is a count, the column `changed` holds settings, which were not measured.
+    Args:
+        by: sources of rows or columns, by label.
+        rows: sources of the rows in their order, where a label says too little or will change.
     """
-    rows = [
-        {
-            name: count(cell)
-            if name == "n"
-            else _count_text(cell)
-            if name == "changed"
-            else linked(str(cell), made_by, anchor)
-            if re.search(r"\d", str(cell))
-            else html.escape(str(cell))
-            for name, cell in row.items()
-        }
-        for row, made_by in zip(table.to_dict("records"), folders, strict=True)
-    ]
-    return pd.DataFrame(rows, index=table.index, columns=table.columns)
+    table.attrs["sources"] = dict(by or {})
+    table.attrs["row sources"] = list(rows)
+    return table
+
+
+def sourced(
+    table: pd.DataFrame | Styler,
+    source: Source = (),
+    by: Mapping[Any, Source] | None = None,
+    *,
+    anchor: str = "",
+    caption: str = "",
+    folded: bool = False,
+) -> HTML:
+    """Return a table, its formats kept, in which each number says where it comes from.
+
+    Args:
+        source: of all numbers.
+        by: of the columns or rows that have another, by label; a column goes before a row, what is
+            named here before what the table knows (`from_runs`). A label of several levels may be
+            named by one of them.
+        anchor: part of the page of a run.
+        caption: what is read out.
+        folded: under its caption, which opens it.
+    """
+    frame: pd.DataFrame = table.data if isinstance(table, Styler) else table  # type: ignore[attr-defined]
+    known = frame.attrs.get("sources", {}) | dict(by or {})
+
+    def of_label(label: Hashable) -> Source | None:
+        levels = label if isinstance(label, tuple) else ()
+        return next((known[name] for name in (label, *levels) if name in known), None)
+
+    columns, rows = (list(map(of_label, labels)) for labels in (frame.columns, frame.index))
+    rows = frame.attrs.get("row sources") or rows
+
+    def cell(i: int, j: int, text: str) -> str:
+        plain = re.sub("<[^>]*>", "", text)
+        if len(plain) > LONG:
+            text = f'<span class="said">{text}</span>'
+        if not _NUMBER.search(plain) or "</a>" in text:
+            return text
+        chosen = (s for s in (columns[j], rows[i], source) if s is not None)
+        return _led(text, next(chosen), anchor)
+
+    with pd.option_context("display.max_colwidth", None):
+        made = (
+            table.to_html(table_attributes='class="dataframe runs"')
+            if isinstance(table, Styler)
+            else table.to_html(classes="dataframe runs", border=0)
+        )
+    return _in_a_box(_each_cell(made, cell), caption, folded)
+
+
+def _each_cell(table: str, change: Callable[[int, int, str], str]) -> str:
+    """Return a table in HTML with the content of each data cell changed, by row and column."""
+    head, body = table.split("<tbody>", 1)
+    rows = body.split("<tr")
+    for i, row in enumerate(rows[1:]):
+        parts = re.split(r"(<td[^>]*>)(.*?)(?=</td>)", row, flags=re.DOTALL)
+        parts[2::3] = [change(i, j, text) for j, text in enumerate(parts[2::3])]
+        rows[i + 1] = "".join(parts)
+    return f"{head}<tbody>{'<tr'.join(rows)}"
 
 
 def as_html(table: pd.DataFrame, caption: str = "", *, folded: bool = False) -> HTML:
@@ -89,48 +172,65 @@ def as_html(table: pd.DataFrame, caption: str = "", *, folded: bool = False) -> 
     """
     with pd.option_context("display.max_colwidth", None):
         made = table.to_html(escape=False, classes="dataframe runs", border=0)
+    return _in_a_box(made, caption, folded)
+
+
+def _in_a_box(table: str, caption: str, folded: bool) -> HTML:
     name = html.escape(caption) or "table"
-    box = f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{made}</div>'
+    box = f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{table}</div>'
     return HTML(f"<details><summary>{name}</summary>{box}</details>" if folded else box)
 
 
-def words(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of text as HTML that is set to the left and wraps."""
-    return table.map(lambda text: f'<div class="said">{html.escape(str(text))}</div>')
+def prose(text: str, source: Source, anchor: str = "") -> Markdown:
+    """Return Markdown in which each number leads to its runs, but those in code and in links."""
+    parts = _TAGGED.split(text)
+    parts[::2] = [
+        _NUMBERS.sub(lambda number: _led(number[0], source, anchor), part) for part in parts[::2]
+    ]
+    return Markdown("".join(parts))
 
 
-class _Cells(HTMLParser):
-    """Collects the texts of table cells that stand in no link to a run and are not the paper's."""
+class _Numbers(HTMLParser):
+    """Collects numbers that code wrote and that stand in nothing that says where they are from."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside: list[tuple[str, bool]] = []
+        self.inside: list[tuple[str, set[str]]] = []
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        classes = given.get("class", "").split()
-        target = given.get("href", "")
-        sourced = (tag == "a" and ("run" in classes or target.startswith("results/"))) or (
-            tag == "span" and {"paper", "count"} & set(classes)
-        )
-        self.inside.append((tag, bool(sourced)))
+        kinds = set(given.get("class", "").split())
+        if tag == "a" and given.get("href", "").startswith("results/"):
+            kinds |= {"run"}
+        self.inside.append((tag, kinds))
 
     def handle_endtag(self, tag: str) -> None:
         while self.inside and self.inside.pop()[0] != tag:
             pass
 
     def handle_data(self, data: str) -> None:
-        tags = [tag for tag, _ in self.inside]
-        if "td" in tags and not any(sourced for _, sourced in self.inside):
-            self.found += re.findall(r"(?<!\w)\d+(?:\.\d+)?", data)
+        tags = {tag for tag, _ in self.inside}
+        kinds = {kind for _, kinds in self.inside for kind in kinds}
+        # a table of the page's own text has no other class than this
+        typed = any(tag == "table" and own == {"table"} for tag, own in self.inside)
+        # captions, and HTML that code writes, are not sentences of `prose`
+        sentence = "p" in tags and "cell_output" in kinds and "text_html" not in kinds
+        sentence = sentence and not tags & {"code", "figcaption"}
+        if (("td" in tags and not typed) or sentence) and not kinds & _SAID:
+            self.found += _NUMBER.findall(data)
+
+
+_SAID = {"run", HERE.kind, GIVEN.kind, PAPER.kind}
 
 
 def numbers_without_source(text: str) -> list[str]:
-    """Return the numbers in table cells (HTML) that neither lead to a run nor are the paper's.
+    """Return the numbers of a page (HTML) that do not say where they come from.
 
-    A number that counts something (runs, folds) stands in a span of the class `count`.
+    Looked at are the cells of tables and the sentences that code writes. A number has a source in a
+    link to a run, and in a span that says: computed here, given, or the paper's. Tables that are
+    typed in the page's text hold settings and definitions and are not looked at, nor are captions.
     """
-    reader = _Cells()
+    reader = _Numbers()
     reader.feed(text)
     return reader.found

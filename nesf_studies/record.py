@@ -186,6 +186,22 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
     return RecordedAnalysis(folder, records.read_record(folder / "analysis.json", "analysis"))
 
 
+def folders(
+    runs: Iterable[RecordedRun], dataset: str, method: str = "", preset: str = ""
+) -> list[Path]:
+    """Return the folders of the runs of a dataset (ours, or the paper's), a method and a preset.
+
+    Without a method or preset: of all.
+    """
+    return [
+        run.folder
+        for run in runs
+        if dataset in (name := run.run["dataset"]["name"], PAPERS_NAME.get(name, name))
+        and method in ("", run.run["method"])
+        and preset in ("", run.run["preset"])
+    ]
+
+
 def run_rows(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """Return a row per recorded run: what ran, on which dataset, and what its training took.
 

@@ -13,7 +13,7 @@ from IPython.display import HTML
 from nesf.forms import read_form
 from nesf.records import read_record
 from nesf_io.errors import DataError
-from nesf_studies.links import as_html, words
+from nesf_studies.links import linked, sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.trust import verdicts
 
@@ -76,15 +76,18 @@ def recorded_campaign(name: str = "campaign") -> dict[str, Any]:
     Raises:
         DataError: it is not recorded, or broken.
     """
-    path = RESULTS / "robustness" / f"{name}.json"
+    path = _path(name)
     if not path.exists():
         raise DataError(f"{path}: is not recorded; make it with `make fuzz`")
     return read_record(path, "robustness")
 
 
+def _path(name: str) -> Path:
+    return RESULTS / "robustness" / f"{name}.json"
+
+
 def _recorded(name: str, form: Any) -> Any:
-    path: Path = RESULTS / "robustness" / f"{name}.json"
-    return read_form(path, form, f"make it again with python -m robustness.{name}")
+    return read_form(_path(name), form, f"make it again with python -m robustness.{name}")
 
 
 def recorded_inputs() -> InputsRecord:
@@ -130,11 +133,12 @@ def campaigns_compared(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     return table.loc[list(list(columns.values())[-1])]
 
 
-def how_recorded(record: Mapping[str, Any]) -> str:
-    """Return in a line of Markdown how a record was made."""
+def how_recorded(record: Mapping[str, Any], name: str) -> str:
+    """Return in a line of Markdown how a record, of that name, was made."""
     share = record.get("share", 1)
     size = f", {100 * share:g} % of the whole campaign" if share != 1 else ""
-    return f"*`{record['command']}`{size}, commit {record['commit'][:12]}, {record['started'][:10]}, {record['wall_time_seconds'] / 60:.0f} minutes.*"
+    text = f"commit {record['commit'][:12]}, {record['started'][:10]}, {record['wall_time_seconds'] / 60:.0f} minutes"
+    return f"*`{record['command']}`{size}, {linked(text, _path(name))}.*"
 
 
 def inputs_table(record: InputsRecord) -> pd.DataFrame:
@@ -152,8 +156,8 @@ def inputs_table(record: InputsRecord) -> pd.DataFrame:
 
 
 def inputs_html(record: InputsRecord) -> HTML:
-    """Return the table of odd inputs for a page, its text to the left."""
-    return as_html(words(inputs_table(record)), "odd inputs and what nesf says")
+    """Return the table of odd inputs for a page."""
+    return sourced(inputs_table(record), _path("inputs"), caption="odd inputs and what nesf says")
 
 
 def transcript(steps: Sequence[Step]) -> str:

@@ -1,4 +1,4 @@
-"""A static page for every recorded run, recipe, benchmark and audit, to which numbers link.
+"""A static page for every recorded run, recipe, other record and audit, to which numbers link.
 
 A Sphinx extension: named in `_config.yml`, it writes `runs/` into the built book. The pages are
 plain HTML with a drawing in SVG; they ask the network for nothing and can be opened as files.
@@ -21,7 +21,7 @@ import pandas as pd
 from nesf.data.dataset import SPLITS
 from nesf.files import read_json, write_atomically
 from nesf.records import read_csv, run_folders, seconds
-from nesf_studies.links import RUNS
+from nesf_studies.links import RECORDS, RUNS
 from nesf_studies.page import LABELS, RESULTS, TITLES, number_text
 from nesf_studies.record import PAPERS_NAME
 
@@ -63,8 +63,8 @@ def write_pages(target: Path, root: Path = RESULTS) -> list[Path]:
     for recipe, members in recipes.items():
         inputs = [p for m in members for p in (m / "run.json", m / "metrics.json") if p.exists()]
         pages.append(_write(target, root, recipe, inputs, recipe_page))
-    for folder in sorted({p.parent for p in (root / "benchmarks").rglob("*.json")}):
-        pages.append(_write(target, root, folder, list(folder.glob("*.json")), benchmark_page))
+    for folder in sorted({p.parent for name in RECORDS for p in (root / name).rglob("*.json")}):
+        pages.append(_write(target, root, folder, list(folder.glob("*.json")), records_page))
     for audit in sorted(root.glob("*/audit.json")):
         pages.append(_write(target, root, audit, [audit], audit_page))
     index = target / RUNS / "index.html"
@@ -127,8 +127,8 @@ def recipe_page(folder: Path, up: str, root: Path = RESULTS) -> str:
     return "\n".join(parts)
 
 
-def benchmark_page(folder: Path, up: str, root: Path = RESULTS) -> str:
-    """Return the body of the page of a benchmark: how each of its records was made."""
+def records_page(folder: Path, up: str, root: Path = RESULTS) -> str:
+    """Return the body of the page of records that are no runs: how each of them was made."""
     parts = []
     for file in sorted(folder.glob("*.json")):
         record = _read(file)
@@ -244,6 +244,7 @@ def _facts(record: Mapping[str, Any], level: int = 2) -> str:
         time += " (" + ", ".join(f"{k} {v / 60:.1f}" for k, v in stages.items()) + ")"
     memory = record.get("peak_memory_bytes")
     dataset = record.get("dataset") or {}
+    dataset = {"name": dataset} if isinstance(dataset, str) else dataset
     fold = dataset.get("fold")
     rows = {
         "dataset": f"{dataset.get('name', '–')}" + ("" if fold is None else f", fold {fold}"),
@@ -353,12 +354,13 @@ def _index(root: Path, recipes: Sequence[tuple[Path, list[Path]]]) -> str:
     for dataset, links in groups.items():
         title = TITLES.get(PAPERS_NAME.get(dataset, dataset), dataset)
         name = escape(dataset) if title == dataset else f"{escape(title)} ({escape(dataset)})"
-        sections.append(f"<h2>{name}</h2><ul>{''.join(links)}</ul>")
-    benchmarks = "".join(
-        f'<li><a href="benchmarks/{p.name}.html">{escape(p.name)}</a></li>'
-        for p in sorted((root / "benchmarks").glob("*"))
+        sections.append(f'<h2 id="{escape(dataset)}">{name}</h2><ul>{"".join(links)}</ul>')
+    records = sorted({p.parent for name in RECORDS for p in (root / name).rglob("*.json")})
+    others = "".join(
+        f'<li><a href="{name}.html">{escape(name)}</a></li>'
+        for name in (p.relative_to(root).as_posix() for p in records)
     )
-    return "\n".join([*sections, f"<h2>Benchmarks</h2><ul>{benchmarks}</ul>"])
+    return "\n".join([*sections, f"<h2>Other records</h2><ul>{others}</ul>"])
 
 
 def _document(title: str, body: str, depth: int) -> str:

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from nesf.files import read_json
 from nesf.records import RecordedRun
 from nesf_io.errors import ConfigError
-from nesf_studies.record import metric_rows
+from nesf_studies.links import GIVEN, PAPER, from_runs
+from nesf_studies.record import folders, metric_rows
 from nesf_studies.style import NESF, TRIVIAL, WIDEST, PageFigure, name_rows
 
 # label of the runs that show what another seed does to the configuration at the start
@@ -164,7 +165,7 @@ def candidates(
     after the last of them are shown; None for steps that start from what the paper adopted. One row
     per step and candidate: `settings` (text), n (seeds), the mean of `PRIMARY` and `SECONDARY` over
     them (NaN where nothing is recorded), `adopted` (by the paper) and `wins` (the paper's rule,
-    among those recorded).
+    among those recorded). `attrs["folders"]`: of the runs, by label.
     """
     shown = steps()[: None if winners is None else len(winners) + 1]
     table = pd.DataFrame(
@@ -193,14 +194,19 @@ def candidates(
         ["step", PRIMARY, SECONDARY], kind="stable", na_position="last"
     )
     table.loc[ranked.drop_duplicates("step").index, "wins"] = True
+    table.attrs["folders"] = {
+        label: folders(runs, dataset, "nesf", label) for label in ranked["label"]
+    }
     return table[["step", "label", "settings", "n", PRIMARY, SECONDARY, "adopted", "wins"]]
 
 
 def winner_table(table: pd.DataFrame) -> pd.DataFrame:
     """Set the winner of each step of `candidates` beside what the paper adopted."""
-    rows = {}
+    rows, made_by = {}, []
     for step in steps():
         part = table[table["step"] == step.number]
+        winner = next(iter(part.loc[part["wins"], "label"]), "")
+        made_by.append(table.attrs["folders"].get(winner, []))
         rows[step.number, step.title] = {
             "candidates": len(part),
             "recorded": int((part["n"] > 0).sum()),
@@ -208,9 +214,9 @@ def winner_table(table: pd.DataFrame) -> pd.DataFrame:
             "adopted by the paper": described(step.adopted),
             "note": step.note,
         }
-    return pd.DataFrame(
-        list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["step", "what"])
-    )
+    index = pd.MultiIndex.from_tuples(rows, names=["step", "what"])
+    given = {"candidates": GIVEN, "recorded": GIVEN, "adopted by the paper": PAPER, "note": PAPER}
+    return from_runs(pd.DataFrame(list(rows.values()), index=index), given, rows=made_by)
 
 
 def decisions(table: pd.DataFrame) -> dict[str, float]:
@@ -236,7 +242,10 @@ def seed_spread(runs: Sequence[RecordedRun]) -> pd.DataFrame:
     )
     spread = rows.groupby(["dataset", "preset"], sort=False)["value"].agg(["size", "mean", "std"])
     names = {"size": "seeds", "mean": "mean, %", "std": "standard deviation, %"}
-    return spread[spread["size"] > 1].rename(columns=names)
+    spread = spread[spread["size"] > 1].rename(columns=names)
+    return from_runs(
+        spread, rows=[folders(runs, name, "nesf", preset) for name, preset in spread.index]
+    )
 
 
 def described(values: Mapping[str, Any]) -> str:

@@ -183,7 +183,7 @@ def captioned(
     figure: Figure,
     caption: str,
     *,
-    table: pd.DataFrame | str | None = None,
+    table: pd.DataFrame | str | HTML | None = None,
     name: str = "",
     fold: str = "The numbers as a table",
 ) -> HTML:
@@ -210,9 +210,10 @@ def captioned(
     return HTML(shown + ("" if table is None else folded(table, fold)))
 
 
-def folded(content: pd.DataFrame | str, title: str) -> str:
+def folded(content: pd.DataFrame | str | HTML, title: str) -> str:
     """Return a table (a frame, or HTML) in a fold, as HTML."""
-    inside = content if isinstance(content, str) else content.to_html(border=0)
+    shown = content.data if isinstance(content, HTML) else content
+    inside = shown if isinstance(shown, str) else shown.to_html(border=0)
     return f'<details class="nesf-fold"><summary>{html.escape(title)}</summary>{inside}</details>'
 
 

@@ -16,7 +16,7 @@ from nesf.files import read_json
 from nesf.methods import run_folder
 from nesf.records import RecordedRun, read_run, seconds
 from nesf_studies.errors_by_atoms import materials_of
-from nesf_studies.links import count, linked, quoted
+from nesf_studies.links import PAPER, Source, count, from_runs, linked, quoted
 from nesf_studies.page import LABELS, RESULTS, TABLE1, TITLES, digits, number_text, unbroken
 from nesf_studies.paper import beside_the_paper, paper_atoms, paper_table, table
 from nesf_studies.record import PAPERS_NAME, metric_rows, run_rows, shown_method
@@ -488,17 +488,17 @@ def progress_table(path: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(table, index=index, columns=["asked for", "recorded", "missing"])
 
 
-def recorded_summaries(dataset: str) -> dict[str, dict[str, Any]]:
-    """Read the recorded errors on a test split by method: ours (preset cpu, seed 0), predictors."""
-    found = {}
+def recorded_table(dataset: str) -> pd.DataFrame:
+    """Return `metrics_table` of recorded test splits: ours (preset cpu, seed 0), predictors."""
+    found, made_by = {}, dict[str, Source]()
     for name, method, preset in (
         ("ours", "nesf", "cpu"),
         *((m, m, "default") for m in ("copy", "constant", "oracle")),
     ):
         folder = run_folder(RESULTS, dataset, method, preset, seed=0)
         if (folder / "run.json").exists() and "test" in (metrics := read_run(folder).metrics):
-            found[name] = metrics["test"]
-    return found
+            found[name], made_by[name] = metrics["test"], folder
+    return from_runs(metrics_table(found, dataset=dataset), {"paper": PAPER} | made_by)
 
 
 def metrics_table(
@@ -516,4 +516,5 @@ def metrics_table(
     published = paper_table().query("dataset == @dataset and method == 'nesf' and split == @split")
     if len(published):
         columns["paper"] = dict(zip(published["metric"], published["text"], strict=True))
-    return pd.DataFrame(columns, index=list(LABELS)).fillna("–").rename(index=LABELS)
+    shown = pd.DataFrame(columns, index=list(LABELS)).fillna("–").rename(index=LABELS)
+    return from_runs(shown, {"paper": PAPER})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,9 +10,10 @@ import pandas as pd
 from nesf.config import Config
 from nesf.records import RecordedRun, all_runs
 from nesf_io.errors import DataError
+from nesf_studies.links import GIVEN, Source, from_runs
 from nesf_studies.page import LABELS, RESULTS, TABLE1, number_text
 from nesf_studies.paper import table
-from nesf_studies.record import metric_rows
+from nesf_studies.record import folders, metric_rows
 
 ERRORS = tuple(metric for metric in TABLE1 if metric != "species_error_detected_percent")
 
@@ -55,22 +55,8 @@ def effects(
     spread = base.groupby("metric")["value"].std()[list(ERRORS)]
     shifts = (made[list(ERRORS)] - made.loc[reference, list(ERRORS)]) / spread.where(spread > 0)
     shifts.loc[reference] = float("nan")
-    return made.join(shifts.add_suffix(" shift"))
-
-
-def folders_of(
-    runs: Sequence[RecordedRun], dataset: str, labels: Iterable[str]
-) -> list[list[Path]]:
-    """Return the folders of the NeSF runs of each label (or preset) on a dataset."""
-    return [
-        [
-            run.folder
-            for run in runs
-            if (run.run["dataset"]["name"], run.run["method"], run.run["preset"])
-            == (dataset, "nesf", label)
-        ]
-        for label in labels
-    ]
+    made_by = [folders(runs, dataset, "nesf", label) for label in made.index]
+    return from_runs(made.join(shifts.add_suffix(" shift")), rows=made_by)
 
 
 def _nesf_rows(runs: Sequence[RecordedRun], dataset: str, split: str) -> pd.DataFrame:
@@ -137,9 +123,9 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
             number_text(error, value) + shift
             for value, shift in zip(effects[error], shifts, strict=True)
         ]
-    return shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-")).rename_axis(
-        None
-    )
+    shown = shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-"))
+    given = {"changed": GIVEN, "n": GIVEN}
+    return from_runs(shown.rename_axis(None), given, rows=effects.attrs["row sources"])
 
 
 def config_table(configs: Mapping[str, Config]) -> pd.DataFrame:
@@ -162,7 +148,10 @@ def changes_table(runs: Sequence[RecordedRun], dataset: str) -> pd.DataFrame:
     shown["minutes"] = means["minutes"].map("{:.1f}".format)
     for metric in (m for m in TABLE1 if "detected" not in m):
         shown[LABELS[metric]] = [number_text(metric, value) for value in means[metric]]
-    return shown.rename_axis(None)
+    made_by: dict[str, Source] = {
+        label: folders(runs, dataset, "nesf", label) for label in shown.index
+    }
+    return from_runs(shown.rename_axis(None), {"n": GIVEN} | made_by)
 
 
 def presets_table(dataset: str, presets: Sequence[str]) -> pd.DataFrame:
@@ -182,4 +171,5 @@ def presets_table(dataset: str, presets: Sequence[str]) -> pd.DataFrame:
             }
             about["training, minutes"] = " ".join(f"{m:.1f}" for m in same["minutes"])
             columns[name] = about | {LABELS[k]: texts.get(k, "–") for k in LABELS if k in texts}
-    return pd.DataFrame(columns)
+    made_by = {name: folders(runs, dataset, "nesf", name) for name in columns}
+    return from_runs(pd.DataFrame(columns), made_by)

@@ -20,9 +20,10 @@ from nesf_icsg3d.baseline import DecodedMaps
 from nesf_icsg3d.config import LABEL_FRAC_ON, DecodingConfig, VoxelBaselineConfig, VoxelConfig
 from nesf_icsg3d.segmentation import find_atoms, segment
 from nesf_icsg3d.voxels import origin, voxelise
+from nesf_studies.links import PAPER, Source, from_runs
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import paper_table, table
-from nesf_studies.record import PAPERS_NAME, run_rows
+from nesf_studies.record import PAPERS_NAME, folders, run_rows
 from nesf_studies.style import ICSG3D, draw_species, element_colour, on_any_ground, subplots
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
@@ -199,16 +200,22 @@ def baseline_table(runs: Sequence[RecordedRun], dataset: str, split: str = "test
         "NeSF, ours, cpu": ("nesf", "cpu"),
         "NeSF, paper": ("nesf", "paper"),
     }
-    return pd.DataFrame(
-        {title: _column(texts.get((dataset, *key), {})) for title, key in columns.items()}
+    shown = {title: _column(texts.get((dataset, *key), {})) for title, key in columns.items()}
+    return from_runs(
+        pd.DataFrame(shown),
+        {title: _source(runs, dataset, *key) for title, key in columns.items()},
     )
+
+
+def _source(runs: Sequence[RecordedRun], dataset: str, method: str, preset: str) -> Source:
+    return PAPER if preset == "paper" else folders(runs, dataset, method, preset)
 
 
 def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
     """Show the oracle by `label_frac` (`*`: preset `repaired`), last the paper's trained ICSG3D."""
     by_split = {split: _texts(runs, split) for split in ("val", "test")}
     oracles = run_rows(runs).query("method == 'icsg3d-oracle'")
-    rows = {}
+    rows, made_by = {}, {}
     for dataset, title in TITLES.items():
         own = [runs[i].run for i in oracles["run"][oracles["paper_dataset"] == dataset]]
         # two presets may have the same one
@@ -219,12 +226,14 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
         }
         for name, key in (keys | {"paper, trained": ("icsg3d", "paper")}).items():
             found = {split: texts.get((dataset, *key), {}) for split, texts in by_split.items()}
+            made_by[title, name] = _source(runs, dataset, *key)
             rows[title, name] = {
                 (split, column): found[split].get(metric, "–")
                 for split in found
                 for metric, column in ORACLE_METRICS.items()
             }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["dataset", "label_frac"])
+    shown = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["dataset", "label_frac"])
+    return from_runs(shown, made_by)
 
 
 def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:
@@ -232,9 +241,11 @@ def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFra
     about = run_rows(runs)
     reduced = about[(about["method"] == "icsg3d") & about["preset"].str.endswith("-reduced")]
     columns: dict[str, dict[str, str]] = {}
+    made_by: dict[str, Source] = {}
     for (dataset, papers_name), own in reduced.groupby(["dataset", "paper_dataset"]):
         same = about[(about["dataset"] == dataset) & about["fold"].isin(own["fold"])]
-        texts = _texts([runs[i] for i in same["run"]], split)
+        chosen = [runs[i] for i in same["run"]]
+        texts = _texts(chosen, split)
         names = {("icsg3d", preset): preset for preset in sorted(own["preset"].unique())} | {
             ("icsg3d-oracle", "as-published"): "oracle, as-published",
             ("icsg3d-oracle", "repaired"): "oracle, repaired",
@@ -245,4 +256,5 @@ def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFra
             for key, name in names.items()
             if (papers_name, *key) in texts
         }
-    return pd.DataFrame(columns)
+        made_by |= {f"{dataset}: {n}": folders(chosen, dataset, *k) for k, n in names.items()}
+    return from_runs(pd.DataFrame(columns), made_by)

@@ -39,7 +39,6 @@ check_parameters(globals(), preset=tuple(nesf.config.PRESETS))
 # %matplotlib inline
 from dataclasses import replace
 
-import pandas as pd
 from IPython.display import display
 
 from nesf.config import OFFICIAL, PAPER, PRESETS
@@ -51,6 +50,7 @@ from nesf_studies.architecture import (
     sampling_pictures,
 )
 from nesf_studies.fields import best_for_slice
+from nesf_studies.links import HERE, prose, sourced
 from nesf_studies.page import open_dataset
 
 # %% tags=["remove-cell"]
@@ -88,9 +88,10 @@ network_drawing(config)
 
 # %% tags=["hide-input"]
 table = layer_table(model)
-print(f"{table['parameters'].sum():,} trainable parameters in all")
-with pd.option_context("display.max_rows", None):
-    display(table)
+display(
+    prose(f"{table['parameters'].sum():,} trainable parameters in all", HERE)
+)
+sourced(table, HERE)
 
 # %% [markdown]
 # *Layers of the preset chosen above (`paper`), with 80 candidate elements. "batch norm" {cite}`ioffe2015` has two parameters per output; they are counted with the layer. "dropout" {cite}`srivastava2014` has none.*

@@ -44,6 +44,7 @@ from nesf_studies.benchmark import (
     beside_published,
     run_table,
 )
+from nesf_studies.links import prose, sourced
 from nesf_studies.page import LABELS, RESULTS
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
@@ -79,7 +80,7 @@ TITLES = {
 # The training splits are parts of the standard ones, because only those parts were at hand; each run is named by its part. The test crystals are the standard ones: all of Perov-5's, and the binary and ternary ones of MP-20's. Each model decoded its test split once.
 
 # %% tags=["hide-input"]
-run_table(runs, TITLES)
+sourced(run_table(runs, TITLES))
 
 # %% [markdown]
 # ## Beside the published results
@@ -113,7 +114,8 @@ for title, rows in shown.items():
     digits = {"RMSE": "{:.4f}", "crystals": "{:.0f}"} | {
         name: "{:.2f}" for name in NAMES.values() if name.endswith("%")
     }
-    display(Markdown(f"**{title}**"), named.style.format(digits, na_rep="–"))
+    styled = named.style.format(digits, na_rep="–")
+    display(Markdown(f"**{title}**"), sourced(styled))
 
 # %% tags=["full-width", "hide-input"]
 if shown:
@@ -135,13 +137,13 @@ if shown:
 # %% tags=["hide-input"]
 if len(table):
     strict = table.query("split == 'test' and rule == 'any'")
-    display(
-        strict.pivot_table(
-            index=["dataset", "model", "crystals"],
-            columns="tolerances",
-            values=["match_percent", "rmse"],
-        ).round(4)
-    )
+    made = strict.pivot_table(
+        index=["dataset", "model", "crystals"],
+        columns="tolerances",
+        values=["match_percent", "rmse"],
+    ).round(4)
+    by = strict.groupby(["dataset", "model", "crystals"])["folder"].unique()
+    display(sourced(made, by=by.map(list).to_dict()))
 
 # %% [markdown]
 # ## Where particles start
@@ -151,7 +153,8 @@ if len(table):
 # %% tags=["full-width", "hide-input"]
 plus = run_folder(root, "lcs6", "nesf", "plus", seed=0)
 try:
-    decodings = recorded_analysis("decoding", plus).table("decoding")
+    record = recorded_analysis("decoding", plus)
+    decodings = record.table("decoding")
     errors = [c for c in LABELS if c in decodings]
     columns = [
         "n_particles",
@@ -170,12 +173,13 @@ try:
     effort = decodings.set_index("variant")
     box, cell = effort.loc["default"], effort.loc["in the cell"]
     display(
-        Markdown(
-            f"{box['n_particles'] / cell['n_particles']:.1f} times fewer particles, {box['cpu_seconds'] / cell['cpu_seconds']:.1f} times less processor time, {cell['n_changed']} of {cell['n_crystals']} crystals decoded otherwise."
+        prose(
+            f"{box['n_particles'] / cell['n_particles']:.1f} times fewer particles, {box['cpu_seconds'] / cell['cpu_seconds']:.1f} times less processor time, {cell['n_changed']} of {cell['n_crystals']} crystals decoded otherwise.",
+            record.folder,
         )
     )
-    display(
-        decodings.set_index("variant")[[*errors, *columns]]
+    styled = (
+        effort[[*errors, *columns]]
         .rename(columns=LABELS | names)
         .style.format(
             {
@@ -187,6 +191,7 @@ try:
             na_rep="–",
         )
     )
+    display(sourced(styled, record.folder))
 except DataError as error:
     print(str(error).replace(str(RESULTS.parent), "."))
 
@@ -210,17 +215,19 @@ try:
         "cpu_seconds": "processor s",
     }
     errors = [c for c in LABELS if c in rows]
-    display(
+    styled = (
         rows[[*errors, *names]]
         .rename(columns=LABELS | names)
         .style.format({"certified": "{:.0f}"}, precision=4, na_rep="–")
     )
+    display(sourced(styled, rivals.folder))
     minutes = rivals.table("log")["cpu_seconds"].iloc[-1] / 60
     second = rivals.table("second")
     repaired = int(second["certified"].sum())
     display(
-        Markdown(
-            f"Training of the slots: {minutes:.1f} processor minutes. Of the {len(second)} validation crystals that consistent decoding does not certify from the five steps' answer, **{repaired}** are certified when it starts from the slots' answer instead."
+        prose(
+            f"Training of the slots: {minutes:.1f} processor minutes. Of the {len(second)} validation crystals that consistent decoding does not certify from the five steps' answer, **{repaired}** are certified when it starts from the slots' answer instead.",
+            rivals.folder,
         )
     )
 except DataError as error:

@@ -45,7 +45,8 @@ from nesf_studies.cluster import (
     recorded_slurm,
     records_table,
 )
-from nesf_studies.links import as_html, words
+from nesf_studies.links import GIVEN, linked, prose, sourced
+from nesf_studies.page import RESULTS
 from nesf_studies.style import captioned, save
 
 slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
@@ -59,8 +60,10 @@ slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
 # - **A cluster of several nodes, and one with GPUs: nowhere yet.**
 
 # %% tags=["hide-input"]
+at = RESULTS / "workflow"
+by = {"Slurm": at / "slurm.json", "Kubernetes": at / "kubernetes.json"}
 made = records_table({"Slurm": slurm, "Kubernetes": kubernetes})
-display(as_html(words(made), "how the records came about"))
+sourced(made, by=by, caption="how the records came about")
 
 # %% [markdown]
 # ## A job is killed
@@ -68,12 +71,13 @@ display(as_html(words(made), "how the records came about"))
 # Two trainings and a predictor. When the first checkpoint of one training is there, its job is killed with SIGKILL, so that it cannot save anything; a job that is out of memory ends like that.
 
 # %% tags=["full-width", "hide-input"]
-display(jobs_table(slurm))
+display(sourced(jobs_table(slurm), by["Slurm"]))
 killed = slurm["killed"]
 display(
-    Markdown(
+    prose(
         f"The job {killed['job']} was killed after epoch {killed['epoch']}. Snakemake submitted the training again, and it went on after epoch {slurm['resumed_after']}, from its last checkpoint. "
-        f"Its weights are {'bit for bit those' if slurm['same_weights'] else 'not those'} of the same training without a kill. The table was made, with {slurm['table_rows']} rows."
+        f"Its weights are {'bit for bit those' if slurm['same_weights'] else 'not those'} of the same training without a kill. The table was made, with {slurm['table_rows']} rows.",
+        by["Slurm"],
     )
 )
 display(
@@ -94,8 +98,8 @@ display(
 # What arrives at the stand-in is what Snakemake's executor would send to a cluster. It is checked against the schema of the API, strictly: an unknown key or a wrong type is refused. One rule that no schema has is checked too: a GPU needs a limit equal to the request.
 
 # %% tags=["full-width", "hide-input"]
-display(manifests_table(kubernetes))
-display(Markdown(f"*Schema of the API {kubernetes['api']}.*"))
+display(sourced(manifests_table(kubernetes), by["Kubernetes"]))
+display(prose(f"*Schema of the API {kubernetes['api']}.*", by["Kubernetes"]))
 
 # %% [markdown]
 # This check found two faults of the profile as it was before. The executor supposes that no files are shared, and Snakemake then runs every job with files on the volume on the spot, without a word; `workflow/plugins` holds the executor for a shared volume. And a GPU was asked for without a limit, which the API refuses.
@@ -106,11 +110,14 @@ display(Markdown(f"*Schema of the API {kubernetes['api']}.*"))
 
 # %% tags=["hide-input"]
 costs = measured_costs()
+speed = RESULTS / "benchmarks" / "cpu-lcs6" / "speed.json"
+streaming = RESULTS / "benchmarks" / "streaming" / "streaming.json"
 gigabytes = n_crystals * costs["bytes"] / 1e9
 streamed = n_crystals * 8 / 1e6  # offsets, as `nesf train --stream` keeps them
 display(
-    Markdown(
-        f"**{n_crystals:,} crystals** take {gigabytes:.1f} GB on disk, and {streamed:.0f} MB of memory for a training with `--stream` (8 bytes a crystal)."
+    prose(
+        f"**{n_crystals:,} crystals** take {linked(f'{gigabytes:.1f} GB', streaming)} on disk, and {streamed:.0f} MB of memory for a training with `--stream` (8 bytes a crystal).",
+        GIVEN,
     )
 )
 devices, epochs = (1, 16, 256), (1, 10, 100)
@@ -124,7 +131,8 @@ shown = days.map(
         else f"{1440 * d:.3g} min"
     )
 )
-display(shown.rename(columns=lambda n: f"{n} device{'s' * (n > 1)}"))
+shown = shown.rename(columns=lambda n: f"{n} device{'s' * (n > 1)}")
+display(sourced(shown, speed, {"write the packed dataset": streaming}))
 
 # %% [markdown]
 # *A device: the two processor cores of the benchmark `cpu-lcs6`. Costs are those of LCS6Å's crystals, of at most 24 atoms, and of the streaming benchmark's for the disk.*
@@ -142,7 +150,7 @@ display(
     captioned(
         figure,
         "Days of a training of 100 epochs against the number of crystals, from the measured step. Dotted: one day.",
-        table=data,
+        table=sourced(data, speed),
         name="ten-million",
     )
 )

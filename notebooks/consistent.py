@@ -48,7 +48,9 @@ from nesf_studies.certificates import (
     reliability_chart,
     times_table,
 )
+from nesf_studies.links import GIVEN, prose, sourced
 from nesf_studies.page import LABELS, RESULTS, number_text
+from nesf_studies.record import folders
 from nesf_studies.speed import read_benchmark
 from nesf_studies.style import save
 from nesf_studies.trials import config_table, effects, effects_table
@@ -87,7 +89,7 @@ DATASETS = {
 # training batch consists of changed crystals: strained, displaced, with exchanged elements. An autoencoder needs no labels, so it can make its own training data. z has 192 numbers as before, and nothing else is given to the decoder.
 
 # %% tags=["hide-input"]
-config_table({name: PRESETS[name] for name in ("cpu", "plus")})
+sourced(config_table({n: PRESETS[n] for n in ("cpu", "plus")}), GIVEN)
 
 # %% [markdown]
 # ## Errors on the test sets
@@ -98,7 +100,7 @@ config_table({name: PRESETS[name] for name in ("cpu", "plus")})
 for name, title in DATASETS.items():
     table = errors_table(runs, name)
     if len(table) > 1:
-        display(Markdown(f"**{title}**"), table)
+        display(Markdown(f"**{title}**"), sourced(table, anchor="test"))
 
 # %% [markdown]
 # *A wrong crystal among the certified ones: another number of atoms, a wrong element, or a mean position error of 0.01 Å or more. Rows that are not recorded yet are left out.*
@@ -137,8 +139,9 @@ if shown:
 # %% tags=["hide-input"]
 for title, materials in found.items():
     if "test" in title and len(lost := not_certified(materials)):
-        display(Markdown(f"**{title}**, {materials['run'].nunique()} runs"))
-        display(lost.head(12))
+        of = materials.attrs["folders"]
+        display(prose(f"**{title}**, {len(of)} runs", of, "test"))
+        display(sourced(lost.head(12), of, anchor="test"))
 
 # %% [markdown]
 # ## Which change helps?
@@ -165,7 +168,7 @@ if any(run.run["preset"] == BASE for run in runs):
         "no change",
         *(ABLATIONS[label] for label in compared.index[1:]),
     ]
-    display(ablations)
+    display(sourced(ablations, anchor="val"))
 
 # %% [markdown]
 # *The last three did not help in so short a training, and their code is gone: `run.json` of these runs names the commit that has it. A change that makes the task harder, as self-made crystals do, may pay only later, and errors of the five steps do not show what an encoder gains. The model nesf+ therefore keeps the first five, and decodes a composition besides.*
@@ -192,8 +195,10 @@ if len(points):
         first = better.iloc[0]
         atoms = "number_of_atoms_error_percent"
         display(
-            Markdown(
-                f"The shortest recorded training that is at or below the paper in every column took **{first['minutes']:.0f} minutes** ({first['epochs']:.0f} epochs, {LABELS[atoms]} {number_text(atoms, first[atoms])})."
+            prose(
+                f"The shortest recorded training that is at or below the paper in every column took **{first['minutes']:.0f} minutes** ({first['epochs']:.0f} epochs, {LABELS[atoms]} {number_text(atoms, first[atoms])}).",
+                folders(runs, "lcs6", "nesf", first["label"]),
+                "test",
             )
         )
 
@@ -206,10 +211,11 @@ if len(points):
 timed = RESULTS / "benchmarks" / "consistent-lcs6"
 if (timed / "consistent.json").exists():
     benchmark = read_benchmark(timed, "consistent")
-    display(times_table(benchmark))
+    display(sourced(times_table(benchmark), timed / "consistent.json"))
     display(
-        Markdown(
-            f"*nesf+ on LCS6Å, {benchmark['split']} split. Peak memory of the process {benchmark['peak_memory_bytes'] / 1e9:.1f} GB: at most `max_queries` queries, and a few hundred candidate crystals, are held at a time. `of a processor`: seconds that other programs on the machine do not lengthen. {benchmark['cpu']}; repeat: `{benchmark['command']}`.*"
+        prose(
+            f"*nesf+ on LCS6Å, {benchmark['split']} split. Peak memory of the process {benchmark['peak_memory_bytes'] / 1e9:.1f} GB: at most `max_queries` queries, and a few hundred candidate crystals, are held at a time. `of a processor`: seconds that other programs on the machine do not lengthen. {benchmark['cpu']}; repeat: `{benchmark['command']}`.*",
+            timed / "consistent.json",
         )
     )
 

@@ -45,6 +45,7 @@ import nesf
 from nesf_studies import fields, viewer
 from nesf_studies.audit import audit
 from nesf_studies.crystals import element_map
+from nesf_studies.links import HERE, sourced
 from nesf_studies.page import open_dataset
 
 # %% tags=["hide-input"]
@@ -61,13 +62,14 @@ for key, value in crystals.provenance.items():
 # %% tags=["hide-input"]
 findings = audit(crystals, near_duplicates=near_duplicates, progress=False)
 atoms = pd.DataFrame(findings.atoms).T.sort_index(axis=1).astype("Int64")
-atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
+atoms = atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
+sourced(atoms, HERE)
 
 # %% [markdown]
 # The shapes of the cells, by their lengths and angles:
 
 # %% tags=["hide-input"]
-pd.DataFrame(findings.shapes).T.fillna(0).astype(int)
+sourced(pd.DataFrame(findings.shapes).T.fillna(0).astype(int), HERE)
 
 # %% [markdown]
 # ## Elements

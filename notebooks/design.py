@@ -40,13 +40,14 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from nesf_studies.design import (
     regression_table,
     strategies_table,
     success_chart,
 )
+from nesf_studies.links import prose, sourced
 from nesf_studies.page import recorded_run
 from nesf_studies.path_energies import barriers_table, energies_along
 from nesf_studies.record import recorded_analysis
@@ -75,11 +76,12 @@ along = recorded_analysis(
 # %% tags=["hide-input"]
 parameters = designed.about["parameters"]
 display(
-    Markdown(
-        f"Target: `{parameters['target']}` on {designed.about['dataset']['name']}; {parameters['n']} of {parameters['pool']} latent vectors."
+    prose(
+        f"Target: `{parameters['target']}` on {designed.about['dataset']['name']}; {parameters['n']} of {parameters['pool']} latent vectors.",
+        designed.folder,
     ),
-    regression_table(designed.table("regression")),
-    strategies_table(designed.table("strategies")),
+    sourced(regression_table(designed.table("regression")), designed.folder),
+    sourced(strategies_table(designed.table("strategies")), designed.folder),
 )
 figure = success_chart(designed.table("strategies"), title=parameters["target"])
 if out:
@@ -103,7 +105,7 @@ if out:
 display(figure)
 
 # %% tags=["full-width", "hide-input"]
-barriers_table(along.table("barriers"))
+sourced(barriers_table(along.table("barriers")), along.folder)
 
 # %% [markdown]
 # *Dots: frames at which the cell's formula changes. Barrier: the largest energy above the straight line between the two ends, and its t; switches: how often the formula changes; a gap in a line: a frame that CHGNet is not asked about, for atoms nearer than 0.5 Å.*

@@ -36,11 +36,11 @@ from nesf.methods import run_folder
 from nesf.records import all_runs
 from nesf_io.errors import DataError
 from nesf_studies.decoding import ERRORS
-from nesf_studies.links import as_html, link_rows
+from nesf_studies.links import as_html, sourced
 from nesf_studies.page import LABELS, RESULTS
 from nesf_studies.record import recorded_analysis
 from nesf_studies.tables import paper_lattice_table
-from nesf_studies.trials import effects, effects_table, folders_of
+from nesf_studies.trials import effects, effects_table
 
 # %% [markdown]
 # ## The differences
@@ -102,8 +102,7 @@ runs = all_runs(Path(results) if results else RESULTS)
 
 def show(found):
     """Effects in words, each row a link to its runs."""
-    made_by = folders_of(runs, "lcs6", found.index)
-    return as_html(link_rows(effects_table(found), made_by, "val"), "effects")
+    return sourced(effects_table(found), anchor="val", caption="effects")
 
 
 short = effects(runs, "lcs6", "trial-80-epochs")
@@ -149,8 +148,7 @@ if record:
     names |= {"n_changed": "crystals changed", "n_crystals": "of"}
     shown = rows.set_index(["variant", "changes"])[list(names)]
     shown = shown.rename(columns=names).round(4)
-    made_by = [[folder]] * len(shown)
-    display(as_html(link_rows(shown, made_by, "analysis-decoding")))
+    display(sourced(shown, record.folder))
 
 # %% [markdown]
 # *Crystals changed: those with another number of atoms, another species error, or a position error that differs by more than 0.001 Å from the default's.*

@@ -48,6 +48,7 @@ from nesf_studies.errors_by_atoms import (
     materials_of,
     verdicts,
 )
+from nesf_studies.links import sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.style import save
 
@@ -82,7 +83,7 @@ print(f"{len(runs)} recorded runs")
 def tables_of(names: list[str], of_splits: list[str]) -> dict:
     """Dataset to method to table; prints what each curve stands on."""
     found: dict = {}
-    rows = {}
+    rows, made_by = {}, {}
     for name in names:
         title = TITLES.get(name, name)
         for method in METHODS:
@@ -91,6 +92,7 @@ def tables_of(names: list[str], of_splits: list[str]) -> dict:
                 continue
             table = by_number_of_atoms(materials, fewest=fewest)
             found.setdefault(title, {})[method] = table
+            made_by[title, method] = materials.attrs["folders"]
             rows[title, method] = {
                 "seeds or folds": materials["run"].nunique(),
                 "materials": materials["id"].nunique(),
@@ -100,8 +102,7 @@ def tables_of(names: list[str], of_splits: list[str]) -> dict:
                 ),
             }
     index = pd.MultiIndex.from_tuples(rows, names=["dataset", "method"])
-    with pd.option_context("display.max_colwidth", None):
-        display(pd.DataFrame(list(rows.values()), index=index))
+    display(sourced(pd.DataFrame(list(rows.values()), index=index), by=made_by))
     return found
 
 
@@ -136,8 +137,7 @@ for name in shown:
     materials = materials_of(runs, name, "nesf", splits=splits.split(","))
     if len(materials):
         display(Markdown(f"**{TITLES.get(name, name)}**, NeSF"))
-        with pd.option_context("display.max_colwidth", None):
-            display(verdicts(materials, fewest=fewest))
+        display(sourced(verdicts(materials, fewest=fewest)))
 
 # %% [markdown]
 # *ρ is Spearman's rank correlation between the error of a material (mean over the seeds) and its number of atoms, in brackets its 95 % interval. A trend agrees where the whole interval is above zero, and is not told apart from none where it holds zero. The paper states the first claim and the last for ICSG3D, the others for both datasets; its “more notably” for the baseline ICSG3D cannot be checked before that baseline is recorded.*

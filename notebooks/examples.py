@@ -48,6 +48,7 @@ from IPython.display import Markdown, display
 
 from nesf_io.errors import DataError
 from nesf_studies import examples
+from nesf_studies.links import HERE, sourced
 from nesf_studies.page import RESULTS, open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
@@ -101,11 +102,12 @@ COLUMNS = {
 }
 
 
-def show(found: dict, title: str, name: str, baseline: str = "") -> None:
+def show(found: dict, title: str, name: str, source=HERE) -> None:
     """The figure, the same crystals in 3-D, and their errors."""
     table = found["examples"]
     shown = {m: found[m] for m in NAMES if m in found}
-    names = NAMES | ({"icsg3d": baseline} if baseline else {})
+    baseline = found.get("baseline") or NAMES["icsg3d"]
+    names = NAMES | {"icsg3d": baseline}
     figure = examples.example_grid(table, shown, names, title=title)
     if out:
         save(figure, Path(out) / f"examples-{name}", table)
@@ -126,7 +128,8 @@ def show(found: dict, title: str, name: str, baseline: str = "") -> None:
         crystal=table["place"] + ": " + table["formula"],
         atoms=table["n_atoms_actual"],
     ).set_index(["crystal", "atoms", "method"])
-    display(table[list(COLUMNS)].rename(columns=COLUMNS).round(3))
+    table = table[list(COLUMNS)].rename(columns=COLUMNS).round(3)
+    display(sourced(table, source))
 
 
 show(
@@ -153,7 +156,8 @@ def read(folder: Path) -> dict:
     of = {name: record.crystals(name) for name in sorted(held)}
     baseline = Path(record.about["parameters"]["icsg3d"])
     named = f"ICSG3D, {baseline.parent.name}" if "icsg3d" in held else ""
-    return {"examples": record.table("examples"), "baseline": named} | of
+    of |= {"baseline": named, "folder": record.folder}
+    return {"examples": record.table("examples")} | of
 
 
 for name, title, recorded_fold in (
@@ -169,7 +173,7 @@ for name, title, recorded_fold in (
         continue
     n = found["examples"]["of"].iloc[0]
     heading = f"{title}, test split, n = {n}, one model"
-    show(found, heading, name, found["baseline"])
+    show(found, heading, name, found["folder"])
 
 # %% [markdown]
 # ## The paper's claim

@@ -65,6 +65,7 @@ from nesf_studies.fields import (
     plane_fields,
     true_field,
 )
+from nesf_studies.links import HERE, prose, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.style import save
 from nesf_studies.viewer import picture_slider, reconstruction_view
@@ -136,7 +137,7 @@ planes = {"NeSF": plane}
 for who, predict in (("copy", copy_nearest), ("constant", constant)):
     stand_in = true_field(predict(train, example))
     planes[who] = plane_fields(example, stand_in, height=plane_height)
-agreement(planes)
+sourced(agreement(planes), HERE)
 
 # %% [markdown]
 # ## From fields to atoms
@@ -175,7 +176,7 @@ figure
 # particles in a cluster. The last picture shows the queries around each atom, in the colour of the element that each names.*
 
 # %% tags=["hide-input"]
-particles.particles_left(steps)
+sourced(particles.particles_left(steps), HERE)
 
 # %% [markdown]
 # The same as a film: press *play* or move the slider. Between the first iterations particles are drawn on the straight line between them.
@@ -234,11 +235,13 @@ figure
 
 # %% tags=["hide-input"]
 found = reconstruct(lcs6, silver).crystals.to_structures()[0]
-display(agreement({"NeSF": plane}), particles.particles_left(steps))
-print(
-    f"decoded: {found.composition.formula}, a, b, c = "
-    f"{', '.join(f'{x:.3f}' for x in found.lattice.abc)} Å; actual 5.549 Å"
+display(
+    sourced(agreement({"NeSF": plane}), HERE),
+    sourced(particles.particles_left(steps), HERE),
 )
+lengths = ", ".join(f"{x:.3f}" for x in found.lattice.abc)
+text = f"Decoded: `{found.composition.formula}`, a, b, c = {lengths} Å; actual 5.549 Å"
+display(prose(text, HERE))
 reconstruction_view(rock_salt, found)
 
 # %% [markdown]

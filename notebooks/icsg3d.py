@@ -58,6 +58,7 @@ from nesf_icsg3d.config import (
 from nesf_icsg3d.networks import CondDFCVAE, UNet, n_parameters
 from nesf_icsg3d.segmentation import LABEL_FRACS, oracle
 from nesf_studies import voxels
+from nesf_studies.links import GIVEN, HERE, sourced
 from nesf_studies.page import RESULTS, TITLES, recorded_run
 from nesf_studies.tables import metrics_table
 
@@ -122,14 +123,14 @@ for label_frac in LABEL_FRACS:
         chosen, found, match=False
     ).summary
 print(f"{len(chosen)} {split} crystals of {crystals.label}")
-metrics_table(live, dataset=crystals.name, split=split)
+sourced(metrics_table(live, dataset=crystals.name, split=split), HERE)
 
 # %% [markdown]
 # And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
 
 # %% tags=["full-width"]
 runs = all_runs(RESULTS)
-voxels.label_radius_table(runs)
+sourced(voxels.label_radius_table(runs))
 
 # %% [markdown]
 # So the grid of 32³ voxels is not what makes the published errors: with a fitting radius nearly all atoms are where they should be.
@@ -161,8 +162,8 @@ numbers = {
     "the same as voxels": 4 * 32**3,
 }
 display(
-    pd.DataFrame({"parameters": networks}).style.format("{:,}"),
-    pd.DataFrame({"numbers": numbers}).style.format("{:,}"),
+    sourced(pd.DataFrame({"parameters": networks}).style.format("{:,}"), HERE),
+    sourced(pd.DataFrame({"numbers": numbers}).style.format("{:,}"), GIVEN),
 )
 
 # %% [markdown]
@@ -174,13 +175,14 @@ display(
 
 # %% tags=["full-width"]
 for name, title in TITLES.items():
-    display(Markdown(f"**{title}**"), voxels.baseline_table(runs, name))
+    table = voxels.baseline_table(runs, name)
+    display(Markdown(f"**{title}**"), sourced(table, anchor="test"))
 
 # %% [markdown]
 # What is recorded on a processor is a **reduced** training: a U-Net an eighth as wide, each crystal seen once an epoch, fewer epochs. It shows that the whole way works, from crystals to maps, through both networks and back to crystals; its errors are not those of ICSG3D.
 
 # %% tags=["full-width"]
-voxels.reduced_runs(runs)
+sourced(voxels.reduced_runs(runs), anchor="test")
 
 # %% [markdown]
 # The losses of one of them, the U-Net's first and then the autoencoder's:

@@ -56,6 +56,7 @@ from nesf_studies.interpolation import (
     path_summary,
     similar_pair,
 )
+from nesf_studies.links import HERE, PAPER, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
@@ -144,9 +145,11 @@ show(
 # Right: how far the atoms moved from one frame to the next; squares are the frames, filled where the frame is valid.*
 
 # %% tags=["hide-input"]
-made["frames"].query("method == 'nesf'")[
+rows = made["frames"].query("method == 'nesf'")[
     ["path", "t", "formula", "n_atoms", "a", "b", "c", "symbol", "valid"]
-].drop_duplicates(["path", "formula", "symbol"]).round(3)
+]
+rows = rows.drop_duplicates(["path", "formula", "symbol"]).round(3)
+sourced(rows, HERE)
 
 # %% [markdown]
 # *The first frame of each formula and space group (spglib {cite}`togo2024`, by pymatgen; an atom may be 0.1 Å off its site).*
@@ -161,7 +164,7 @@ made["frames"].query("method == 'nesf'")[
 # What a trivial method scores: *linear* interpolates the lattice parameters and, where both ends have as many atoms, the fractional coordinates; the elements are those of the nearer end. It needs no network, never makes a new formula, and is smooth everywhere except at the midpoint, where the elements switch.
 
 # %% tags=["hide-input"]
-smoothness(made["paths"])
+sourced(smoothness(made["paths"]), HERE)
 
 # %% [markdown]
 # ## The paper's paths, recorded
@@ -226,8 +229,7 @@ if record:
     columns["ours, LCS6Å"] = formulas_of(record)
     if second:
         columns["ours, recovered ICSG3D"] = formulas_of(second)
-    with pd.option_context("display.max_colwidth", None):
-        display(pd.DataFrame(columns).reindex(rows.index))
+    display(sourced(pd.DataFrame(columns).reindex(rows.index), PAPER))
 
 # %% [markdown]
 # Agreement, without the formulas of the two ends, which any method gets: how many different formulas the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence). The linear path has no formula between its ends.
@@ -240,14 +242,15 @@ names = {
     "between_in_order": "in order",
 }
 found = {"LCS6Å": record, "recovered ICSG3D": second}
-agreement = {}
+agreement, by = {}, {}
 for label, analysis in found.items():
     if analysis:
         ran = analysis.table("paths").query("method == 'nesf'")
         ran = ran[ran["formulas_paper"].notna()].set_index("path")
         agreement[label] = ran[list(names)].astype(int).rename(columns=names)
+        by[label] = analysis.folder
 if agreement:
-    display(pd.concat(agreement, names=["model"]))
+    display(sourced(pd.concat(agreement, names=["model"]), by=by))
 
 # %% [markdown]
 # ### Smoothness and validity
@@ -256,7 +259,7 @@ if agreement:
 if record:
     done = lengths.query("status == 'run'")
     drawn = path_summary(done, title=f"model of {name}, {of.name}, {n} frames")
-    display(drawn, smoothness(lengths))
+    display(drawn, sourced(smoothness(lengths), record.folder))
     if out:
         save(drawn, Path(out) / "interpolation-paths", done)
 
@@ -273,8 +276,7 @@ for row in paper_paths().itertuples():
         "charge-balanced": len(balanced),
         "not balanced": ", ".join(f for f in between if f not in balanced),
     }
-with pd.option_context("display.max_colwidth", None):
-    display(pd.DataFrame(rows).T)
+sourced(pd.DataFrame(rows).T, PAPER)
 
 # %% [markdown]
 # ## The paper's claim, and what we see

@@ -56,6 +56,7 @@ from nesf_studies.latent_space import (
     neighbour_chart,
     value_colours,
 )
+from nesf_studies.links import HERE, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
@@ -161,7 +162,7 @@ if out:
 drawn
 
 # %% tags=["hide-input"]
-numbers(neighbours)
+sourced(numbers(neighbours), HERE)
 
 # %% [markdown]
 # ## LCS6Å, recorded
@@ -196,7 +197,7 @@ interactive(shown) if record else None
 if record:
     table = record.table("neighbours")
     drawn = neighbour_chart(table, title=of_record)
-    display(drawn, numbers(table))
+    display(drawn, sourced(numbers(table), record.folder))
     if out:
         save(drawn, Path(out) / "neighbours-recorded", table)
 

@@ -42,7 +42,10 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
+from IPython.display import display
+
 from nesf_io.errors import DataError
+from nesf_studies.links import HERE, PAPER, sourced
 from nesf_studies.page import RESULTS, open_dataset, open_model
 from nesf_studies.properties import (
     Parameters,
@@ -104,7 +107,7 @@ def known_table(known):
     return table.rename(columns=names).set_index(["property", "split"]).round(3)
 
 
-known_table(made["known"])
+sourced(known_table(made["known"]), HERE)
 
 # %% [markdown]
 # *Crystals per split: all, those of which the property is known, those left out because the model does not know one of their elements, and those used; mean and standard deviation of the known values.*
@@ -134,7 +137,7 @@ figure
 
 
 # %% tags=["hide-input"]
-score_table(made["scores"])
+sourced(score_table(made["scores"]), HERE)
 
 # %% [markdown]
 # ## The paper's properties, recorded
@@ -160,7 +163,8 @@ if recorded:
     )
 
 # %% tags=["hide-input"]
-known_table(recorded.table("known")) if recorded else None
+known = recorded.table("known") if recorded else None
+sourced(known_table(known), recorded.folder) if recorded else None
 
 # %% tags=["hide-input"]
 figure = None
@@ -177,7 +181,7 @@ figure
 # *R² on test crystals. Hollow: Table S3, ICSG3D, as printed, beside the latent vectors of which they speak.*
 
 # %% tags=["full-width", "hide-input"]
-score_table(scores) if recorded else None
+sourced(score_table(scores), recorded.folder) if recorded else None
 
 # %% tags=["hide-input"]
 figure = None
@@ -196,7 +200,9 @@ figure
 # vectors say more than the formula does?
 
 # %% tags=["full-width", "hide-input"]
-chosen_on_validation(scores).round(3) if recorded else None
+if recorded:
+    best = chosen_on_validation(scores).round(3)
+    display(sourced(best, recorded.folder))
 
 # %% [markdown]
 # *R² on test crystals; for each input the method and setting that is best on validation.*
@@ -209,8 +215,9 @@ chosen_on_validation(scores).round(3) if recorded else None
 # From MSE and R² follows the variance of the property, MSE / (1 - R²), whatever the method. Beside the variance of the values that are known here:
 
 # %% tags=["hide-input"]
-known = recorded.table("known") if recorded else None
-implied_variances(known, "icsg3d").round(3) if recorded else None
+if recorded:
+    variances = implied_variances(known, "icsg3d").round(3)
+    display(sourced(variances, recorded.folder, {"Table S3": PAPER}))
 
 # %% [markdown]
 # *Variance of the known values: implied by Table S3 (median of its three methods), and here.*

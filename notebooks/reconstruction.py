@@ -43,6 +43,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from IPython.display import display
 
 from nesf.baselines import constant, copy_nearest
 from nesf.decode import (
@@ -63,6 +64,7 @@ from nesf_studies.fields import (
     plane_fields,
     structure_field,
 )
+from nesf_studies.links import HERE, prose, sourced
 from nesf_studies.page import open_dataset, open_model
 from nesf_studies.particles import particle_paths
 from nesf_studies.scores import error_distribution, metrics_chart
@@ -146,7 +148,7 @@ table["votes for it"] = [
 ]
 table["particles"] = atoms.particles
 table["score, Å"] = atoms.scores.round(4)
-table
+sourced(table, HERE)
 
 # %% [markdown]
 # The same slice through the field of the network as [](data) shows of the true field:
@@ -186,7 +188,7 @@ summaries = {
     "constant": evaluate(chosen, constant(train_split, chosen)).summary,
     "oracle": evaluate(chosen, perfect.crystals).summary,
 }
-metrics_table(summaries, dataset=crystals.name, split=split)
+sourced(metrics_table(summaries, dataset=crystals.name, split=split), HERE)
 
 # %% [markdown]
 # *One trained model (one seed or fold); lower is better unless said otherwise. "Actual": mean over the atoms of the true crystals, "detected": over the atoms found. A column "paper" stands here for datasets that the paper has.*
@@ -214,11 +216,17 @@ errors = metrics.materials["position_error_actual_angstrom"].astype(float)
 order = errors.dropna().sort_values().index
 before, after = chosen.to_structures(), reconstruction.crystals.to_structures()
 typical, worst = order[len(order) // 2], order[-1]
-print(f"{chosen.ids[typical]}: position error {errors[typical]:.3f} Å")
+display(
+    prose(
+        f"`{chosen.ids[typical]}`: position error {errors[typical]:.3f} Å", HERE
+    )
+)
 reconstruction_view(before[typical], after[typical])
 
 # %% tags=["hide-input"]
-print(f"{chosen.ids[worst]}: position error {errors[worst]:.3f} Å")
+display(
+    prose(f"`{chosen.ids[worst]}`: position error {errors[worst]:.3f} Å", HERE)
+)
 reconstruction_view(before[worst], after[worst])
 
 # %% [markdown]

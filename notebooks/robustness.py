@@ -43,6 +43,7 @@ from nesf_studies.certificates import (
     reliability_chart,
 )
 from nesf_studies.domain import domain_reliability, domain_signals
+from nesf_studies.links import sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.robustness import (
     campaign_table,
@@ -66,8 +67,9 @@ from nesf_studies.trust import OUTCOMES, roc, roc_chart
 
 # %% tags=["full-width", "hide-input"]
 campaign = recorded_campaign()
-display(campaign_table(campaign))
-display(Markdown(how_recorded(campaign)))
+at = RESULTS / "robustness"
+display(sourced(campaign_table(campaign), at / "campaign.json"))
+display(Markdown(how_recorded(campaign, "campaign")))
 for failure in campaign["failures"]:
     print(
         f"{failure['kind']}, seed {failure['seed']}: {failure['fault']}: {failure['detail']}"
@@ -80,9 +82,11 @@ for failure in campaign["failures"]:
 
 # %% tags=["full-width", "hide-input"]
 before = recorded_campaign("campaign-before")
-display(campaigns_compared({"before": before, "now": campaign}))
-display(campaign_table(before))
-display(Markdown(how_recorded(before)))
+by = {"before": at / "campaign-before.json", "now": at / "campaign.json"}
+both = campaigns_compared({"before": before, "now": campaign})
+display(sourced(both, by=by))
+display(sourced(campaign_table(before), by["before"]))
+display(Markdown(how_recorded(before, "campaign-before")))
 
 # %% [markdown]
 # ## Odd inputs
@@ -92,7 +96,7 @@ display(Markdown(how_recorded(before)))
 # %% tags=["full-width", "hide-input"]
 inputs = recorded_inputs()
 display(inputs_html(inputs))
-display(Markdown(how_recorded(inputs)))
+display(Markdown(how_recorded(inputs, "inputs")))
 
 # %% [markdown]
 # *What comes back: formulas of the reconstructions; refused: exit code 2, nothing is written.*
@@ -112,6 +116,7 @@ signals = {
 }
 curves = {title: roc(table) for title, table in signals.items()}
 figure = roc_chart(curves)
+of = {title: table.attrs["folders"] for title, table in materials.items()}
 areas = pd.DataFrame(
     {k: c.groupby("signal")["area"].first() for k, c in curves.items()}
 )
@@ -125,7 +130,7 @@ display(
     captioned(
         figure,
         "How well the latent distance tells failures (no match by StructureMatcher), nesf+ with consistent decoding, three seeds together. Area 0.5: the signal says nothing; 1: it tells every failure. The threshold of the certificate was chosen on validation crystals.",
-        table=areas.rename_axis("area under the curve"),
+        table=sourced(areas.rename_axis("area under the curve"), by=of),
         name="trust-roc",
     )
 )
@@ -142,12 +147,15 @@ display(
     captioned(
         figure,
         "The share of exact crystals (all atoms and elements right, mean position error below 0.01 Å) in decades of the latent distance, with their number and 95 % interval. Dashed: the threshold of the certificate.",
-        table=data,
+        table=sourced(data.set_index(["panel", "decade"]), by=of),
         name="trust-reliability",
     )
 )
 for title, table in signals.items():
-    display(Markdown(f"**{title}**, by the verdict"), verdict_table(table))
+    display(
+        Markdown(f"**{title}**, by the verdict"),
+        sourced(verdict_table(table), of[title]),
+    )
 
 # %% [markdown]
 # ## May the training domain be trusted?
@@ -156,6 +164,7 @@ for title, table in signals.items():
 
 # %% tags=["hide-input"]
 model = Path(results or RESULTS) / "lcs6" / "nesf" / "plus" / "seed-0"
+recorded = model / "analysis" / "domain"
 drawn = domain_signals(model)
 curves = {
     f"failure: not {words}": roc(drawn, key) for key, words in OUTCOMES.items()
@@ -164,17 +173,18 @@ figure = roc_chart(curves)
 data = pd.concat([c.assign(panel=k) for k, c in curves.items()])
 if out:
     save(figure, Path(out) / "trust-domain", data)
+areas = pd.DataFrame(
+    {k: c.groupby("signal")["area"].first() for k, c in curves.items()}
+)
 display(
     captioned(
         figure,
         "How well domain flag and latent distance tell failures, on crystals of all four datasets together. The flag is yes or no, so its curve has one corner.",
-        table=pd.DataFrame(
-            {k: c.groupby("signal")["area"].first() for k, c in curves.items()}
-        ).rename_axis("area under the curve"),
+        table=sourced(areas.rename_axis("area under the curve"), recorded),
         name="trust-domain",
     )
 )
-display(domain_reliability(drawn))
+display(sourced(domain_reliability(drawn), recorded))
 
 # %% tags=["hide-input"]
 flagged = drawn.assign(right=drawn["exact"]).groupby("outside")
@@ -192,7 +202,7 @@ display(
     captioned(
         figure,
         "The share of exact crystals in decades of the latent distance, by the domain flag, with their number and 95 % interval. Dashed: the threshold of the certificate.",
-        table=data,
+        table=sourced(data.set_index(["panel", "decade"]), recorded),
         name="trust-domain-reliability",
     )
 )
@@ -205,7 +215,7 @@ display(
 # %% tags=["full-width", "hide-input"]
 newcomer = recorded_newcomer()
 display(HTML(transcript(newcomer["steps"])))
-display(Markdown(how_recorded(newcomer)))
+display(Markdown(how_recorded(newcomer, "newcomer")))
 
 # %% [markdown]
 # ## What to distrust

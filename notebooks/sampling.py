@@ -42,8 +42,9 @@ check_parameters(globals())
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
+from nesf_studies.links import prose, sourced
 from nesf_studies.page import RESULTS, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.sample_energies import energies_chart, energies_table
@@ -69,7 +70,7 @@ densities = sampling.table("densities").rename(
         "val_log_density": "of validation, nats",
     }
 )
-densities.set_index("density").round(1)
+sourced(densities.set_index("density").round(1), sampling.folder)
 
 # %% [markdown]
 # *Log densities of mixture and flow are of the same scaled components and can be compared; that of uniform noise is of z itself. A validation crystal outside of the box of training has the density 0.*
@@ -91,9 +92,8 @@ certified = drawn.groupby("generator", sort=False).agg(
     certified=("certified", "sum"),
     inside=("inside_domain", "sum"),
 )
-certified.rename(columns={"inside": "inside the training domain"}).rename_axis(
-    None
-)
+certified = certified.rename(columns={"inside": "inside the training domain"})
+sourced(certified.rename_axis(None), sampling.folder)
 
 # %% [markdown]
 # **The certificate is a filter.** A crystal without it is one that decoder and encoder do not agree on even after settling. It speaks of the model, and nothing of nature: crystals from uniform noise have it too, though fewer.
@@ -104,7 +104,7 @@ certified.rename(columns={"inside": "inside the training domain"}).rename_axis(
 
 # %% tags=["full-width", "hide-input"]
 metrics = quality.table("metrics")
-display(metrics_table(metrics))
+display(sourced(metrics_table(metrics), quality.folder))
 figure = shares_chart(metrics, title="LCS6Å, nesf+" if not run else "")
 if out:
     save(figure, Path(out) / "samples", metrics)
@@ -121,7 +121,7 @@ display(figure)
 
 # %% tags=["full-width", "hide-input"]
 known, relaxed = energy.table("energies"), energy.table("relaxations")
-display(energies_table(known, relaxed))
+display(sourced(energies_table(known, relaxed), energy.folder))
 figure = energies_chart(
     known, relaxed, title="LCS6Å, nesf+, by CHGNet" if not run else ""
 )
@@ -131,8 +131,9 @@ display(figure)
 
 # %% tags=["hide-input"]
 hull, steps = energy.table("hull").iloc[0], energy.about["parameters"]["steps"]
-Markdown(
-    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*"
+prose(
+    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*",
+    energy.folder,
 )
 
 # %% [markdown]
@@ -141,8 +142,8 @@ Markdown(
 # Decoded atoms lie some thousandths or hundredths of an Å beside their sites. `--symmetrise TOL` (of `nesf reconstruct` and `nesf sample`) lets spglib find the symmetry within a tolerance and moves cell and atoms onto it. The share of test crystals whose space group is recovered, with and without:
 
 # %% tags=["hide-input"]
-tables = {
-    title: recovered_table(path)
+recorded = {
+    title: path / "analysis" / "symmetry"
     for title, path in (
         ("LCS6Å", RESULTS / "lcs6/nesf/plus/seed-0"),
         ("YBCO-like, fold 0", RESULTS / "ybco/nesf/plus/fold-0"),
@@ -154,7 +155,11 @@ tables = {
     )
     if (path / "analysis/symmetry/analysis.json").exists()
 }
-pd.concat(tables)
+tables = {
+    title: recovered_table(folder.parents[1])
+    for title, folder in recorded.items()
+}
+sourced(pd.concat(tables), by=recorded)
 
 # %% [markdown]
 # *Tolerance 0: as decoded. The space group of a crystal and of its reconstruction is found with the same tolerance, 0.01 Å or 0.1 Å. Settings were not chosen on these splits; a larger tolerance may also make two kinds of atoms one.*

@@ -38,7 +38,9 @@ import pandas as pd
 from IPython.display import display
 
 from nesf.records import all_runs
+from nesf_studies.links import GIVEN, PAPER, sourced
 from nesf_studies.page import RESULTS
+from nesf_studies.record import folders
 from nesf_studies.search import (
     candidates,
     decisions,
@@ -67,32 +69,29 @@ from nesf_studies.style import save
 
 # %% tags=["hide-input"]
 start = {key: described({key: value}) for key, value in initial().items()}
-pd.DataFrame(
+values = pd.DataFrame(
     {"initial value": [text.split(" = ")[1] for text in start.values()]},
     index=pd.Index(start, name="key"),
 )
+sourced(values, GIVEN)
 
 # %% [markdown]
 # and goes through these candidates. The paper says which network it has in the end (Supplementary Note 5), not which candidate won in each step; *adopted* is read from that network.
 
 # %% tags=["hide-input", "full-width"]
-with pd.option_context("display.max_colwidth", None):
-    display(
-        pd.DataFrame(
-            [
-                {
-                    "step": step.number,
-                    "what": step.title,
-                    "candidates": len(step.candidates),
-                    "the first": described(step.candidates[0]),
-                    "the last": described(step.candidates[-1]),
-                    "adopted": described(step.adopted),
-                    "note": step.note,
-                }
-                for step in steps()
-            ]
-        ).set_index("step")
-    )
+rows = [
+    {
+        "step": step.number,
+        "what": step.title,
+        "candidates": len(step.candidates),
+        "the first": described(step.candidates[0]),
+        "the last": described(step.candidates[-1]),
+        "adopted": described(step.adopted),
+        "note": step.note,
+    }
+    for step in steps()
+]
+display(sourced(pd.DataFrame(rows).set_index("step"), GIVEN))
 print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 
 # %% [markdown]
@@ -125,7 +124,8 @@ runs = all_runs(Path(results) if results else RESULTS)
 names = [searched] if searched else ["starter", "lcs6"]
 tables = {name: candidates(runs, name) for name in names}
 winners = {name: followed(runs, name) for name in names}
-pd.DataFrame(
+of = {name: folders(runs, name, "nesf") for name in names}
+counts = pd.DataFrame(
     {
         name: {
             "candidates": len(table),
@@ -136,6 +136,7 @@ pd.DataFrame(
         for name, table in tables.items()
     }
 ).T
+sourced(counts, GIVEN)
 
 # %% [markdown]
 # ### Side by side
@@ -144,8 +145,7 @@ pd.DataFrame(
 for name, table in tables.items():
     if (table["n"] > 0).any():
         print(f"{name}: the winner of each step among what is recorded")
-        with pd.option_context("display.max_colwidth", None):
-            display(winner_table(table).drop(columns="note"))
+        display(sourced(winner_table(table).drop(columns="note")))
     else:
         print(f"{name}: none of the {len(table)} candidates is recorded yet")
 
@@ -170,7 +170,13 @@ for name in names:
         print(f"{name}: the first step is not yet recorded as a whole")
         continue
     print(f"{name}: after {len(winners[name])} steps")
-    display(outcome(winners[name]))
+    display(
+        sourced(
+            outcome(winners[name]),
+            of[name],
+            {"start": GIVEN, "the paper": PAPER},
+        )
+    )
 
 # %% [markdown]
 # *Values at the start, after the steps that are recorded one after the other, and in the paper's network. A value that no recorded step has searched is still that of the start.*
@@ -180,7 +186,8 @@ for name in names:
 # The paper does not say which candidate won a step, but its network does, and each step ends in it (but the sixth). So there is one question that can be counted: in how many steps does the paper's choice win here?
 
 # %% tags=["hide-input"]
-pd.DataFrame({name: decisions(table) for name, table in tables.items()}).T
+rows = {name: decisions(table) for name, table in tables.items()}
+sourced(pd.DataFrame(rows).T, by=of)
 
 # %% [markdown]
 # *"Expected by chance": how often it would win if the winners were drawn at random.*
@@ -195,7 +202,7 @@ pd.DataFrame({name: decisions(table) for name, table in tables.items()}).T
 # A search that changes nothing: the spread between seeds of one and the same configuration. A winner whose lead is smaller has won by chance. `trial-search-unchanged` is the start of the search, with the epochs of the search; the others are longer trainings with several seeds:
 
 # %% tags=["hide-input"]
-seed_spread(runs).round(2)
+sourced(seed_spread(runs).round(2), anchor="val")
 
 # %% [markdown]
 # *Error in the number of atoms, validation split, over seeds.*

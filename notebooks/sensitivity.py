@@ -51,6 +51,7 @@ from IPython.display import display
 from nesf.baselines import copy_nearest
 from nesf.metrics import evaluate
 from nesf_io.errors import DataError
+from nesf_studies.links import HERE, sourced
 from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.sensitivity import (
@@ -128,7 +129,7 @@ def limits(rows):
     return shown
 
 
-limits(curves[NETWORK])
+sourced(limits(curves[NETWORK]), HERE)
 
 # %% [markdown]
 # *From, to: values within which no error is more than 10 % above that of the default. Then the lowest error that any value of this row gives, and that value (the smallest on ties).*
@@ -142,7 +143,7 @@ chosen = sample(crystals.split(split), n_crystals, parameters.seed)
 copied = copy_nearest(crystals.split("train"), chosen)
 summary = evaluate(chosen, copied, match=False).summary
 copy_errors = {LABELS[error]: round(summary[error], 4) for error in ERRORS}
-pd.DataFrame({"copy": copy_errors}).T
+sourced(pd.DataFrame({"copy": copy_errors}).T, HERE)
 
 # %% [markdown]
 # ## The paper's datasets, recorded
@@ -204,10 +205,10 @@ if recorded:
 # *As above, for LCS6Å. The curves of Figure S6 are drawings without numbers, so none are set beside these.*
 
 # %%
-limits(curves[NETWORK]) if recorded else None
+sourced(limits(curves[NETWORK]), recorded.folder) if recorded else None
 
 # %%
-at_defaults(curves) if recorded else None
+sourced(at_defaults(curves), recorded.folder) if recorded else None
 
 # %% [markdown]
 # ### ICSG3D (Figure S5)
@@ -222,16 +223,16 @@ if icsg3d:
 # One step of these curves is not about the hyperparameter: where the number of crystals without a detected atom changes, the mean gains or loses a crystal.
 
 # %% tags=["hide-input"]
-jumps(others[NETWORK]) if icsg3d else None
+sourced(jumps(others[NETWORK]), icsg3d.folder) if icsg3d else None
 
 # %% [markdown]
 # With few iterations nothing is found in one crystal, which the plain error leaves out of the mean; with more, atoms are found in it, tens of ångströms from where they belong (its cell is decoded far outside everything that was trained), and it alone makes the step. The number of atoms and the species, which it hardly moves, stay as they are.
 
 # %%
-limits(others[NETWORK]) if icsg3d else None
+sourced(limits(others[NETWORK]), icsg3d.folder) if icsg3d else None
 
 # %%
-at_defaults(others) if icsg3d else None
+sourced(at_defaults(others), icsg3d.folder) if icsg3d else None
 
 # %% [markdown]
 # ## The paper's claim
@@ -265,7 +266,8 @@ if recorded:
     rows = curves[NETWORK].query("hyperparameter == 'iterations'")
     shown = [*ERRORS, "atoms_detected_percent"]
     labels = LABELS | {"atoms_detected_percent": "atoms detected, % of all"}
-    display(rows.set_index("value")[shown].rename(columns=labels).round(3))
+    table = rows.set_index("value")[shown].rename(columns=labels).round(3)
+    display(sourced(table, recorded.folder))
 
 # %% [markdown]
 # Where the green curve is zero, nothing in the steps could be better; what is left of the blue one was not learned.

@@ -32,6 +32,8 @@ check_parameters(globals())
 import pandas as pd
 from IPython.display import display
 
+from nesf_studies.links import prose, sourced
+from nesf_studies.page import RESULTS
 from nesf_studies.speed import (
     agreement_table,
     clocks_table,
@@ -48,6 +50,7 @@ from nesf_studies.trials import presets_table
 
 # %%
 record = recorded_benchmark(benchmark)
+made_by = {k: RESULTS / "benchmarks" / benchmark / f"{k}.json" for k in record}
 for kind, content in record.items():
     minutes = content["wall_time_seconds"] / 60
     commit = content["commit"][:12] + content["commit"][40:]  # and "-dirty"
@@ -82,7 +85,7 @@ for kind, content in record.items():
 # ## Times
 
 # %% tags=["full-width"]
-speed_table(record["speed"]["timings"])
+sourced(speed_table(record["speed"]["timings"]), made_by["speed"])
 
 # %% [markdown]
 # *Median over the rounds of all turns; the cases of a group took turns. “Plain” is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
@@ -96,13 +99,13 @@ sizes = pd.DataFrame(
         if "step" in t["group"]
     }
 ).astype(int)
-sizes
+sourced(sizes, made_by["speed"])
 
 # %% [markdown]
 # What the paper's schedule would take on this machine, from the fastest to the slowest of the recorded times of its step:
 
 # %% tags=["hide-input"]
-schedule_hours(record)
+sourced(schedule_hours(record), made_by["speed"])
 
 # %% [markdown]
 # ## How it grows
@@ -133,7 +136,10 @@ else:
 # **Two clocks.** These seconds are not those of the table *Times*: the two were measured one after the other, in runs of their own (printed at the top), on a machine that other programs shared. The network, the queries, the batch and the threads are the same in both; the load of the machine, and the commit, are not. So read shares of a step here, ratios there, and take no absolute time for more than its order. Side by side, seconds a step:
 
 # %% tags=["hide-input"]
-display(clocks_table(record)) if "profile" in record else None
+profiled = {"where it goes, mean": made_by.get("profile")}
+sourced(
+    clocks_table(record), made_by["speed"], profiled
+) if "profile" in made_by else None
 
 # %% [markdown]
 # *By the record of the table Times: median and fastest round. By that of the figure above: mean of a few steps.*
@@ -143,7 +149,8 @@ display(clocks_table(record)) if "profile" in record else None
 # The same trainings with fp32 and with bf16 products, the same seeds, on the embedded data; errors on the validation split.
 
 # %%
-presets_table("starter", ["trial-fp32-100-epochs", "trial-bf16-100-epochs"])
+compared = ["trial-fp32-100-epochs", "trial-bf16-100-epochs"]
+sourced(presets_table("starter", compared), anchor="val")
 
 # %% [markdown]
 # ## More epochs in the same hour
@@ -151,7 +158,7 @@ presets_table("starter", ["trial-fp32-100-epochs", "trial-bf16-100-epochs"])
 # LCS6Å with the preset `cpu`: before this work 600 epochs fitted in an hour of one core, now 1200 are planned for it. Errors on the validation split.
 
 # %%
-presets_table("lcs6", ["trial-600-epochs", "cpu"])
+sourced(presets_table("lcs6", ["trial-600-epochs", "cpu"]), anchor="val")
 
 # %% [markdown]
 # (agreement)=
@@ -160,10 +167,11 @@ presets_table("lcs6", ["trial-600-epochs", "cpu"])
 # %% tags=["full-width"]
 if "agreement" in record:
     rows = record["agreement"]["agreement"]
-    display(agreement_table(rows))
+    display(sourced(agreement_table(rows), made_by["agreement"]))
     for case in ("exact", "fast"):
         n, of = disagreement(rows, case)
-        print(f"{case}: {n} of {of} crystals disagree with the plain algorithm")
+        text = f"{case}: {n} of {of} crystals disagree with the plain algorithm"
+        display(prose(text, made_by["agreement"]))
 else:
     print("not yet recorded")
 
@@ -176,7 +184,8 @@ else:
 
 # %%
 if "memory" in record:
-    display(memory_table(record["memory"]["decoding"]))
+    table = memory_table(record["memory"]["decoding"])
+    display(sourced(table, made_by["memory"]))
 else:
     print("not yet recorded")
 
@@ -185,7 +194,8 @@ else:
 
 # %%
 streaming = recorded_streaming()
-streaming if len(streaming) else print("not yet recorded")
+streamed = RESULTS / "benchmarks" / "streaming" / "streaming.json"
+sourced(streaming, streamed) if len(streaming) else print("not yet recorded")
 
 # %% [markdown]
 # *Opening includes building the trainer, and on the first rows compiling and reading the libraries from a cold disk; that is why 10,000 crystals seem to open more slowly than 100,000. It is not a cost of the crystals. What the table is about is the memory: streamed, it does not grow.*

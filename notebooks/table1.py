@@ -33,16 +33,17 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from nesf.config import ModelConfig
 from nesf.model import Autoencoder
 from nesf.records import all_runs
-from nesf_studies.links import as_html, counted, link_rows
+from nesf_studies.links import GIVEN, HERE, PAPER, as_html, sourced
 from nesf_studies.page import LABELS, RESULTS, TITLES
 from nesf_studies.paper import beside_the_paper
 from nesf_studies.scores import comparison, forest
-from nesf_studies.style import save
+from nesf_studies.style import DRAWN, save
 from nesf_studies.tables import (
     PAPER_PARAMETERS,
     comparison_table,
@@ -57,7 +58,7 @@ from nesf_studies.tables import (
     progress_table,
     recipes_table,
 )
-from nesf_studies.trials import changes_table, folders_of
+from nesf_studies.trials import changes_table
 
 # %%
 root = Path(results) if results else RESULTS
@@ -205,9 +206,12 @@ for name in ("icsg3d-recovered", "lcs6", "ybco"):
 # %%
 network = Autoencoder(ModelConfig(n_species=80))
 ours = sum(p.numel() for p in network.parameters())
-print(f"NeSF, here    {ours:,}")
-for method, count in PAPER_PARAMETERS.items():
-    print(f"{method}, paper  {count / 1e6:g} million")
+sizes = {"NeSF, here": f"{ours:,}"} | {
+    f"{DRAWN[method]}, paper": f"{count / 1e6:g} million"
+    for method, count in PAPER_PARAMETERS.items()
+}
+table = pd.DataFrame({"parameters": sizes})
+sourced(table, PAPER, {"NeSF, here": HERE})
 
 # %% [markdown]
 # (cost)=
@@ -244,8 +248,7 @@ as_html(largest_errors(runs, "icsg3d-recovered"), "worst cells")
 
 # %% tags=["full-width", "hide-input"]
 changes = changes_table(runs, "ybco")
-made_by = folders_of(runs, "ybco", changes.index)
-as_html(link_rows(changes, made_by, "val"), "controlled runs, YBCO-like")
+sourced(changes, anchor="val", caption="controlled runs, YBCO-like")
 
 # %% [markdown]
 # ## The recorded runs
@@ -261,7 +264,7 @@ as_html(recipes_table(runs), "recorded runs")
 # The work is described in `workflow/config.yaml`; `snakemake --cores 2 table1` runs whatever is missing, and the page [on the workflow](../workflow) says how that is spread over a cluster.
 
 # %% tags=["hide-input"]
-as_html(counted(progress_table()), "asked for and recorded")
+sourced(progress_table(), GIVEN, caption="asked for and recorded")
 
 # %% [markdown]
 # Cells of the paper's tables for which nothing is recorded yet, most of them because they need a GPU:

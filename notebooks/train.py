@@ -58,9 +58,10 @@ from nesf.records import all_runs, read_run
 from nesf.records import seconds as seconds_of
 from nesf.training import losses
 from nesf_io.errors import DataError
+from nesf_studies.links import GIVEN, HERE, sourced
 from nesf_studies.page import RESULTS, open_dataset, recorded_run
 from nesf_studies.scores import loss_curves
-from nesf_studies.tables import metrics_table, recorded_summaries
+from nesf_studies.tables import metrics_table, recorded_table
 from nesf_studies.trials import changes_table, config_table
 
 # %% tags=["hide-input"]
@@ -97,7 +98,7 @@ if small_steps:
     }
     config = config.with_values(changes)
     torch.set_num_threads(1)  # so small a step gains little from a second core
-config_table({**PRESETS, "this page": config})
+sourced(config_table({**PRESETS, "this page": config}), GIVEN)
 
 # %% [markdown]
 # ## Training
@@ -154,7 +155,7 @@ summaries = {
     "copy": evaluate(test, copy_nearest(train_split, test)).summary,
     "constant": evaluate(test, constant(train_split, test)).summary,
 }
-metrics_table(summaries, dataset=crystals.name)
+sourced(metrics_table(summaries, dataset=crystals.name), HERE)
 
 # %% [markdown]
 # *Errors on the test split, lower is better unless said otherwise; number of seeds: 1. "Actual": mean over the atoms of the true crystal, "detected": over the atoms found.*
@@ -181,7 +182,8 @@ else:
         "this page": metrics.summary,
         "recorded": recorded.metrics["test"],
     }
-    display(metrics_table(columns, dataset=crystals.name))
+    table = metrics_table(columns, dataset=crystals.name)
+    display(sourced(table, HERE, {"recorded": recorded.folder}, anchor="test"))
 
 # %% [markdown]
 # ## The paper's data
@@ -189,7 +191,7 @@ else:
 # The recorded run of seed 0 on LCS6Å with the preset `cpu` (`nesf run lcs6`), test split, beside the paper's own numbers, which are means over ten seeds. [Table 1](table1) has the other seeds and datasets, and says where they differ from the paper.
 
 # %% tags=["hide-input"]
-metrics_table(recorded_summaries("lcs6"), dataset="lcs6")
+sourced(recorded_table("lcs6"), anchor="test")
 
 # %% [markdown]
 # *LCS6Å, test split, one seed.*
@@ -200,7 +202,7 @@ metrics_table(recorded_summaries("lcs6"), dataset="lcs6")
 # %% tags=["hide-input"]
 recipes = all_runs(RESULTS)
 whole = [r for r in recipes if not r.run["preset"].startswith("trial-80-")]
-changes_table(whole, "lcs6").T
+sourced(changes_table(whole, "lcs6").T, anchor="val")
 
 # %% [markdown]
 # ## What to distrust

@@ -121,7 +121,12 @@ def test_a_recorded_run_is_scored_beside_the_published_results(tmp_path: Path) -
 
 def test_ours_stand_beside_the_published_ones_with_their_ceiling() -> None:
     scores = benchmark(TRUTH, DECODED).assign(
-        dataset="perov5-third", model="nesf, plus", seed=0, minutes=8.0, split="test"
+        dataset="perov5-third",
+        model="nesf, plus",
+        seed=0,
+        minutes=8.0,
+        split="test",
+        folder=recorded_run("perov5-third", preset="plus") / "analysis/benchmark",
     )
     table = beside_published(scores, "perov5-third").set_index("model")
     assert table.index.tolist() == ["FTCP", "Cond-DFC-VAE", "CDVAE", "nesf, plus (ours)"]

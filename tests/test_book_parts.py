@@ -25,7 +25,7 @@ from nesf_cli.main import parser
 from nesf_cli.reference import commands, leaves
 from nesf_studies import landing
 from nesf_studies.architecture import layer_table, network_drawing, query_points
-from nesf_studies.book import code_of, does
+from nesf_studies.book import code_of, does, repository
 from nesf_studies.fields import best_for_slice, true_field
 from nesf_studies.page import RESULTS
 from nesf_studies.particles import Steps
@@ -175,4 +175,22 @@ def test_equations_have_one_number_in_the_whole_book_and_parts_are_generated(
     assert shown == [["1"], ["2"]]
     assert re.findall(r'href="[^"]*#equation-\w+">\((\d+)\)', a) == ["2", "1"]
     assert "processor only. nesf " in top
-    assert re.findall(r'<td><a href="(\w+)\.html">', top) == ["index", "b", "a"]
+    assert re.findall(r'<th scope="row"><a href="(\w+)\.html">', top) == ["index", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("https://github.com/some-body/nesf.git", "https://github.com/some-body/nesf"),
+        ("git@github.com:some-body/nesf.fork.git", "https://github.com/some-body/nesf.fork"),
+        ("https://github.com/some-body/nesf", "https://github.com/some-body/nesf"),
+        ("/home/me/nesf", ""),
+        ("", ""),
+    ],
+)
+def test_a_clone_from_github_links_to_it(tmp_path: Path, origin: str, address: str) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    if origin:
+        add = ["git", "-C", str(tmp_path), "remote", "add", "origin", origin]
+        subprocess.run(add, check=True)
+    assert repository(tmp_path) == address

@@ -12,7 +12,7 @@ from nesf.files import read_json
 from nesf.records import RecordedRun, all_runs, run_folders
 from nesf_studies import claims, links, run_pages, tables
 from nesf_studies.page import RESULTS, TABLE1, TITLES
-from nesf_studies.trials import changes_table, folders_of
+from nesf_studies.trials import changes_table
 
 SEED = RESULTS / "lcs6" / "nesf" / "cpu" / "seed-0"
 
@@ -46,12 +46,12 @@ def tables_of(runs: list[RecordedRun]) -> dict[str, str]:
         found[f"sources {name}"] = tables.error_sources(runs, name)
         found[f"atoms {name}"] = tables.linked_atoms(name)
         found[f"atoms that differ {name}"] = tables.linked_differences(name)
-    changes = changes_table(runs, "ybco")
-    found["changes"] = links.link_rows(changes, folders_of(runs, "ybco", changes.index), "val")
     found["worst"] = tables.largest_errors(runs, "icsg3d-recovered")
     found["cost"], found["recipes"] = tables.cost_table(runs), tables.recipes_table(runs)
     found["paper"] = tables.paper_lattice_table()
-    return {name: links.as_html(table).data for name, table in found.items()}
+    shown = {name: links.as_html(table).data for name, table in found.items()}
+    changes = links.sourced(changes_table(runs, "ybco"), anchor="val")
+    return shown | {"changes": changes.data}
 
 
 def targets_of(text: str) -> set[str]:
@@ -109,6 +109,52 @@ def test_several_runs_lead_to_the_page_of_their_recipe() -> None:
     assert links.address(seeds, "test") == "runs/lcs6/nesf/cpu.html#test"
     assert links.address(seeds[:1]) == "runs/lcs6/nesf/cpu/seed-0.html"
     assert links.address([SEED, RESULTS / "ybco" / "nesf" / "cpu" / "fold-0"]) == ""
+    assert links.address([SEED, RESULTS / "lcs6/nesf/plus/seed-0"]) == "runs/index.html#lcs6"
+
+
+def test_analyses_and_other_records_lead_to_their_part_of_a_page(site: Path) -> None:
+    parts = {
+        "lcs6/nesf/cpu/seed-0/analysis/decoding": "lcs6/nesf/cpu/seed-0.html#analysis-decoding",
+        "benchmarks/cpu-lcs6/speed.json": "benchmarks/cpu-lcs6.html#speed",
+        "robustness/campaign-before.json": "robustness.html#campaign-before",
+        "workflow/slurm.json": "workflow.html#slurm",
+    }
+    for record, target in parts.items():
+        assert links.address([RESULTS / record]) == f"runs/{target}"
+        page, _, anchor = target.partition("#")
+        text = (site / "runs" / page).read_text()
+        command = next((RESULTS / record).glob("*.json"), RESULTS / record)
+        assert f'id="{anchor}"' in text and read_json(command)["commit"] in text, target
+    lcs6 = links.address([RESULTS / "lcs6/nesf/cpu", RESULTS / "lcs6/nesf/plus"])
+    assert 'id="lcs6"' in (site / lcs6.partition("#")[0]).read_text()
+
+
+def test_a_table_says_of_each_number_where_it_is_from() -> None:
+    table = pd.DataFrame(
+        {"n": [3, 4], "error": [0.25, 2.0], "formula": ["NaCl", "PbS2"]}, index=["ours", "paper"]
+    )
+    links.from_runs(table, {"n": links.GIVEN, "paper": links.PAPER})
+    for shown in (table, table.style.format({"error": "{:.3f}"})):
+        made = links.sourced(shown, SEED, anchor="test").data
+        (found,) = re.findall('<a class="run" href="([^"]*)">0.250?</a>', made)
+        assert found == "../runs/lcs6/nesf/cpu/seed-0.html#test"
+        assert made.count('class="count"') == 2 and made.count('class="paper"') == 1
+        assert re.search(r'class="paper" title="[^"]*">2.000?</span>', made)
+        assert links.numbers_without_source(made) == []
+    outside = links.sourced(table, Path("/elsewhere/run")).data
+    assert links.numbers_without_source(outside) == ["0.25"] and "href" not in outside
+    with_rows = links.from_runs(table.reset_index(drop=True), rows=[SEED, links.HERE])
+    made = links.sourced(with_rows).data
+    assert made.count('class="here"') == 2 and made.count('class="run"') == 2
+
+
+def test_a_sentence_says_of_each_number_where_it_is_from() -> None:
+    text = links.prose("**65 minutes** on LCS6Å and MP-20, `--epochs 3`, 1,200 of them", SEED).data
+    assert re.findall(r'<a class="run" [^>]*>([^<]*)</a>', text) == ["65", "1,200"]
+    page = '<div class="cell_output"><p>took 3.5 hours, <code>4</code>, mp-1265</p></div><p>7</p>'
+    assert links.numbers_without_source(page) == ["3.5"]
+    caption = '<div class="cell_output"><figcaption><p>Fig. 3 shows 5</p></figcaption></div>'
+    assert links.numbers_without_source(caption) == []
 
 
 def test_a_page_tells_what_made_a_run_and_how_to_repeat_it(site: Path) -> None:
