@@ -128,4 +128,4 @@ def domain_reliability(table: pd.DataFrame) -> pd.DataFrame:
 def _share(right: pd.Series) -> str:
     share = float(right.mean())
     low, high = wilson(share, len(right), z=1.96)
-    return f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{100 * share:.0f} ({max(100 * low, 0):.0f} to {100 * high:.0f})"

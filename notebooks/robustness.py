@@ -58,7 +58,7 @@ from nesf_studies.robustness import (
     verdict_table,
 )
 from nesf_studies.style import captioned, save
-from nesf_studies.trust import OUTCOMES, roc, roc_chart
+from nesf_studies.trust import roc, roc_chart
 
 # %% [markdown]
 # ## The campaign
@@ -167,7 +167,8 @@ model = Path(results or RESULTS) / "lcs6" / "nesf" / "plus" / "seed-0"
 recorded = model / "analysis" / "domain"
 drawn = domain_signals(model)
 curves = {
-    f"failure: not {words}": roc(drawn, key) for key, words in OUTCOMES.items()
+    "failure: no match (StructureMatcher)": roc(drawn),
+    "failure: not exact": roc(drawn, "exact"),
 }
 figure = roc_chart(curves)
 data = pd.concat([c.assign(panel=k) for k, c in curves.items()])
@@ -179,7 +180,7 @@ areas = pd.DataFrame(
 display(
     captioned(
         figure,
-        "How well domain flag and latent distance tell failures, on crystals of all four datasets together. The flag is yes or no, so its curve has one corner.",
+        "How well domain flag and latent distance tell failures, on crystals of all four datasets together. The flag is yes or no, so its curve has one corner. Exact: all atoms and elements right, mean position error below 0.01 Å.",
         table=sourced(areas.rename_axis("area under the curve"), recorded),
         name="trust-domain",
     )
@@ -208,6 +209,8 @@ display(
 )
 
 # %% [markdown]
+# The flag is a reason for doubt, not a verdict: crystals outside the domain also come back exactly, and the certificate tells which. Inside it, failures are rare, and the certificate tells those too. One seed and few crystals of each dataset: the intervals say how little that is.
+#
 # ## The first ten minutes
 #
 # What somebody types who has just installed nesf and has four CIF files, mistakes included, and what the screen shows.
