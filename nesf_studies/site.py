@@ -316,6 +316,7 @@ def _execute(app: Sphinx, pages: dict[str, Path]) -> None:
         client = NotebookClient(
             notebook,
             timeout=app.config.nb_execution_timeout,
+            record_timing=False,  # times in the cells would be taken for another notebook
             resources={"metadata": {"path": str(pages[page].parent)}},
         )
         start = time.monotonic()
