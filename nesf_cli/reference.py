@@ -33,8 +33,9 @@ def _section(name: str, known: argparse.ArgumentParser) -> str:
     table = f"| argument | what it says |\n|---|---|\n{rows}\n\n" if rows else ""
     examples = (known.epilog or "").removeprefix("examples:\n")
     lines = "\n".join(line.strip() for line in examples.splitlines())
-    shown = f"```\n{lines}\n```\n" if lines else ""
-    return f"### {name}\n\n{_cell(known.description or '')}\n\n{shown}\n:::{{dropdown}} Arguments\n`{usage}`\n\n{table}:::\n"
+    shown = f"```text\n{lines}\n```\n" if lines else ""
+    about = f"### {name}\n\n{_cell(known.description or '')}\n\n{shown}\n"
+    return about + f":::{{dropdown}} Arguments\n```text\n{usage}\n```\n\n{table}:::\n"
 
 
 def _spelling(action: argparse.Action) -> str:

@@ -149,6 +149,7 @@ def write_status(app: Sphinx, tree: nodes.document, _name: str) -> None:
             for title, address, took, *cells in page_rows(app)
         )
         table = f'<table class="table built"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        table = f'<div class="wide" role="region" tabindex="0" aria-label="pages">{table}</div>'
         place.replace_self(nodes.raw("", table, format="html"))
 
 

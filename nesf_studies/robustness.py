@@ -170,7 +170,8 @@ def transcript(steps: Sequence[Step]) -> str:
             + html.escape(step["printed"])
         )
     text = "\n\n".join(parts)
-    return f'<pre class="transcript" tabindex="0">{text}</pre>'
+    # not the pre scrolls: the theme takes the keyboard's focus from one that does so downwards
+    return f'<div class="transcript" tabindex="0" role="region" aria-label="transcript"><pre>{text}</pre></div>'
 
 
 def certificate_signals(materials: pd.DataFrame) -> pd.DataFrame:
