@@ -32,7 +32,7 @@ help:
 	@echo "make test-cluster  the workflow on a Slurm of this machine alone (apt install munge slurm-wlm), with a job killed   about 3 minutes"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
-	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 15 minutes"
+	@echo "make fuzz    damages structure files, models and records, kills trainings, fills the disk, and counts what goes wrong   about 5 minutes"
 	@echo "             (SHARE=0.1 for a tenth of it, OUT=DIR for the folder of the record)"
 	@echo "make check-book  the book, then whether its pages are complete (part of continuous integration)   1 minute more"
 	@echo "make check-pages  these, then all pages in Chromium at two widths and in both themes, if it is installed   5 minutes more"
@@ -81,7 +81,7 @@ bench: setup
 	$(call step,benchmarks (8 to 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --dataset "$(DATASET)" $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(THREADS),--threads "$(THREADS)"))
 
 fuzz: setup
-	$(call step,bad input and faults (about 15 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m robustness $(if $(SHARE),--share "$(SHARE)") $(if $(OUT),--out "$(OUT)"))
+	$(call step,bad input and faults (about 5 minutes),PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m robustness $(if $(SHARE),--share "$(SHARE)") $(if $(OUT),--out "$(OUT)"))
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -76,7 +76,7 @@ for failure in campaign["failures"]:
     )
 
 # %% [markdown]
-# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock, and this campaign ran on a machine that was busy with other work: a failure by time may be the machine's. Campaigns after it give as many times longer as processes wait for each processor. `python -m robustness --only KIND --case SEED` repeats one case.
+# A structure file may take 10 s, then it is given up with its name; 10 s more are left for the process that reads it to start. A compiled training that is killed and resumed may take 300 s. These are times on the clock; on a busy machine they are as many times longer as processes wait for each processor. `python -m robustness --only KIND --case SEED` repeats one case.
 #
 # **Before.** The same campaign on the code before readers, forms of JSON files and the rule for output folders. The folder `robustness/` of commit 07c1c8b, which draws the same damage, was run in the tree of the commit below.
 
@@ -224,7 +224,7 @@ display(Markdown(how_recorded(newcomer, "newcomer")))
 # ## What to distrust
 #
 # - A campaign shows faults that it can draw. It damages text and numbers; it does not write a CIF that is well formed and means something else.
-# - Times are those of a busy machine.
+# - Times are those of one machine; the campaign before the mending ran while it was busy.
 # - The certificate says that a crystal has this latent vector. It knows nothing of crystals that the encoder maps to one vector, and little of crystals far from the training data: those are named by the training domain.
 # - Three seeds share their test crystals, so the intervals are too narrow for another set.
 #
