@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 PLUGIN = "snakemake-executor-plugin-slurm"
 LABEL = "reduced-for-slurm"
-# networks a tenth as wide: about a minute of one core, so that a checkpoint lies half-way
+# networks a tenth as wide: a minute of a fast core and more, so that a checkpoint (every 30 s) lies half-way
 REDUCED: dict[str, Any] = {
     "model.latent_size": 16,
     "model.encoder_mix": [32],
@@ -55,7 +55,7 @@ REDUCED: dict[str, Any] = {
     "training.compile": False,
     "training.batch_size": 10,
 }
-EPOCHS = {"ybco": 400, "starter": 40}
+EPOCHS = {"ybco": 1200, "starter": 100}
 LIMIT_S = 1800.0  # of the whole, on a machine that is busy with something else
 
 
