@@ -27,8 +27,8 @@ endef
 
 .PHONY: help setup book check-book check-pages test test-cluster bench fuzz lint format clean
 help:
-	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 8 minutes the first time"
-	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 8 minutes the first time"
+	@echo "make book    set up, train and evaluate on the embedded dataset in the notebooks, build the HTML book   about 6 minutes the first time"
+	@echo "make test    set up, lint, types, all tests with the notebooks (MIRROR=DIR: also those on the paper's data)   about 10 minutes the first time"
 	@echo "make test-cluster  the workflow on a Slurm of this machine alone (apt install munge slurm-wlm), with a job killed   about 3 minutes"
 	@echo "make bench   times training and decoding against the plain reference and records it   8 to 15 minutes"
 	@echo "             (DATASET=lcs6 DATA=DIR MODEL=results/lcs6/nesf/cpu/seed-0 OUT=results/benchmarks/NAME THREADS=2: on other data, in that folder)"
@@ -58,7 +58,7 @@ install:
 
 # A page is executed again when what it reads has changed (nesf_studies/reads.py). One thread, unless the caller says otherwise: two wait for each other as soon as something else runs.
 book: setup
-	$(call step,building the book: executes the notebooks and trains for one minute (4 to 8 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
+	$(call step,building the book: executes the notebooks and trains for one minute (3 to 8 minutes; seconds when nothing changed),OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build -W --keep-going book/)
 	@echo "==> open book/_build/html/index.html"
 
 check-book: book

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from nesf.files import parse_json, remedy_for, write_atomically
-from nesf_io.errors import DataError
+from nesf_io.errors import DataError, EntryError
 from nesf_io.parsers import reason_against
 
 if TYPE_CHECKING:
@@ -427,7 +427,7 @@ def pad(
         width: N, the number of atoms to pad to; None: that of the largest crystal.
 
     Raises:
-        DataError: an element is outside the vocabulary; the message names the crystal and the
+        EntryError: an element is outside the vocabulary; the message names the crystal and the
             element.
     """
     table = np.full(256, -1, dtype=np.int64)
@@ -435,9 +435,9 @@ def pad(
     index = table[crystals.species]
     if np.any(index < 0):
         atom = int(np.argmin(index))
-        raise DataError(
+        raise EntryError(
             f"{crystals.id_of_atom(atom)}: element with atomic number {int(crystals.species[atom])} is outside the vocabulary of {len(vocabulary)} species; "
-            "train a model whose training set contains it, or leave the entry out (--skip-bad)"
+            "train a model whose training set contains it"
         )
     b, n = len(crystals), width or int(crystals.n_atoms.max(initial=1))
     mask = np.arange(n) < crystals.n_atoms[:, None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from nesf_cli.options import (
     dataset_of,
     print_notes,
 )
-from nesf_io.errors import ConfigError, NesfError
+from nesf_io.errors import ConfigError, EntryError, NesfError
 
 if TYPE_CHECKING:
     from nesf.metrics import Metrics
@@ -72,10 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.call(options) or 0
     except NesfError as error:
         text = str(error)
-        if not hasattr(options, "skip_bad"):  # a remedy that this command does not have
-            text = re.sub(
-                r", or leave (it|the entry) out (with --skip-bad|\(--skip-bad\))", "", text
-            )
+        if isinstance(error, EntryError) and hasattr(options, "skip_bad"):
+            text += ", or leave it out with --skip-bad"
         print(f"nesf: error: {text}", file=sys.stderr)
         return 2
     except BrokenPipeError:

@@ -19,7 +19,7 @@
 #
 # Read this page if you know the tables of CDVAE and its successors. It goes past the paper. Nothing is trained or decoded here: it reads recorded runs. With runs of your own: `papermill notebooks/benchmark.ipynb out.ipynb -p results DIR`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 out: str = ""  # folder for figures and their data; empty: none are written
 

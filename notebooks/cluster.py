@@ -19,7 +19,7 @@
 #
 # Read this page if you have a cluster, or are about to ask for one. [The workflow](../workflow) says how to use it. Nothing is run here: the page reads what `make test-cluster` and `scripts/kubernetes_manifests.py` have recorded, and computes the plan from recorded benchmarks.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 n_crystals: int = 10_000_000  # for which the plan is made
 out: str = ""  # folder for figures and their data; empty: none are written
 

@@ -19,7 +19,7 @@
 #
 # Read this page if you want a crystal back exactly as it was, and want to know whether it is. It goes past the paper. Nothing is trained or decoded here: it reads recorded runs. With runs of your own: `papermill notebooks/consistent.ipynb out.ipynb -p results DIR`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 out: str = ""  # folder for figures and their data; empty: none are written
 

@@ -26,7 +26,7 @@
 #
 # With runs of your own: `papermill notebooks/design.ipynb out.ipynb -p design_run DIR -p paths_run DIR`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 design_run: str = ""  # run with `design`; empty: on ICSG3D, recovered
 paths_run: str = ""  # run with `path-energies`; empty: on LCS6Å
 out: str = ""  # folder for figures and their data; empty: none are written

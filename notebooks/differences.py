@@ -19,7 +19,7 @@
 #
 # Read this page if you compare numbers with the paper, or change a setting. Nothing is trained here: the effects below are read from recorded runs, and each number leads to its run.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 
 # %% tags=["hide-input"]

@@ -21,7 +21,7 @@
 #
 # With runs of your own: `papermill notebooks/errors.ipynb out.ipynb -p results runs/ -p datasets mine`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 datasets: str = ""  # names, with commas between; empty: the paper's two
 splits: str = "test"  # train, val, test, with commas between
@@ -52,7 +52,7 @@ from nesf_studies.links import sourced
 from nesf_studies.page import RESULTS
 from nesf_studies.style import save
 
-# %%
+# %% tags=["hide-input"]
 runs = all_runs(Path(results) if results else RESULTS)
 shown = (datasets or "icsg3d-recovered,lcs6").split(",")
 TITLES = {
@@ -122,7 +122,7 @@ def draw(found: dict, name: str):
 # %% [markdown]
 # ## Figure 4
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 found = tables_of(shown, splits.split(","))
 draw(found, "errors-by-atoms")
 
@@ -132,7 +132,7 @@ draw(found, "errors-by-atoms")
 #
 # ## The paper's claims
 
-# %%
+# %% tags=["hide-input"]
 for name in shown:
     materials = materials_of(runs, name, "nesf", splits=splits.split(","))
     if len(materials):
@@ -146,7 +146,7 @@ for name in shown:
 #
 # Validation and test together give LCS6Å more classes. `starter` is the embedded dataset of hypothetical crystals. The paper leaves the YBCO-like crystals out because all of them have 13 atoms: that is one class, and no trend.
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 if not datasets:
     others = tables_of(["lcs6", "starter", "ybco"], ["val", "test"])
     figure = draw(others, "errors-by-atoms-val-test")

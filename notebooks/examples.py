@@ -22,7 +22,7 @@
 # The first part is **computed on this page**, with the recorded model of the small embedded dataset; below it stands what is **recorded** for the paper's datasets. With a model or crystals of your own:
 # `papermill notebooks/examples.ipynb out.ipynb -p dataset my_crystals/ -p run runs/mine`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -54,7 +54,7 @@ from nesf_studies.record import recorded_analysis
 from nesf_studies.style import save
 from nesf_studies.viewer import crystal_choice
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 

@@ -20,7 +20,7 @@
 # Read this page if you want to judge the comparison, or need a voxel autoencoder that runs. ICSG3D {cite}`court2020` draws a crystal into a box of 32³ voxels, encodes the box with a variational autoencoder, and reads atoms off the decoded box. The weights of its authors are
 # gone and their code needs libraries that no longer install; `nesf_icsg3d` writes it anew. With another dataset: `papermill notebooks/icsg3d.ipynb out.ipynb -p dataset lcs6`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -74,7 +74,7 @@ from nesf_studies.tables import metrics_table
 #
 # The cuprate that the YBCO-like crystals resemble, with coordinates from a textbook, looked at along *a*. Above the maps, below the parts in which the segmentation divides them:
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 ybco = Structure.from_spacegroup(
     "Pmmm",
     Lattice.orthorhombic(3.82, 3.89, 11.68),
@@ -105,7 +105,7 @@ voxels.map_slices(
 #
 # The decoded maps can at best equal the true ones. In code, here on a few crystals:
 
-# %%
+# %% tags=["hide-input"]
 crystals = data.load(
     dataset,
     fold=None if fold < 0 else fold,
@@ -128,7 +128,7 @@ sourced(metrics_table(live, dataset=crystals.name, split=split), HERE)
 # %% [markdown]
 # And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 runs = all_runs(RESULTS)
 sourced(voxels.label_radius_table(runs))
 
@@ -147,7 +147,7 @@ sourced(voxels.label_radius_table(runs))
 #
 # The third is the oracle above. Both networks have as many parameters as the public code prints, with the running statistics of their batch normalisation:
 
-# %%
+# %% tags=["hide-input"]
 networks = {
     "U-Net": n_parameters(UNet(AS_PUBLISHED.unet)),
     "VAE, as published": n_parameters(CondDFCVAE(AS_PUBLISHED.vae)),
@@ -173,7 +173,7 @@ display(
 #
 # Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten rotated copies of it. Columns that are not recorded say so.
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 for name, title in TITLES.items():
     table = voxels.baseline_table(runs, name)
     display(Markdown(f"**{title}**"), sourced(table, anchor="test"))
@@ -181,13 +181,13 @@ for name, title in TITLES.items():
 # %% [markdown]
 # What is recorded on a processor is a **reduced** training: a U-Net an eighth as wide, each crystal seen once an epoch, fewer epochs. It shows that the whole way works, from crystals to maps, through both networks and back to crystals; its errors are not those of ICSG3D.
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 sourced(voxels.reduced_runs(runs), anchor="test")
 
 # %% [markdown]
 # The losses of one of them, the U-Net's first and then the autoencoder's:
 
-# %%
+# %% tags=["hide-input"]
 reduced = recorded_run(
     "ybco", method="icsg3d", preset="as-published-reduced", fold=0
 )
@@ -198,7 +198,7 @@ voxels.voxel_losses(made.log())
 # %% [markdown]
 # And what it makes of the cuprate, along *a* again: the density and the species map that went in, and those that the autoencoder and the U-Net give back.
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 baseline = VoxelBaseline.load(reduced)
 crystal = example.in_standard_setting()
 voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)

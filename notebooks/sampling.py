@@ -28,7 +28,7 @@
 #
 # With a run of your own: `papermill notebooks/sampling.ipynb out.ipynb -p run DIR`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 run: str = ""  # folder of a run with these analyses; empty: the recorded nesf+ on LCS6Å, seed 0
 out: str = ""  # folder for figures and their data; empty: none are written
 

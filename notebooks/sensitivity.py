@@ -22,7 +22,7 @@
 # The first part is **computed on this page**, with the recorded model of the small embedded dataset. The second is **recorded** for the two datasets that the paper shows. With a model of your own:
 # `papermill notebooks/sensitivity.ipynb out.ipynb -p dataset lcs6 -p run runs/lcs6 -p n_crystals 0`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 dataset: str = "starter"  # or lcs6, ybco, icsg3d, an imported one, a path
 fold: int = -1  # 0-19 for ybco; -1: none
 mirror: str = ""  # copy of the official release; empty: download
@@ -67,7 +67,7 @@ from nesf_studies.sensitivity import (
 )
 from nesf_studies.style import save
 
-# %%
+# %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 
@@ -85,7 +85,7 @@ model, folder = open_model(run, crystals)
 #
 # One is changed, the other six keep their defaults (Supplementary Note 3):
 
-# %%
+# %% tags=["hide-input"]
 defaults = replace(model.config.decoding, mode=mode)
 {name: getattr(defaults, name) for name in Parameters().names}
 
@@ -100,7 +100,7 @@ parameters = Parameters(
 table = analyse(model, crystals, parameters)["sensitivity"]
 curves = {name: part for name, part in table.groupby("fields", sort=False)}
 
-# %%
+# %% tags=["hide-input"]
 n = int(table["n_crystals"].iloc[0])
 title = f"{crystals.label}, {split} split, n = {n}, one model"
 figure = sensitivity_curves(curves, title=title)
@@ -138,7 +138,7 @@ sourced(limits(curves[NETWORK]), HERE)
 #
 # Copying the nearest training crystal has none of these hyperparameters. On the same crystals:
 
-# %%
+# %% tags=["hide-input"]
 chosen = sample(crystals.split(split), n_crystals, parameters.seed)
 copied = copy_nearest(crystals.split("train"), chosen)
 summary = evaluate(chosen, copied, match=False).summary
@@ -204,10 +204,10 @@ if recorded:
 # %% [markdown]
 # *As above, for LCS6Å. The curves of Figure S6 are drawings without numbers, so none are set beside these.*
 
-# %%
+# %% tags=["hide-input"]
 sourced(limits(curves[NETWORK]), recorded.folder) if recorded else None
 
-# %%
+# %% tags=["hide-input"]
 sourced(at_defaults(curves), recorded.folder) if recorded else None
 
 # %% [markdown]
@@ -228,10 +228,10 @@ sourced(jumps(others[NETWORK]), icsg3d.folder) if icsg3d else None
 # %% [markdown]
 # With few iterations nothing is found in one crystal, which the plain error leaves out of the mean; with more, atoms are found in it, tens of ångströms from where they belong (its cell is decoded far outside everything that was trained), and it alone makes the step. The number of atoms and the species, which it hardly moves, stay as they are.
 
-# %%
+# %% tags=["hide-input"]
 sourced(limits(others[NETWORK]), icsg3d.folder) if icsg3d else None
 
-# %%
+# %% tags=["hide-input"]
 sourced(at_defaults(others), icsg3d.folder) if icsg3d else None
 
 # %% [markdown]

@@ -19,7 +19,7 @@
 #
 # Read this page if you want to know how long your own crystals will take. Nothing is measured on this page: it shows a recorded benchmark of one machine, whose command is printed. `make bench` measures yours. Another record: `papermill notebooks/speed.ipynb out.ipynb -p benchmark NAME`, with a folder of `results/benchmarks/`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 benchmark: str = "cpu-lcs6"  # folder of results/benchmarks/
 
 # %% tags=["hide-input"]
@@ -48,7 +48,7 @@ from nesf_studies.speed import (
 )
 from nesf_studies.trials import presets_table
 
-# %%
+# %% tags=["hide-input"]
 record = recorded_benchmark(benchmark)
 made_by = {k: RESULTS / "benchmarks" / benchmark / f"{k}.json" for k in record}
 for kind, content in record.items():
@@ -84,14 +84,14 @@ for kind, content in record.items():
 #
 # ## Times
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 sourced(speed_table(record["speed"]["timings"]), made_by["speed"])
 
 # %% [markdown]
 # *Median over the rounds of all turns; the cases of a group took turns. “Plain” is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
 # takes every grid point of every atom. Start-up, compiling above all, is not in the times. Ratios have two digits: some stand on one to three rounds, and a second record of the same step [differs](#clocks).*
 
-# %%
+# %% tags=["hide-input"]
 sizes = pd.DataFrame(
     {
         t["group"]: t["detail"]
@@ -110,7 +110,7 @@ sourced(schedule_hours(record), made_by["speed"])
 # %% [markdown]
 # ## How it grows
 
-# %%
+# %% tags=["hide-input"]
 if "scaling" in record:
     display(scaling(record["scaling"]["series"]))
 else:
@@ -123,7 +123,7 @@ else:
 #
 # ## Where a step's time goes
 
-# %%
+# %% tags=["hide-input"]
 if "profile" in record:
     display(step_profile(record["profile"]["profiles"]))
 else:
@@ -148,7 +148,7 @@ sourced(
 #
 # The same trainings with fp32 and with bf16 products, the same seeds, on the embedded data; errors on the validation split.
 
-# %%
+# %% tags=["hide-input"]
 compared = ["trial-fp32-100-epochs", "trial-bf16-100-epochs"]
 sourced(presets_table("starter", compared), anchor="val")
 
@@ -157,14 +157,14 @@ sourced(presets_table("starter", compared), anchor="val")
 #
 # LCS6Å with the preset `cpu`: before this work 600 epochs fitted in an hour of one core, now 1200 are planned for it. Errors on the validation split.
 
-# %%
+# %% tags=["hide-input"]
 sourced(presets_table("lcs6", ["trial-600-epochs", "cpu"]), anchor="val")
 
 # %% [markdown]
 # (agreement)=
 # ## Does decoding find the same atoms?
 
-# %% tags=["full-width"]
+# %% tags=["full-width", "hide-input"]
 if "agreement" in record:
     rows = record["agreement"]["agreement"]
     display(sourced(agreement_table(rows), made_by["agreement"]))
@@ -182,7 +182,7 @@ else:
 #
 # Decoding of large things, each in a process of its own:
 
-# %%
+# %% tags=["hide-input"]
 if "memory" in record:
     table = memory_table(record["memory"]["decoding"])
     display(sourced(table, made_by["memory"]))
@@ -192,7 +192,7 @@ else:
 # %% [markdown]
 # Training on a dataset that stays on disk (made-up crystals, each row a process of its own):
 
-# %%
+# %% tags=["hide-input"]
 streaming = recorded_streaming()
 streamed = RESULTS / "benchmarks" / "streaming" / "streaming.json"
 sourced(streaming, streamed) if len(streaming) else print("not yet recorded")

@@ -20,7 +20,7 @@
 # Read this page if you want to check the paper, or to compare a method of your own. Nothing is trained here: the page reads every recorded run of the repository. **Each of our numbers is a link** to the page of its runs: every seed or fold, the command that repeats it, commit, device, loss curve and worst crystals. *Numbers in italics* are printed in the paper. For another folder of runs,
 # such as your cluster's: `papermill notebooks/table1.ipynb out.ipynb -p results DIR`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
 results: str = ""  # folder of recorded runs; empty: the repository's
 out: str = ""  # folder for figures and their data; empty: none are written
 
@@ -60,7 +60,7 @@ from nesf_studies.tables import (
 )
 from nesf_studies.trials import changes_table
 
-# %%
+# %% tags=["hide-input"]
 root = Path(results) if results else RESULTS
 runs = all_runs(root)
 print(f"{len(runs)} recorded runs")
@@ -203,7 +203,7 @@ for name in ("icsg3d-recovered", "lcs6", "ybco"):
 #
 # With the 80 species of LCS6Å, beside the paper's figures for its network and for the voxel baseline:
 
-# %%
+# %% tags=["hide-input"]
 network = Autoencoder(ModelConfig(n_species=80))
 ours = sum(p.numel() for p in network.parameters())
 sizes = {"NeSF, here": f"{ours:,}"} | {

@@ -241,10 +241,10 @@ def test_bad_entries_are_named_or_skipped_and_listed(folder: Path) -> None:
         "cut.vasp": "counts 2 atoms and gives 1",
     }
     for name, reason in reasons.items():
-        with pytest.raises(DataError, match=rf"^{name}: .*{reason}.*--skip-bad") as error:
+        with pytest.raises(DataError, match=rf"^{name}: .*{reason}.*repair or remove it") as error:
             read_structures(folder / name)
         assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="--skip-bad"):
+    with pytest.raises(DataError, match="repair or remove it"):
         read(folder)
     dataset, skipped = read(folder, skip_bad=True)
     assert sum(map(len, dataset.splits.values())) == 5

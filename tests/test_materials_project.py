@@ -295,7 +295,7 @@ def test_hundred_materials_give_the_papers_folds() -> None:
 def test_malformed_documents_are_named_or_skipped(serve, tmp_path: Path, document: dict) -> None:
     server = serve(small_cells())
     server.documents.append({"material_id": "mp-666"} | document)
-    with pytest.raises(DataError, match=r"mp-666.*--skip-bad"):
+    with pytest.raises(DataError, match=r"mp-666.*repair or remove it"):
         build_from(server, tmp_path, load_rules("lcs6"))
     dataset = load_packed(build_from(server, tmp_path, load_rules("lcs6"), skip_bad=True))
     assert [s["entry"] for s in dataset.provenance["skipped"]] == ["mp-666"]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, needs_extra, split
-from nesf_io.errors import ConfigError, DataError
+from nesf_io.errors import ConfigError, DataError, EntryError
 from nesf_io.parsers import from_atoms, reason_against
 from nesf_io.readers import (
     FORMS,
@@ -285,9 +285,7 @@ def usable_entries(
                 notes += [Note(entry.label, text) for text in said]
         except DataError as error:
             if not skip_bad:
-                raise DataError(
-                    f"{entry.label}: {error}; repair or remove it, or leave it out with --skip-bad"
-                ) from None
+                raise EntryError(f"{entry.label}: {error}; repair or remove it") from None
             skipped.append(Skipped(entry.label, str(error)))
     return kept, skipped
 
