@@ -76,7 +76,7 @@ model, folder = open_model(run, crystals)
 #
 # (`nesf_studies.examples`.)
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 parameters = examples.Parameters(
     split=split, n_each=n_each, mode=mode, icsg3d=icsg3d
 )

@@ -93,7 +93,7 @@ defaults = replace(model.config.decoding, mode=mode)
 # The rule is no more than “decode again with another value”, for every value of every hyperparameter. What a value does not touch is computed once: a crystal is encoded once, more iterations go on from fewer, and steps 3 to 5
 # need no movement of particles. A test of the package checks that the crystals are those of so many separate reconstructions. *True fields* are decoded in the same way without any network: what they lose, the steps lose.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-stderr", "hide-input"]
 parameters = Parameters(
     split=split, n_crystals=n_crystals, mode=mode, only=only
 )
