@@ -232,7 +232,7 @@ def from_frame(frame: list[str]) -> Found:
         raise DataError(f"a header of {len(frame[1])} characters, more than {MAX_HEADER}")
     named = re.search(r'Properties\s*=\s*"?([^\s"]*)', frame[1], re.IGNORECASE)
     counts = named[1].split(":")[2::3] if named else []
-    declared = sum(int(count) for count in counts if count.isdecimal())
+    declared = sum(int(count[:9]) for count in counts if count.isdecimal())
     if declared > (columns := len(frame[2].split())):  # ASE would make room for them first
         raise DataError(f"its Properties are {declared} columns, its first atom has {columns}")
     atoms = read(StringIO("\n".join(frame) + "\n"), format="extxyz")
