@@ -302,6 +302,7 @@ PRESETS: Mapping[str, Config] = {c.preset: c for c in (PAPER, OFFICIAL, CPU, PLU
 # minutes to half an hour of one core.
 ON_DATASET: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "cpu": {
+        "starter": {"training.epochs": 300},
         "ybco": {"model.dropout": 0.3, "training.batch_size": 30, "training.epochs": 2400},
         "icsg3d": {"training.epochs": 400},
         "icsg3d-recovered": {"training.epochs": 400},
