@@ -150,6 +150,45 @@ def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureReques
         ), page
 
 
+# Quantities that prose may hold: settings, rules, definitions, sizes of the datasets and what the
+# paper prints. A measured one is made by code, from its record, with a link (`links.prose`).
+TYPED = {
+    "intervals and quantiles": "5 %, 10 %, 68 %, 90 %, 95 %, 99 %, 100 %",
+    "settings": "0.0001 Å, 0.02 Å, 0.05 Å, 0.1 Å, 0.3 Å, 0.5 Å, 0.6 Å, 0.9 Å, 1 Å, 1.2 Å, 10°, "
+    "0.01 Å, 40 epochs, 50 epochs, 80 epochs, 600 epochs, 1000 epochs, 1200 epochs, 64 times",
+    "limits": "10 s, 300 s, 1 GiB, 4 GiB, 1000 atoms",
+    "tests": "0.001 Å, 3 MB",
+    "data": "6 Å, 70 %, 5 atoms, 13 atoms, 24 atoms, 28 atoms, 100 crystals, 286 crystals, "
+    "301 crystals, 6,005 crystals, 10,000 crystals, 1.5 %",
+    "paper": "3200 epochs, 1 hour, 9 hours, 11 hours, 0.76 million, 34 million",
+    "layers": "0.77 million, 31 million, 95 times",
+    "literature": "5.549 Å, 5.936 Å, 90°, 12 Å, 0.06 Å",
+}
+
+
+def test_prose_types_no_measured_quantity() -> None:
+    allowed = {quantity for kind in TYPED.values() for quantity in kind.split(", ")}
+    units = (
+        "%|Å|°|s|ms|eV|seconds?|minutes?|hours?|days?|MB|GB|GiB|times|million|crystals|epochs|atoms"
+    )
+    quantity = re.compile(rf"(?<![\w.,])(\d[\d,]*(?:\.\d+)?)([ \u00a0\u202f]?)({units})(?!\w)")
+    left_out = r"```.*?```|<!-- results.*?end of results -->|\$\$.*?\$\$|`[^`]*`|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)"
+    found: dict[str, str] = {}
+    sources = {
+        path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "book").glob("*.md")]
+    }
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        sources[path] = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for path, text in sources.items():
+        for number, space, unit in quantity.findall(re.sub(left_out, "", text, flags=re.DOTALL)):
+            found[f"{number}{' ' if space else ''}{unit}"] = path.name
+    assert {q: page for q, page in found.items() if q not in allowed} == {}
+    assert allowed <= set(found), "no longer in the prose"
+    models = list((ROOT / "results").glob("*/nesf/cpu/*/model.safetensors"))
+    assert models and {round(path.stat().st_size / 1e6) for path in models} == {3}
+
+
 def test_built_numbers_say_where_they_are_from(request: pytest.FixtureRequest) -> None:
     html = ROOT / "book" / "_build" / "html"
     if not request.config.getoption("--built-book"):
