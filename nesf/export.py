@@ -15,6 +15,7 @@ from nesf.data.dataset import needs_extra
 from nesf.decode import Reconstruction
 from nesf.files import write_atomically, write_json
 from nesf_io.errors import ConfigError
+from nesf_io.parsers import AS_DECODED
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -115,10 +116,13 @@ def structure_text(structure: Structure, report: Mapping[str, Any], form: str = 
         NesfError: extxyz without ASE, which the extra `ase` installs.
     """
     comments = _comments(report)
+    own = [] if "symmetry" in report else [AS_DECODED]
     if form == "cif":
         from pymatgen.io.cif import CifWriter
 
-        return "".join(f"# nesf: {c}\n" for c in comments) + str(CifWriter(structure))
+        head, end = ("".join(f"# nesf: {c}\n" for c in part) for part in (comments, own))
+        return f"{head}{CifWriter(structure)}{end}"  # what stands after data_ is of the block
+    comments += own
     if form == "poscar":
         from pymatgen.io.vasp.inputs import Poscar
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,7 +128,7 @@ def align(actual: Crystals, detected: Crystals) -> Crystals:
     )
 
 
-def nearest_images(actual: Crystals, detected: Crystals) -> Crystals:
+def nearest_images(actual: Crystals, detected: Crystals, but: Collection[str] = ()) -> Crystals:
     """Take each detected atom at its periodic image that is nearest to an actual atom.
 
     The images are those in the detected cell and the 26 around it, by the detected lattice. A
@@ -139,11 +139,13 @@ def nearest_images(actual: Crystals, detected: Crystals) -> Crystals:
     Args:
         actual: B crystals.
         detected: B crystals in the same order.
+        but: ids of those that are not wrapped: their positions stay.
     """
     positions = detected.positions.copy()
     for i in range(len(actual)):
         d = detected.atoms(i)
-        if d.start < d.stop and np.isfinite(detected.lattice[i]).all():
+        wrapped = detected.ids[i] not in but
+        if wrapped and d.start < d.stop and np.isfinite(detected.lattice[i]).all():
             images = positions[d] + (IMAGES @ detected.lattice[i])[:, None]  # [27, m, 3]
             distances = nearest(images.reshape(-1, 3), actual.positions[actual.atoms(i)])[0]
             best = distances.reshape(len(IMAGES), -1).argmin(0)  # the atom itself, if equal

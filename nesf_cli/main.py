@@ -194,7 +194,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--no-images",
         action="store_true",
-        help="with --actual: compare positions as they stand, as the paper does; by default each detected atom is taken at its periodic image nearest to an actual atom, for files keep atoms wrapped into the cell",
+        help="with --actual: compare positions as they stand, as the paper does; by default each detected atom is taken at its periodic image nearest to an actual atom, for files (but nesf's own) keep atoms wrapped into the cell",
     )
     evaluate.add_argument(
         "--out",
@@ -422,7 +422,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
     """Score the structures of some files, and write how and with what into a folder."""
-    from nesf.data.files import read_structures
+    from nesf.data.files import as_decoded, read_structures
     from nesf.metrics import align, evaluate, nearest_images
     from nesf.records import command_line, commit, write_metrics
 
@@ -435,9 +435,9 @@ def _score_files(options: argparse.Namespace, folder: Path) -> Metrics:
     charged = [i for i in actual.ids if i not in {*detected.ids}]
     if charged:
         warnings.warn(f"charged as nothing detected: {', '.join(charged)}", stacklevel=2)
-    detected = align(actual, detected)
+    own, detected = as_decoded(detected), align(actual, detected)
     if not options.no_images:
-        detected = nearest_images(actual, detected)
+        detected = nearest_images(actual, detected, but=own)
     metrics = evaluate(actual, detected, progress=not options.quiet)
     write_metrics(folder, {"test": metrics})
     about = {

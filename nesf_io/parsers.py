@@ -28,6 +28,8 @@ MAX_ATOMS_PER_CELL = 1000
 MAX_LENGTH = 100.0  # Å, of a cell edge
 MIN_DISTANCE = 0.3  # Å, between two atoms, images included
 MIN_VOLUME = 1.0  # Å³
+# What files of nesf say of positions that are a decoder's own, on both sides of the cell's faces
+AS_DECODED = "positions as decoded"
 MAX_ENTRY, MAX_HEADER = 1 << 24, 1 << 16  # characters of a structure; of a header of extxyz
 
 
@@ -88,6 +90,7 @@ def standard_cell(structure: Structure, cell: str) -> Structure:
 
 def from_block(block: str) -> Found:
     """Read a block of a CIF; what pymatgen makes of it without a word is a note or an error."""
+    from pymatgen.core import Structure
     from pymatgen.io.cif import CifParser
 
     columns = re.findall(r"^\s*_atom_site_fract_x\b(.*)", one_entry(block), re.MULTILINE)
@@ -98,6 +101,11 @@ def from_block(block: str) -> Found:
     empty, notes = _check_sites(data)
     structure = parser.parse_structures(primitive=False, on_error="raise")[0]
     _check_symmetry(data, parser)
+    if AS_DECODED in block:  # pymatgen wraps them into the cell
+        places = [data[f"_atom_site_fract_{x}"] for x in "xyz"]
+        symbols = data["_atom_site_type_symbol"]
+        structure = Structure(structure.lattice, symbols, np.array(places, dtype=float).T)
+        structure.properties[AS_DECODED] = True
     return structure, [*parser.warnings, *notes, *_formula_notes(data, structure, empty)], None
 
 
@@ -217,7 +225,9 @@ def from_poscar(text: str) -> Found:
         raise DataError(
             "it does not name its elements (VASP 4); add the line of symbols, for example 'Na Cl', above the numbers of atoms"
         )
-    return poscar.structure, [], None
+    structure = poscar.structure
+    structure.properties[AS_DECODED] = AS_DECODED in lines[0]
+    return structure, [], None
 
 
 def from_frame(frame: list[str]) -> Found:
@@ -241,8 +251,9 @@ def from_frame(frame: list[str]) -> Found:
 
 def from_images(atoms: Atoms) -> Found:
     """Read ASE atoms, with their id if they have one."""
-    own = atoms.info.get("material_id")
-    return from_atoms(atoms), [], None if own is None else str(own)
+    own, structure = atoms.info.get("material_id"), from_atoms(atoms)
+    structure.properties[AS_DECODED] = AS_DECODED in str(atoms.info.get("nesf"))
+    return structure, [], None if own is None else str(own)
 
 
 def from_atoms(atoms: Atoms) -> Structure:
@@ -267,4 +278,6 @@ def from_dict(data: Mapping[str, Any]) -> Found:
     keys = ("species", "abc", "xyz", "label")
     sites = [{key: site[key] for key in keys if key in site} for site in data["sites"]]
     lattice = {"matrix": data["lattice"]["matrix"]}
-    return Structure.from_dict({"lattice": lattice, "sites": sites}), [], None
+    structure = Structure.from_dict({"lattice": lattice, "sites": sites})
+    structure.properties[AS_DECODED] = AS_DECODED in str(data.get("properties"))
+    return structure, [], None

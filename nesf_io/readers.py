@@ -24,6 +24,7 @@ import numpy as np
 
 from nesf_io.errors import DataError
 from nesf_io.parsers import (
+    AS_DECODED,
     MAX_ENTRY,
     Found,
     from_block,
@@ -104,7 +105,7 @@ def parse(
 
 
 def _parsed(part: Part, cell: str, decoded: bool) -> Parsed:
-    arrays, reason, identifier, notes = None, "", None, list[str]()
+    arrays, reason, identifier, notes, row = None, "", None, list[str](), dict(part.row)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -115,6 +116,8 @@ def _parsed(part: Part, cell: str, decoded: bool) -> Parsed:
                 heavy = [s.label for s in structure if getattr(s.specie, "name", "") in ("D", "T")]
                 if heavy:
                     notes.append(f"site {', '.join(heavy[:5])}: deuterium is read as hydrogen")
+                if decoded and structure.properties.get(AS_DECODED):
+                    row[AS_DECODED] = "yes"
                 structure = structure if cell == "as-given" else standard_cell(structure, cell)
                 species = np.array([site.specie.Z for site in structure])
                 arrays = structure.cart_coords, species, structure.lattice.matrix
@@ -126,7 +129,7 @@ def _parsed(part: Part, cell: str, decoded: bool) -> Parsed:
     lines = tuple(dict.fromkeys(" ".join(text.split())[:500] for text in notes))
     derived = part.derived and not identifier
     name = identifier or part.identifier
-    return Parsed(part.place, name, derived, part.row, arrays, lines, reason)
+    return Parsed(part.place, name, derived, row, arrays, lines, reason)
 
 
 def _parts(path: Path, name: str, column: str) -> Iterator[Part]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from glob import glob
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nesf.crystals import Crystals
 from nesf.data.dataset import SPLITS, Dataset, needs_extra, split
 from nesf_io.errors import ConfigError, DataError, EntryError
-from nesf_io.parsers import from_atoms, reason_against
+from nesf_io.parsers import AS_DECODED, from_atoms, reason_against
 from nesf_io.readers import (
     FORMS,
     MAX_FILE,
@@ -243,7 +243,14 @@ def _read(
         [e.identifier for e, _ in kept], positions, species, np.array(lattice), columns
     )
     splits = [e.split for e, _ in kept if e.split is not None]
-    return Read(_wrapped(crystals.in_standard_setting()), skipped, notes), splits or None
+    crystals = crystals.in_standard_setting()
+    return Read(_wrapped(crystals, as_decoded(crystals)), skipped, notes), splits or None
+
+
+def as_decoded(crystals: Crystals) -> set[str]:
+    """Return the ids of crystals from files that say that their positions are as decoded."""
+    said = crystals.properties.get(AS_DECODED, np.zeros(0))
+    return {name for name, of in zip(crystals.ids, said, strict=False) if of}
 
 
 def usable_entries(
@@ -301,11 +308,12 @@ def _in_vocabulary(entry: Entry, vocabulary: Sequence[int] | None) -> tuple[np.n
     return arrays
 
 
-def _wrapped(crystals: Crystals) -> Crystals:
-    """Move every atom into its cell: the published fields know no periodic images."""
+def _wrapped(crystals: Crystals, but: Collection[str] = ()) -> Crystals:
+    """Move every atom into its cell, `but` of some ids: the published fields know no images."""
     owner = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
     fractional = np.einsum("ni,nij->nj", crystals.positions, np.linalg.inv(crystals.lattice)[owner])
-    fractional -= np.floor(fractional + WRAP_TOLERANCE)
+    kept = np.isin(crystals.ids, list(but))[owner]
+    fractional -= np.where(kept[:, None], 0, np.floor(fractional + WRAP_TOLERANCE))
     return replace(crystals, positions=np.einsum("ni,nij->nj", fractional, crystals.lattice[owner]))
 
 
