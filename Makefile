@@ -65,7 +65,7 @@ check-book: book
 	$(call step,pages of the book,PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --built-book tests/test_book.py)
 
 check-pages: check-book
-	$(call step,pages in a browser at two widths and in both themes (2 to 5 minutes),$(BIN)/python scripts/check_pages.py --report book/_build/pages.json)
+	$(call step,pages in a browser at two widths and in both themes (2 to 5 minutes),$(BIN)/python scripts/check_pages.py --report $(or $(REPORT),book/_build/pages.json))
 
 lint: setup
 	$(call step,formatter and linter,$(BIN)/ruff format --check . && $(BIN)/ruff check .)

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from html import escape
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -27,8 +27,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import nesf
+from nesf.forms import read_form
 from nesf.records import commit
 from nesf_studies.links import HERE, linked
+from nesf_studies.page import RESULTS
 
 # What a page does, by the names that its code uses. A page may do both.
 NOW = {
@@ -53,6 +55,7 @@ RECORDED = {
     "headline": "runs",
     "recorded_benchmark": "benchmarks",
 }
+PAGES = RESULTS / "pages" / "pages.json"
 SHOWN_VERSIONS = ("torch", "numpy", "pymatgen", "spglib", "scikit-learn", "jupyter-book")
 
 
@@ -114,15 +117,48 @@ def code_of(folder: Path, name: str) -> str:
     return re.sub(r"^:.*$", "", "".join([*cells, *made]), flags=re.MULTILINE)
 
 
-def page_rows(app: Sphinx) -> Iterable[tuple[str, str, str, str, str]]:
-    """Yield title, address, seconds, what ran now and what is recorded, page after page."""
+class PageReport(TypedDict):
+    """What the browser found on a page."""
+
+    page: str
+    bytes: int  # without the library of the 3-D views and the model of the live page
+    load_s_1400: float
+    live_s: NotRequired[float]  # to the first crystal that the live page decodes
+    faults: list[str]
+
+
+class PagesRecord(TypedDict):
+    """What `scripts/check_pages.py` records."""
+
+    command: str
+    cpu: str
+    wall_time_seconds: float
+    pages: list[PageReport]
+
+
+def recorded_pages() -> PagesRecord:
+    """Read what a browser found on the pages of an earlier build.
+
+    Raises:
+        DataError: it is not recorded, or broken.
+    """
+    remedy = "make it again with `make check-pages REPORT=results/pages/pages.json`"
+    return read_form(PAGES, PagesRecord, remedy)
+
+
+def page_rows(app: Sphinx) -> Iterable[tuple[str, str, str, str, str, str, str]]:
+    """Yield title, address, seconds, MB, seconds in a browser, what ran now, what is recorded."""
     from myst_nb.sphinx_ import NbMetadataCollector
 
+    opened = {report["page"]: report for report in recorded_pages()["pages"]}
     for name in ordered_pages(app):
         data = NbMetadataCollector.get_exec_data(app.env, name)
         now, recorded = does(code_of(Path(app.srcdir), name))
         took = f"{data['runtime']:.0f}" if data and data["runtime"] is not None else "–"
-        yield app.env.titles[name].astext(), f"{name}.html", took, now, recorded
+        found = opened.get(f"{name}.html")
+        size = f"{found['bytes'] / 1e6:.2f}" if found else "–"
+        load = f"{found['load_s_1400']:.1f}" if found else "–"
+        yield app.env.titles[name].astext(), f"{name}.html", took, size, load, now, recorded
 
 
 def ordered_pages(app: Sphinx) -> list[str]:
@@ -140,13 +176,15 @@ def write_status(app: Sphinx, tree: nodes.document, _name: str) -> None:
     for place in tree.findall(
         lambda n: isinstance(n, nodes.container) and "book-status" in n["classes"]
     ):
-        head = "".join(f"<th>{t}</th>" for t in ("page", "seconds", "runs now", "reads, recorded"))
+        titles = ("page", "seconds", "MB", "load, s", "runs now", "reads, recorded")
+        head = "".join(f"<th>{title}</th>" for title in titles)
         rows = "".join(
             f'<tr><th scope="row"><a href="{address}">{escape(title)}</a></th>'
             + f"<td>{linked(took, HERE)}</td>"
+            + "".join(f"<td>{linked(text, PAGES, base='')}</td>" for text in (size, load))
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
-            for title, address, took, *cells in page_rows(app)
+            for title, address, took, size, load, *cells in page_rows(app)
         )
         table = f'<table class="table built"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         table = f'<div class="wide" role="region" tabindex="0" aria-label="pages">{table}</div>'
@@ -161,6 +199,24 @@ def built() -> str:
         f"Commit `{short_commit()}`, built on {today()} on {platform.system()} "
         f"{platform.machine()}, processor only. " + ", ".join(versions) + "."
     )
+
+
+def opened() -> str:
+    """Return what a browser found on all pages of an earlier build, as MyST text."""
+    record = recorded_pages()
+    found = len(record["pages"]), sum(len(report["faults"]) for report in record["pages"])
+    pages, faults, seconds = (
+        linked(f"{n:.0f}", PAGES, base="") for n in (*found, record["wall_time_seconds"])
+    )
+    return f"All pages in Chromium, {record['cpu']}: {pages} pages at two widths and in both themes, {faults} faults, {seconds} s."
+
+
+def first_result() -> str:
+    """Return after how long the live page has decoded a crystal, as MyST text."""
+    record = recorded_pages()
+    seconds = next(report["live_s"] for report in record["pages"] if "live_s" in report)
+    took = linked(f"{seconds:.1f} s", PAGES, base="")
+    return f"Opened for the first time, it has decoded its first crystal after {took} (Chromium, {record['cpu']}, from the disk of the same machine)."
 
 
 def short_commit() -> str:

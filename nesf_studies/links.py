@@ -21,7 +21,12 @@ from pandas.io.formats.style import Styler
 from nesf_studies.page import RESULTS
 
 RUNS = "runs"  # folder of the pages in the built book
-RECORDS = ("benchmarks", "robustness", "workflow")  # folders of `results` that hold no runs
+RECORDS = (
+    "benchmarks",
+    "pages",
+    "robustness",
+    "workflow",
+)  # folders of `results` that hold no runs
 LONG = 40  # characters of a cell; longer text wraps and is set to the left
 UP = "../"  # from a page under notebooks/ to the top of the book
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from nesf.config import Config
+from nesf.config import PAPER, Config
 from nesf.records import RecordedRun, all_runs
 from nesf_io.errors import DataError
 from nesf_studies.links import GIVEN, Source, from_runs
@@ -83,12 +83,16 @@ def changed(reference: RecordedRun, run: RecordedRun) -> str:
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the settings (text) in which configs differ: a row per dotted key, a column each."""
+    """Return the settings (text) in which configs differ: a row per dotted key, a column each.
+
+    What was added after a config was recorded is at its default in it.
+    """
+    default = PAPER.to_dict()
     settings = {
         name: {
             f"{section}.{key}": _text(value)
             for section in ("model", "sampling", "augmentation", "training")
-            for key, value in config.get(section, {}).items()
+            for key, value in (default[section] | config.get(section, {})).items()
         }
         for name, config in configs.items()
     }

@@ -227,6 +227,7 @@ if (timed / "consistent.json").exists():
 # - The certificate speaks of the model, not of nature: it says that the crystal has this latent vector.
 # - An encoder that keeps maxima only may not feel an atom too many. For such encoders, atoms without which z is reached as well are left out.
 # - z is rounded to single precision. Where the encoder is flat, as along the lattice of the faithful model, a small d leaves room: positions are right long before the lattice is.
+# - A mean can be one crystal. For one of the hundred YBCO-like test crystals the fields of the faithful model lead nowhere, and it makes most of the mean position error there, with and without the encoder's word. No certificate is given for it.
 # - Crystals far from the training set keep their certificate more seldom; for them the answer is that of the five steps.
 #
 # ## Summary

@@ -181,7 +181,7 @@ for name, title, recorded_fold in (
 # Of Figure 3 the paper says that NeSF “can accurately estimate the atomic positions and species” although LCS6Å has distorted, non-cubic crystals and the YBCO-like ones are long and narrow. By our rule:
 #
 # - the **best** crystals agree with it on every dataset that is recorded, and so do the **median** ones of ICSG3D and LCS6Å: the right number of atoms, the right elements, positions within a few hundredths of an ångström;
-# - of the **YBCO-like** crystals, for which there are ninety training crystals, the best and the median crystal have the right number of atoms, the worst has two too many; the elements are confused already at the median;
+# - of the **YBCO-like** crystals, for which there are ninety training crystals, all three have the right number of atoms; the elements are confused at the median and the worst;
 # - the **worst** ones of ICSG3D and LCS6Å have failed: atoms are missing and elements are wrong. A figure with hand-picked examples shows no such crystal; how many there are is on the page [on errors](errors).
 #
 # *Copy* beats the network in position on the median crystal where the dataset holds the same structure type with another element; it then has the wrong element. That is why position and species belong together.

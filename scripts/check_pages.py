@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
-import json
 import multiprocessing
 import os
 import re
@@ -19,12 +18,17 @@ import shutil
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from bs4 import BeautifulSoup
+
+from nesf.files import write_json
+from nesf.forms import FORMAT
+from nesf.records import command_line, commit, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = {1400: 900, 390: 844}  # px, and heights
@@ -154,14 +158,15 @@ def check_page(browser: Any, base: str, name: str, axe: str) -> dict[str, Any]:
         page.goto(f"{base}{name}", wait_until="load")
         report[f"load_s_{width}"] = round(time.monotonic() - start, 2)
         if width == max(WIDTHS):
+            if page.locator("#nesf-live").count():
+                check_live(page, faults)
+                report["live_s"] = round(time.monotonic() - start, 2)  # with an empty cache
             weight = sum(n for url, n in sizes.items() if not re.search("3Dmol|/live/", url))
             report["bytes"] = weight
             limit = ANY_PAGE if page.locator(".cell_output, #nesf-live").count() else TEXT_PAGE
             if weight > limit:
                 faults.append(f"weighs {weight} bytes, more than {limit}")
             report["views"] = check_views(page, faults)
-            if page.locator("#nesf-live").count():
-                check_live(page, faults)
         wide = page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             faults.append(f"{wide} px wide at {width}")
@@ -245,7 +250,7 @@ def main() -> int:
             "NOT CHECKED: pages in a browser (no Chromium; apt-get install chromium, or set CHROMIUM)"
         )
         return 0
-    start = time.monotonic()
+    start, started = time.monotonic(), datetime.now(UTC)
     handler = functools.partial(_Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -261,7 +266,17 @@ def main() -> int:
     n_faults = sum(len(r["faults"]) for r in reports) + len(broken)
     print(f"{len(reports)} pages, {len(WIDTHS)} widths, {len(THEMES)} themes: {n_faults} faults, {time.monotonic() - start:.0f} s")  # fmt: skip
     if options.report:
-        options.report.write_text(json.dumps({"pages": reports, "broken": broken}, indent=1) + "\n")
+        record = {
+            "format": FORMAT,
+            "command": command_line(sys.argv[1:], ("python", "scripts/check_pages.py")),
+            "commit": commit(),
+            "started": started.isoformat(timespec="seconds"),
+            "wall_time_seconds": round(time.monotonic() - start, 1),
+            **environment(),
+            "pages": sorted(reports, key=lambda report: report["page"]),
+            "broken": broken,
+        }
+        write_json(options.report, record)
     return int(n_faults > 0)
 
 
