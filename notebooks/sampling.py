@@ -39,6 +39,7 @@ check_parameters(globals())
 
 # %% tags=["hide-input"]
 # %matplotlib inline
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -153,7 +154,8 @@ recorded = {
         ),
         ("Perov-5, a third", RESULTS / "perov5-third/nesf/plus/seed-0"),
     )
-    if (path / "analysis/symmetry/analysis.json").exists()
+    # listed, so that the page is made again when one is recorded
+    if "symmetry" in os.listdir(path / "analysis")
 }
 tables = {
     title: recovered_table(folder.parents[1])
