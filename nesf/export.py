@@ -15,7 +15,7 @@ from nesf.data.dataset import needs_extra
 from nesf.decode import Reconstruction
 from nesf.files import write_atomically, write_json
 from nesf_io.errors import ConfigError
-from nesf_io.parsers import AS_DECODED
+from nesf_io.parsers import as_decoded
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -116,7 +116,7 @@ def structure_text(structure: Structure, report: Mapping[str, Any], form: str = 
         NesfError: extxyz without ASE, which the extra `ase` installs.
     """
     comments = _comments(report)
-    own = [] if "symmetry" in report else [AS_DECODED]
+    own = [] if "symmetry" in report else [as_decoded(structure)]
     if form == "cif":
         from pymatgen.io.cif import CifWriter
 

@@ -33,6 +33,18 @@ AS_DECODED = "positions as decoded"
 MAX_ENTRY, MAX_HEADER = 1 << 24, 1 << 16  # characters of a structure; of a header of extxyz
 
 
+def as_decoded(structure: Structure) -> str:
+    """Return what a file of nesf says of positions that are not wrapped."""
+    places = structure.frac_coords.round(6)
+    return f"{AS_DECODED}, {((places < 0) | (places >= 1)).any(1).sum()} outside the cell"
+
+
+def _says_so(structure: Structure, text: str) -> Structure:
+    """Note whether the text says it of these positions: another program may have wrapped them."""
+    structure.properties[AS_DECODED] = as_decoded(structure) in text
+    return structure
+
+
 def one_entry(text: str) -> str:
     """Return the text of a structure; a DataError if it is far too long for one."""
     if len(text) > MAX_ENTRY:
@@ -104,8 +116,8 @@ def from_block(block: str) -> Found:
     if AS_DECODED in block:  # pymatgen wraps them into the cell
         places = [data[f"_atom_site_fract_{x}"] for x in "xyz"]
         symbols = data["_atom_site_type_symbol"]
-        structure = Structure(structure.lattice, symbols, np.array(places, dtype=float).T)
-        structure.properties[AS_DECODED] = True
+        raw = Structure(structure.lattice, symbols, np.array(places, dtype=float).T)
+        structure = _says_so(raw, block)
     return structure, [*parser.warnings, *notes, *_formula_notes(data, structure, empty)], None
 
 
@@ -225,9 +237,7 @@ def from_poscar(text: str) -> Found:
         raise DataError(
             "it does not name its elements (VASP 4); add the line of symbols, for example 'Na Cl', above the numbers of atoms"
         )
-    structure = poscar.structure
-    structure.properties[AS_DECODED] = AS_DECODED in lines[0]
-    return structure, [], None
+    return _says_so(poscar.structure, lines[0]), [], None
 
 
 def from_frame(frame: list[str]) -> Found:
@@ -252,7 +262,7 @@ def from_frame(frame: list[str]) -> Found:
 def from_images(atoms: Atoms) -> Found:
     """Read ASE atoms, with their id if they have one."""
     own, structure = atoms.info.get("material_id"), from_atoms(atoms)
-    structure.properties[AS_DECODED] = AS_DECODED in str(atoms.info.get("nesf"))
+    structure = _says_so(structure, str(atoms.info.get("nesf")))
     return structure, [], None if own is None else str(own)
 
 
@@ -279,5 +289,4 @@ def from_dict(data: Mapping[str, Any]) -> Found:
     sites = [{key: site[key] for key in keys if key in site} for site in data["sites"]]
     lattice = {"matrix": data["lattice"]["matrix"]}
     structure = Structure.from_dict({"lattice": lattice, "sites": sites})
-    structure.properties[AS_DECODED] = AS_DECODED in str(data.get("properties"))
-    return structure, [], None
+    return _says_so(structure, str(data.get("properties"))), [], None

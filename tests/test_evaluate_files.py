@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp.inputs import Poscar
 
 import nesf
 from nesf.crystals import Crystals
@@ -77,6 +78,21 @@ def test_a_run_scores_the_same_through_its_own_files(
         assert without[key] > 2 * found[key]
     about = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
     assert about["periodic_images"] is False and "--no-images" in about["command"]
+
+
+@NOTHING
+def test_an_own_file_that_another_program_has_wrapped_is_scored_as_wrapped(
+    actual: Crystals, made: Reconstruction, tmp_path: Path
+) -> None:
+    """VASP copies the title of a POSCAR and moves every atom into the cell."""
+    write_reconstruction(tmp_path, made, {}, "poscar")
+    for path in (tmp_path / "poscar").iterdir():
+        poscar = Poscar.from_file(path)
+        wrapped = Structure.from_sites(poscar.structure, to_unit_cell=True)
+        Poscar(wrapped, comment=poscar.comment).write_file(path)
+    found = score(write(actual, tmp_path / "actual"), tmp_path / "poscar", tmp_path / "scores")
+    key = "position_error_detected_angstrom"
+    assert found[key] == pytest.approx(evaluate(actual, made.crystals).summary[key], abs=5e-4)
 
 
 def test_images_are_those_of_the_detected_cell() -> None:
