@@ -343,10 +343,10 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def _natural(path: Path) -> list[Any]:
-    """Return a sort key in which fold-2 comes before fold-10."""
+    """Return a sort key in which fold-2 comes before fold-10, and cpu before cpu-consistent."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.split(r"(\d+)", str(path))
+        for part in re.split(r"(\d+)", "\0".join(path.parts))
     ]
 
 

@@ -22,6 +22,7 @@ from nesf.runs import check_dataset
 from nesf_design.benchmark import benchmark, published
 from nesf_io.errors import DataError
 from nesf_studies.links import Mark, Source, from_runs
+from nesf_studies.reads import is_there
 from nesf_studies.record import RecordedAnalysis, recorded_analysis, shown_method, write_analysis
 from nesf_studies.style import NESF, SECOND, TRIVIAL, subplots
 
@@ -108,7 +109,7 @@ def benchmarks(runs: Iterable[RecordedRun]) -> pd.DataFrame:
     """
     parts = []
     for run in runs:
-        if not (run.folder / "analysis" / NAME / "analysis.json").exists():
+        if not is_there(run.folder / "analysis" / NAME / "analysis.json"):
             continue
         about, wall = run.run, run.run["wall_time_seconds"]
         minutes = wall["train"] / 60 if isinstance(wall, Mapping) and "train" in wall else np.nan
@@ -133,7 +134,7 @@ def run_table(runs: Iterable[RecordedRun], titles: Mapping[str, str]) -> pd.Data
         run
         for run in runs
         if run.run["dataset"]["name"] in titles
-        and (run.folder / "analysis" / NAME / "analysis.json").exists()
+        and is_there(run.folder / "analysis" / NAME / "analysis.json")
     ]
     rows = [
         {

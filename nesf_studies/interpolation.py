@@ -508,7 +508,7 @@ def path_chart(frames: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw how smooth and how valid the paths are that were run, NeSF beside the linear path."""
+    """Draw how smooth and how valid the paths are that were run, by method."""
     panels = {
         "changes": "changes of\nthe formula",
         "length_step_to_even": "largest step of a length\n(1: an even path)",
@@ -522,7 +522,10 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
         for method, shown, colour, marker in (
             ("linear", "linear", TRIVIAL, "D"),
             ("nesf", "NeSF", NESF, "o"),
+            ("nesf+", "nesf+", SECOND, "s"),
         ):
+            if method not in set(counts["method"]):
+                continue
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)
             ax.plot(
                 rows.to_numpy(float),

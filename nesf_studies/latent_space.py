@@ -305,7 +305,7 @@ def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
     spaces, ks = list(dict.fromkeys(table["space"])), sorted(set(table["k"]))
     figure, axes = subplots(len(panels), 9.2, 1.1 + 0.3 * len(spaces))
     name_rows(axes, spaces)
-    colours = [NESF if space == "latent vector" else TRIVIAL for space in spaces]
+    colours = [NESF if space.startswith("latent vector") else TRIVIAL for space in spaces]
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
         for k, marker in zip(ks, cycle("os^DvPX"), strict=False):
             values = table[table["k"] == k].set_index("space")[column].reindex(spaces)

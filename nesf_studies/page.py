@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import nesf
 from nesf.methods import run_folder
 from nesf_io.errors import ConfigError, DataError
-from nesf_studies.reads import watch
+from nesf_studies.reads import is_there, watch
 
 if TYPE_CHECKING:
     from nesf.data.dataset import Dataset
@@ -137,7 +137,7 @@ def recorded_run(
         DataError: it is not recorded; the message names the command that makes it.
     """
     folder = run_folder(RESULTS, dataset, method, preset, seed=seed, fold=fold)
-    if not (folder / "run.json").exists():
+    if not is_there(folder / "run.json"):
         command = f"nesf run {dataset} --preset {preset} {f'--seed {seed}' if fold is None else f'--fold {fold}'} --out DIR"
         raise DataError(
             f"{folder}: no such recorded run; make one with `{command}` and give its folder as parameter `run`"

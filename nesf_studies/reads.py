@@ -60,6 +60,15 @@ class Reads:
         return not _SKIPPED & set(parts) and not parts[0].startswith(".")
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a file exists; a page that asks is made again when that changes."""
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    os.listdir(folder)  # heard
+    return path.exists()
+
+
 def watch() -> None:
     """Write what this kernel reads after each of its cells, where the build of the book asks."""
     target = os.environ.get("NESF_READS")

@@ -27,6 +27,7 @@ from nesf.records import RecordedRun
 from nesf.saved import TrainedModel
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies import ANALYSES
+from nesf_studies.reads import is_there
 
 # of a dataset, where its split is another one
 PAPERS_NAME = {"icsg3d-recovered": "icsg3d", "icsg3d-as-released": "icsg3d"}
@@ -181,9 +182,25 @@ def recorded_analysis(name: str, run: Path) -> RecordedAnalysis:
         DataError: it is not recorded; the message names the command that makes it.
     """
     folder = Path(run) / "analysis" / name
-    if not (folder / "analysis.json").exists():
+    if not is_there(folder / "analysis.json"):
         raise DataError(f"{folder}: is not recorded; make it with `nesf analyse {name} {run}`")
     return RecordedAnalysis(folder, records.read_record(folder / "analysis.json", "analysis"))
+
+
+def shown_analysis(name: str, run: Path) -> RecordedAnalysis | None:
+    """Read a recorded analysis and print how it was made; or print what makes it, for None."""
+    try:
+        record = recorded_analysis(name, run)
+    except DataError as error:
+        print(str(error).replace(f"{Path(__file__).resolve().parents[1]}/", ""))
+        return None
+    about = record.about
+    print(f"made by: {about['command']}")
+    print(
+        f"commit {about['commit'][:12]}, {about['wall_time_seconds']:.0f} s on {about['threads']} "
+        f"thread(s) of {about['device_name']}"
+    )
+    return record
 
 
 def folders(

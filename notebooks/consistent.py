@@ -50,6 +50,7 @@ from nesf_studies.certificates import (
 )
 from nesf_studies.links import GIVEN, prose, sourced
 from nesf_studies.page import LABELS, RESULTS, number_text
+from nesf_studies.reads import is_there
 from nesf_studies.record import folders
 from nesf_studies.speed import read_benchmark
 from nesf_studies.style import save
@@ -209,7 +210,7 @@ if len(points):
 
 # %% tags=["hide-input"]
 timed = RESULTS / "benchmarks" / "consistent-lcs6"
-if (timed / "consistent.json").exists():
+if is_there(timed / "consistent.json"):
     benchmark = read_benchmark(timed, "consistent")
     display(sourced(times_table(benchmark), timed / "consistent.json"))
     display(

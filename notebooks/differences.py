@@ -34,11 +34,10 @@ from IPython.display import display
 
 from nesf.methods import run_folder
 from nesf.records import all_runs
-from nesf_io.errors import DataError
 from nesf_studies.decoding import ERRORS
 from nesf_studies.links import as_html, sourced
 from nesf_studies.page import LABELS, RESULTS
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import shown_analysis
 from nesf_studies.tables import paper_lattice_table
 from nesf_studies.trials import effects, effects_table
 
@@ -132,15 +131,10 @@ show(whole)
 # The same latent vectors of LCS6Å's validation crystals, decoded in other ways (`nesf analyse decoding RUN`):
 
 # %% tags=["full-width", "hide-input"]
-record = None
-try:
-    folder = run_folder(
-        Path(results) if results else RESULTS, "lcs6", "nesf", "cpu", seed=0
-    )
-    record = recorded_analysis("decoding", folder)
-    print(f"made by: {record.about['command']}")
-except DataError as error:
-    print(str(error).replace(str(RESULTS.parent), "."))
+folder = run_folder(
+    Path(results) if results else RESULTS, "lcs6", "nesf", "cpu", seed=0
+)
+record = shown_analysis("decoding", folder)
 if record:
     rows = record.table("decoding").fillna({"changes": ""})
     names = {e: LABELS[e] for e in ERRORS}

@@ -45,7 +45,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nesf_io.errors import DataError
 from nesf_studies import viewer as views
 from nesf_studies.crystals import charge_balanced
 from nesf_studies.interpolation import (
@@ -58,7 +57,7 @@ from nesf_studies.interpolation import (
 )
 from nesf_studies.links import HERE, PAPER, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import shown_analysis
 from nesf_studies.style import save
 
 # %% tags=["hide-input"]
@@ -174,15 +173,7 @@ sourced(smoothness(made["paths"]), HERE)
 
 # %% tags=["hide-input"]
 of = Path(recorded) if recorded else recorded_run("lcs6")
-record = None
-try:
-    record = recorded_analysis("interpolation", of)
-    print(f"made by: {record.about['command']}")
-    print(
-        f"commit {record.about['commit'][:12]}, {record.about['wall_time_seconds']:.0f} s on {record.about['threads']} thread(s) of {record.about['device_name']}"
-    )
-except DataError as error:
-    print(error)
+record = shown_analysis("interpolation", of)
 
 # %% tags=["hide-input"]
 if record:
@@ -214,14 +205,7 @@ def formulas_of(analysis):
     return arrows.where(rows["method"] == "nesf", rows["status"])
 
 
-second = None
-try:
-    second = recorded_analysis(
-        "interpolation", recorded_run("icsg3d-recovered")
-    )
-    print(f"ICSG3D: made by: {second.about['command']}")
-except DataError as error:
-    print(error)
+second = shown_analysis("interpolation", recorded_run("icsg3d-recovered"))
 if record:
     rows = lengths.query("method != 'linear'").set_index("path")
     paper = rows["formulas_paper"].map(lambda t: t.replace(" ", " → "))
@@ -265,6 +249,22 @@ if record:
     display(drawn, sourced(smoothness(lengths), record.folder))
     if out:
         save(drawn, Path(out) / "interpolation-paths", done)
+
+# %% [markdown]
+# ### Beside nesf+
+#
+# The space of nesf+, which was trained on self-made crystals too and whose encoder counts atoms ([Every crystal back](consistent)), on the same paths. Both are decoded by the five steps: between two crystals no crystal need have the vector, so there is nothing to confirm.
+
+# %% tags=["hide-input"]
+plus = shown_analysis("interpolation", recorded_run("lcs6", preset="plus"))
+if record and plus:
+    of_plus = plus.table("paths").query("method == 'nesf'")
+    both = pd.concat([done, of_plus.assign(method="nesf+")])
+    drawn = path_summary(both, title=f"models of {name}, {n} frames")
+    rows = smoothness(both).sort_index()
+    display(drawn, sourced(rows, record.folder, {"nesf+": plus.folder}))
+    if out:
+        save(drawn, Path(out) / "interpolation-plus", both)
 
 # %% [markdown]
 # The paper's own intermediate formulas, by the same test of charge balance:

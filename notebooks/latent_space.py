@@ -42,9 +42,9 @@ check_parameters(globals())
 # %matplotlib inline
 from pathlib import Path
 
+import pandas as pd
 from IPython.display import display
 
-from nesf_io.errors import DataError
 from nesf_studies import viewer as views
 from nesf_studies.latent_space import (
     PICTURES,
@@ -58,7 +58,7 @@ from nesf_studies.latent_space import (
 )
 from nesf_studies.links import HERE, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import shown_analysis
 from nesf_studies.style import save
 
 # %% tags=["hide-input"]
@@ -169,16 +169,9 @@ sourced(numbers(neighbours), HERE)
 
 # %% tags=["hide-input"]
 of = Path(recorded) if recorded else recorded_run("lcs6")
-record = None
-try:
-    record = recorded_analysis("latent-space", of)
-    print(f"made by: {record.about['command']}")
-    print(
-        f"commit {record.about['commit'][:12]}, {record.about['wall_time_seconds']:.0f} s on {record.about['threads']} thread(s) of {record.about['device_name']}"
-    )
+record = shown_analysis("latent-space", of)
+if record:
     print(f"parameters: {record.about['parameters']}")
-except DataError as error:
-    print(error)
 
 # %% tags=["hide-input"]
 if record:
@@ -200,6 +193,33 @@ if record:
     display(drawn, sourced(numbers(table), record.folder))
     if out:
         save(drawn, Path(out) / "neighbours-recorded", table)
+
+# %% [markdown]
+# ## Beside nesf+
+#
+# nesf+ was made so that a crystal can be found from its latent vector ([Every crystal back](consistent)), not for its neighbourhoods. What is left of them? The same crystals, the same count; both spaces beside what needs no network.
+
+# %% tags=["hide-input"]
+plus = shown_analysis("latent-space", recorded_run("lcs6", preset="plus"))
+
+# %% tags=["hide-input"]
+if record and plus:
+    of_plus = plus.table("neighbours").query("space == 'latent vector'")
+    both = pd.concat(
+        [
+            table.query("space == 'latent vector'").assign(
+                space="latent vector, faithful"
+            ),
+            of_plus.assign(space="latent vector, nesf+"),
+            table.query("space in ['composition and cell', 'labels shuffled']"),
+        ]
+    )
+    drawn = neighbour_chart(both, title=of_record)
+    by = {"latent vector, nesf+": plus.folder}
+    display(drawn, sourced(numbers(both), record.folder, by))
+    if out:
+        save(drawn, Path(out) / "neighbours-plus", both)
+    display(latent_map(plus.table("points"), "tsne", title="t-SNE of nesf+"))
 
 # %% [markdown]
 # ## The paper's claim, and what we see

@@ -67,6 +67,7 @@ from nesf_studies.fields import (
 from nesf_studies.links import HERE, prose, sourced
 from nesf_studies.page import open_dataset, open_model
 from nesf_studies.particles import particle_paths
+from nesf_studies.reads import is_there
 from nesf_studies.scores import error_distribution, metrics_chart
 from nesf_studies.style import save
 from nesf_studies.tables import metrics_table
@@ -76,7 +77,7 @@ from nesf_studies.viewer import reconstruction_view
 crystals = open_dataset(dataset, fold, mirror, data_dir)
 model, folder = open_model(run, crystals)
 chosen = crystals.split(split)
-if (folder / "run.json").exists():
+if is_there(folder / "run.json"):
     recorded = read_run(folder).run
     print(f"made by: {recorded['command']}")
     print(

@@ -39,7 +39,6 @@ check_parameters(globals())
 
 # %% tags=["hide-input"]
 # %matplotlib inline
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +46,7 @@ from IPython.display import display
 
 from nesf_studies.links import prose, sourced
 from nesf_studies.page import RESULTS, recorded_run
+from nesf_studies.reads import is_there
 from nesf_studies.record import recorded_analysis
 from nesf_studies.sample_energies import energies_chart, energies_table
 from nesf_studies.sample_quality import metrics_table, shares_chart
@@ -154,8 +154,7 @@ recorded = {
         ),
         ("Perov-5, a third", RESULTS / "perov5-third/nesf/plus/seed-0"),
     )
-    # listed, so that the page is made again when one is recorded
-    if "symmetry" in os.listdir(path / "analysis")
+    if is_there(path / "analysis/symmetry/analysis.json")
 }
 tables = {
     title: recovered_table(folder.parents[1])

@@ -50,10 +50,9 @@ from IPython.display import display
 
 from nesf.baselines import copy_nearest
 from nesf.metrics import evaluate
-from nesf_io.errors import DataError
 from nesf_studies.links import HERE, sourced
 from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import shown_analysis
 from nesf_studies.sensitivity import (
     ERRORS,
     NETWORK,
@@ -152,23 +151,6 @@ sourced(pd.DataFrame({"copy": copy_errors}).T, HERE)
 
 
 # %% tags=["hide-input"]
-def read(name):
-    """What is recorded of the analysis for a dataset; None and a line that says how it is made where there is nothing."""
-    try:
-        record = recorded_analysis("sensitivity", recorded_run(name))
-    except DataError:
-        command = f"nesf analyse sensitivity results/{name}/nesf/cpu/seed-0"
-        print(f"{name}: not recorded yet; make it with: {command}")
-        return None
-    about = record.about
-    print(f"made by: {about['command']}")
-    print(
-        f"{about['wall_time_seconds'] / 60:.1f} minutes, {about['threads']} thread(s) of "
-        f"{about['device_name']}; commit {about['commit'][:10]}"
-    )
-    return record
-
-
 def curves_of(record, title, name):
     """The figure of a record, written too where a folder is named; and its curves."""
     rows, of = record.table("sensitivity"), record.about["parameters"]
@@ -197,7 +179,7 @@ def at_defaults(parts):
 # ### LCS6Å (Figure S6)
 
 # %% tags=["hide-input"]
-recorded = read("lcs6")
+recorded = shown_analysis("sensitivity", recorded_run("lcs6"))
 if recorded:
     curves = curves_of(recorded, "LCS6Å", "lcs6")
 
@@ -214,7 +196,7 @@ sourced(at_defaults(curves), recorded.folder) if recorded else None
 # ### ICSG3D (Figure S5)
 
 # %% tags=["hide-input"]
-icsg3d = read("icsg3d-recovered")
+icsg3d = shown_analysis("sensitivity", recorded_run("icsg3d-recovered"))
 if icsg3d:
     title = "ICSG3D (recovered training split)"
     others = curves_of(icsg3d, title, "icsg3d-recovered")

@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from nesf_studies.reads import Reads, is_current
+from nesf_studies.reads import Reads, is_current, is_there
 from nesf_studies.site import finished, mathml, pruned
 from nesf_studies.style import SMALLEST_TEXT, captioned, inline_svg, subplots, subscripts
 
@@ -145,6 +146,18 @@ def test_what_is_read_is_seen(tmp_path: Path) -> None:
         "results/run/metrics.json",
         "results/run/model.safetensors",
     }
+
+
+def test_what_was_asked_for_in_vain_is_seen_when_it_appears(tmp_path: Path) -> None:
+    (tmp_path / "requirements.lock").write_text("torch")
+    analyses, read = tmp_path / "run" / "analysis", tmp_path / "reads.json"
+    analyses.mkdir(parents=True)
+    reads = Reads(tmp_path)
+    assert not is_there(analyses / "symmetry" / "analysis.json")
+    read.write_text(json.dumps({"code": "a", "read": reads.hashes()}))
+    assert is_current(read, "a", tmp_path)
+    (analyses / "symmetry").mkdir()
+    assert not is_current(read, "a", tmp_path)
 
 
 CONFIG = """
