@@ -223,7 +223,7 @@ if is_there(timed / "consistent.json"):
 # %% [markdown]
 # ## What to distrust
 #
-# - **Any injective encoder can be inverted, a useless one too.** A small error here says that z holds the crystal, not that z is a good space. Whether it is stays the matter of [interpolation](interpolation), [latent space](latent_space) and [properties](properties).
+# - **Any injective encoder can be inverted, a useless one too.** A small error here says that z holds the crystal, not that z is a good space. Whether it is stays the matter of [interpolation](interpolation), [latent space](latent_space) and [properties](properties), which show the spaces of both models side by side.
 # - The decoder of this page is fields, encoder and search together. Rows with the five steps alone stand beside it for that reason.
 # - The certificate speaks of the model, not of nature: it says that the crystal has this latent vector.
 # - An encoder that keeps maxima only may not feel an atom too many. For such encoders, atoms without which z is reached as well are left out.

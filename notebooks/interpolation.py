@@ -267,6 +267,8 @@ if record and plus:
         save(drawn, Path(out) / "interpolation-plus", both)
 
 # %% [markdown]
+# The paths of nesf+ are of the same kind: the ends are right, the formulas between are mostly those of the faithful model, and there are rather fewer of them.
+#
 # The paper's own intermediate formulas, by the same test of charge balance:
 
 # %% tags=["hide-input"]
