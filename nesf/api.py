@@ -17,16 +17,19 @@ from nesf.data.files import Cell, Paths, as_crystals, warn_of
 from nesf.data.files import read_structures as read_crystals
 from nesf.decode import Reconstruction
 from nesf.domain import ModelCell, in_cell
+from nesf.forms import within
 from nesf.metrics import Metrics
 from nesf.saved import TrainedModel, model_folder
 from nesf.trainer import TrainingResult
 from nesf.trust import judged
-from nesf_io.errors import ConfigError, DataError
+from nesf_io.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from nesf.data.files import Structures
+
+MOST_STEPS = 10_000  # of a line between two crystals
 
 
 def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
@@ -162,11 +165,10 @@ def interpolate(
         A frame a crystal; `trust` in the reports is about the decoded crystal.
 
     Raises:
-        ConfigError: fewer than 2 steps.
+        ConfigError: fewer than 2 steps, or more than 10,000.
         DataError: an end cannot be used, or is not one structure.
     """
-    if steps < 2:
-        raise ConfigError(f"steps = {steps}: at least 2 are needed, the two ends")
+    within("steps", steps, 2, MOST_STEPS)
     ends = concatenate([as_crystals(end) for end in (source, destination)])
     if len(ends) != 2:
         raise DataError(f"{len(ends)} structures where the two ends of a line are expected")

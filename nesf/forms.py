@@ -32,6 +32,7 @@ class Range(NamedTuple):
 NOT_NEGATIVE = Range(0)
 COUNT = Range(0, 2**31 - 1)  # of whole numbers
 MOST_ITEMS = 1000  # of a tuple
+SEEDS = 2**32 - 1  # the largest seed that all generators take
 
 Sha256 = Annotated[str, "[0-9a-f]{64}"]
 Element = Annotated[int, Range(1, 118)]  # atomic number
@@ -43,6 +44,12 @@ class Identity(TypedDict):
     name: str
     fold: int | None
     hash: Sha256
+
+
+def within(name: str, value: int, low: int = 0, high: int = SEEDS) -> None:
+    """Raise a `ConfigError` that names a whole number out of bounds, which both are allowed."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} = {value}: a whole number from {low} to {high} is expected")
 
 
 def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

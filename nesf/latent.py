@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,22 +54,38 @@ def read_latent(path: Path) -> tuple[np.ndarray, list[str]]:
     ids: list[str] | None = None
     try:
         if path.suffix == ".npy":
-            z = np.load(path, allow_pickle=False)
+            with open(path, "rb") as file:
+                if file.read(6) != b"\x93NUMPY":
+                    raise DataError(f"{path}: is no .npy file; write one with numpy.save")
+            # mapped: a file that is smaller than it says takes no memory
+            z = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
             if ids_beside(path).exists():
                 ids = [str(i) for i in read_json(ids_beside(path))]
         elif path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            with open(path, encoding="utf-8", newline="") as text:
+                header, *rows = filter(None, csv.reader(text, strict=True))
+            for i, row in enumerate(rows, start=1):
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{path}: row {i} has {len(row)} fields, its header {len(header)}"
+                    )
+            table = pd.DataFrame(rows, columns=header)
             ids = list(table.pop("id")) if "id" in table else None
+            names = feature_names(table.shape[1])
+            if set(table) == set(names):  # in any order
+                table = table[names]
             z = table.to_numpy(dtype=np.float64)
         else:
             raise DataError(f"{path}: latent vectors are read from a .npy or .csv file")
         z = np.asarray(z, dtype=np.float32)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, TypeError, IndexError) as error:
+    except (ValueError, EOFError, TypeError, IndexError, csv.Error) as error:
         raise DataError(f"{path}: holds no array of numbers ({error})") from None
-    if z.ndim != 2 or not len(z):
-        raise DataError(f"{path}: an array of shape [B, Z] is expected, it has {list(z.shape)}")
+    if z.ndim != 2 or not len(z) or not np.isfinite(z).all():
+        raise DataError(
+            f"{path}: finite numbers of shape [B, Z] are expected, it has {list(z.shape)}"
+        )
     ids = ids if ids is not None else [str(i) for i in range(len(z))]
     if len(ids) != len(z) or len(set(ids)) != len(ids):
         raise DataError(

@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
-from nesf.files import read_json, remedy_for, write_json
+from nesf.files import remedy_for, write_json
+from nesf.forms import read_form
 from nesf_io.errors import ConfigError, NesfError
 
 # Working files of this module, all in the folder itself. LISTED names what `output` wrote there.
@@ -25,6 +26,12 @@ LOCK, LISTED, REPLACED = ".nesf-lock", ".nesf.json", ".nesf-replaced"
 # New content that is being built; new content that is complete; old content on its way out.
 NEW, READY, OLD = ".nesf-new", ".nesf-ready", ".nesf-old"
 HIDDEN = (LOCK, LISTED, REPLACED, NEW, READY, OLD)
+
+
+class Listed(TypedDict):
+    """What `LISTED` holds."""
+
+    files: list[str]
 
 
 class WriteOptions(TypedDict, total=False):
@@ -43,7 +50,8 @@ RUN = (
     rf"((run|metrics|model|checkpoint)\.json|(materials|log)\.csv|model\.safetensors|MODEL_CARD\.md|{CHECKPOINT}"
     rf"|reconstruction/\w+/{RECONSTRUCTION}|analysis/[\w-]+/{ANALYSIS})"
 )
-PART = r"(.*/)?\.[^/]+\.part"  # left by a kill while a file was written
+# left by a kill while a file was written (`nesf.files.write_atomically`)
+PART = r"(.*/)?\.[^/]+\.[a-z0-9_]{8}\.part"
 BEFORE_CHECKPOINT = rf"{CHECKPOINT}|log\.csv|{PART}"
 
 
@@ -155,7 +163,7 @@ def check(
             _settle(folder)
     instead = "choose another folder" + (", go on with --resume" if own == RUN else "")
     files = files_in(folder)
-    listed = set(read_json(folder / LISTED)["files"]) if (folder / LISTED).exists() else set()
+    listed = set(_listed(folder))
     for path in files:
         name = path.relative_to(folder).as_posix()
         if name not in listed and not re.fullmatch(f"{own or '()'}|{PART}", name):
@@ -166,6 +174,14 @@ def check(
         raise ConfigError(
             f"{folder}: holds {files[0].name} already; {instead}, or replace what it holds with --replace"
         )
+    return files
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the files that `output` has listed as its own."""
+    if not (folder / LISTED).exists():
+        return []
+    files: list[str] = read_form(folder / LISTED, Listed, "remove it")["files"]
     return files
 
 
@@ -213,7 +229,11 @@ def set_aside(folder: Path, replace: bool) -> None:
     What it held is kept in `REPLACED` until `finished` removes it; an unfinished training that has
     replaced a run in turn is not. What a kill before the first checkpoint leaves is worth nothing.
     """
+    log = folder / "log.csv"
     started = all(re.fullmatch(BEFORE_CHECKPOINT, path.name) for path in files_in(folder))
+    if log.exists():
+        with open(log, "rb") as file:
+            started &= bool(re.match(rb"(network,)?epoch,minutes,", file.read(40)))
     old = check(folder, replace=replace or started, own=RUN)
     if (folder / REPLACED).exists():
         for path in old:

@@ -433,8 +433,11 @@ def evaluate(
     )
     absent = sorted(set(splits or found) - set(found))
     if absent or not found:
+        again = "`nesf reconstruct` on it"
+        if not (folder / "model.json").exists():  # of a method that is not trained
+            again = "`nesf run` again, with --split and --replace,"
         raise DataError(
-            f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run `nesf reconstruct` on it first"
+            f"{folder}: no reconstruction of {absent[0] if absent else 'any split'}; run {again} first"
         )
     run = records.read_record(folder / "run.json", "run")
     check_dataset(run["dataset"], dataset, folder)

@@ -21,6 +21,7 @@ from nesf.data.dataset import Dataset
 from nesf.data.streaming import PaddedStream, StreamedCrystals, StreamedDataset
 from nesf.distributed import from_first_rank, n_processes, rank, sum_over_ranks
 from nesf.fields import BatchRandom, Queries, Sampler, nearest_atom, nearest_index
+from nesf.forms import within
 from nesf.hardware import can_compile, has_bf16, keep_freed_memory
 from nesf.model import Autoencoder
 from nesf.saved import TrainedModel, choose_device, latent_scale_of, model_for
@@ -218,6 +219,7 @@ class FieldTrainer(Trainer[TrainedModel]):
         seed: int = 0,
         device: torch.device = CPU,
     ) -> None:
+        within("seed", seed)
         t, n_train, least = config.training, len(dataset.splits["train"]), max(2, n_processes())
         if t.epochs < 1 or t.batch_size < 2:
             raise ConfigError(

@@ -93,7 +93,13 @@ def _compared(detected: Crystals, actual: Crystals, match: bool) -> list[dict[st
 
 def untrusted(made: Reconstruction) -> list[str]:
     """Return the ids of the crystals against which something speaks."""
-    return [r["id"] for r in made.reports if not r["trust"]["ok"]]
+    return [r["id"] for r in made.reports if is_doubtful(r)]
+
+
+def is_doubtful(report: Mapping[str, Any]) -> bool:
+    """Return whether the verdict, or a comparison with the input, speaks against a crystal."""
+    trust = report["trust"]
+    return not trust["ok"] or trust.get("matched") is False
 
 
 def warning(ids: Sequence[str], reasons: Sequence[list[str] | None]) -> str:

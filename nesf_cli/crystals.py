@@ -27,7 +27,7 @@ from nesf_cli.options import (
     print_notes,
     print_skipped,
 )
-from nesf_io.errors import ConfigError
+from nesf_io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from nesf.data.files import Read, Skipped
@@ -282,7 +282,11 @@ def _decode(options: argparse.Namespace) -> int:
     model = TrainedModel.load(model_folder(options.run), options.device)
     config = methods.NESF.with_decoding(model.config, assignments(options.decode, "--decode"))
     z, ids = read_latent(options.latent)
-    made = decode_latent(model, model.latent(z), ids, config.decoding, progress=not options.quiet)
+    try:
+        latent = model.latent(z)
+    except DataError as error:
+        raise DataError(f"{options.latent}: {error}") from None
+    made = decode_latent(model, latent, ids, config.decoding, progress=not options.quiet)
     about = {"model": dict(model.dataset), "input": options.latent.name}
     about["reconstruction"] = dataclasses.asdict(config.decoding)
     return _deliver(options, judged(made, model.domain), about, [options.latent])
@@ -333,7 +337,9 @@ def _check_out(options: argparse.Namespace, inputs: Sequence[str | Path]) -> Non
 
 
 def _files(inputs: Sequence[str | Path]) -> list[Path]:
-    return [Path(path) for path in inputs if str(path) != "-"]  # standard input
+    from nesf.data.files import files_of
+
+    return files_of(inputs)
 
 
 def _deliver(
@@ -345,7 +351,7 @@ def _deliver(
 ) -> int:
     """Write and print reconstructions, and what is known about them; return the exit code."""
     from nesf.export import as_document, line, write_reconstruction
-    from nesf.trust import untrusted, warning
+    from nesf.trust import is_doubtful, untrusted, warning
 
     if options.out is not None:
         with output(options.out, replace=options.replace, inputs=_files(inputs)) as folder:
@@ -358,7 +364,7 @@ def _deliver(
         print_skipped(skipped, said)
         reports = list(made.reports)
         if len(reports) > SHOWN:  # doubtful ones first
-            reports.sort(key=lambda report: report["trust"]["ok"])
+            reports.sort(key=is_doubtful, reverse=True)
         for report in reports[:SHOWN]:
             print(f"{report['id']}: {line(report)}", file=said)
         if len(reports) > SHOWN:

@@ -394,6 +394,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nesf import runs
+    from nesf.data.files import files_of
     from nesf.records import command_line
 
     if options.run is not None:
@@ -414,7 +415,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if not (options.actual and options.detected and options.out):
         raise ConfigError("give a run folder, or all of --actual, --detected and --out")
-    inputs = [path for path in (*options.actual, *options.detected) if str(path) != "-"]
+    inputs = files_of([*options.actual, *options.detected])
     with output(options.out, replace=options.replace, inputs=inputs) as folder:
         scores = {"test": _score_files(options, folder)}
     print(_summary(scores))

@@ -164,7 +164,8 @@ def _view(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{options.structures.resolve().name.split('.')[0]}.png")
     if out.suffix not in (".png", ".svg", ".html"):
         raise ConfigError(f"--out {out}: the name of a .png, .svg or .html file is expected")
-    check_file(out, options.replace, inputs=[options.structures])
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".html": b"<!DOCTYPE html>"}[out.suffix]
+    check_file(out, options.replace, inputs=[options.structures], begins=begins)
     crystals, _, notes = read_structures(options.structures)
     print_notes(notes)
     structures = crystals.to_structures()
@@ -181,8 +182,8 @@ def _aggregate(options: argparse.Namespace) -> None:
     from nesf_studies.paper import beside_the_paper, write_table
 
     if options.figures is None:
-        for name in (TABLE, SUMS):
-            check_file(options.results / name, options.replace)
+        for name, begins in ((TABLE, b"source,"), (SUMS, b"")):
+            check_file(options.results / name, options.replace, begins=begins)
         write_cards(options.results)
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return

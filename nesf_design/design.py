@@ -24,10 +24,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
+from nesf.forms import within
 from nesf.matching import match_rmse
 from nesf.saved import TrainedModel
 from nesf_design.density import VARIANCE, Kind, fit
-from nesf_design.sample import Samples, settled
+from nesf_design.sample import MOST_DRAWN, Samples, settled
 from nesf_design.validity import formula
 from nesf_io.errors import ConfigError, DataError
 
@@ -139,6 +140,8 @@ def design(
         ConfigError: n or pool out of range.
         DataError: too few known values.
     """
+    within("pool", pool, 1, MOST_DRAWN)
+    within("seed", seed)
     if not 0 < n <= pool:
         raise ConfigError(f"n = {n}, pool = {pool}: at least one, and no more than are drawn")
     train, val = (model.encode(dataset.split(s)).cpu().double().numpy() for s in ("train", "val"))

@@ -20,6 +20,7 @@ from nesf import data
 from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import Reconstruction, decode_latent
+from nesf.forms import within
 from nesf.saved import TrainedModel, model_folder
 from nesf.trust import judged
 from nesf_design.density import Density, Kind, fit
@@ -27,6 +28,7 @@ from nesf_design.symmetry import check_tolerance, symmetrised
 from nesf_io.errors import ConfigError
 
 PASSES = 2
+MOST_DRAWN = 100_000  # latent vectors in one call
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def sample(
         ConfigError: n, passes or symmetrise out of range, or no such density.
         DataError: no such model or dataset, a model of another method, or too few crystals.
     """
-    if n < 1:
-        raise ConfigError(f"n = {n}: at least one latent vector has to be drawn")
+    within("n", n, 1, MOST_DRAWN)
+    within("seed", seed)
     if symmetrise:
         check_tolerance(symmetrise)
     if not isinstance(model, TrainedModel):

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from nesf.data.dataset import Dataset
 from nesf.distributed import launched
+from nesf.forms import within
 from nesf.hardware import has_bf16, keep_freed_memory
 from nesf.saved import bounded, choose_device, identity
 from nesf.trainer import FitOptions, Trainer, TrainingResult, derived_seed
@@ -122,6 +123,7 @@ class VoxelTrainer(Trainer[VoxelBaseline]):
                     f"{network}.epochs = {section.epochs}, {network}.batch_size = {section.batch_size}: at least 1 epoch is expected, and batches of "
                     f"1 to {n * copies(section)}, the crystals of an epoch"
                 )
+        within("seed", seed)
         if device.type == "cpu":
             keep_freed_memory()
         else:

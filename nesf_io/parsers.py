@@ -7,7 +7,9 @@ are looked at before it sees them. All of it runs in the process of `nesf_io.wor
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -112,7 +114,7 @@ def from_block(block: str) -> Found:
     data: Mapping[str, Any] = next(iter(parser.as_dict().values()), {})
     empty, notes = _check_sites(data)
     structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-    _check_symmetry(data, parser)
+    _check_symmetry(data, parser, structure)
     if AS_DECODED in block:  # pymatgen wraps them into the cell
         places = [data[f"_atom_site_fract_{x}"] for x in "xyz"]
         symbols = data["_atom_site_type_symbol"]
@@ -147,26 +149,51 @@ def _check_sites(data: Mapping[str, Any]) -> tuple[set[str], list[str]]:
     return empty, notes
 
 
-def _check_symmetry(data: Mapping[str, Any], parser: Any) -> None:
+def _check_symmetry(data: Mapping[str, Any], parser: Any, structure: Structure) -> None:
     """Raise a DataError where atoms are missing since symmetry operators are."""
-    if any("Defaulting to P1" in text for text in parser.warnings):
-        given = [data[k] for k in data if re.search("Int_Tables_number|_IT_number|name_H", k)]
-        counts = data.get("_atom_site_symmetry_multiplicity", [])
-        if wrong := [
-            g for g in given if re.sub(r"[\s_']", "", str(g)) not in ("1", "P1", "?", ".")
-        ]:
-            raise DataError(
-                f"it has no symmetry operators, and space group {wrong[0]} is unknown: atoms would be lost; add _symmetry_equiv_pos_as_xyz"
-            )
-        if any(str(count) not in ("1", "?", ".") for count in counts):
-            raise DataError(
-                "it has no symmetry operators, but sites with a multiplicity above 1: atoms would be lost; add _symmetry_equiv_pos_as_xyz"
-            )
+    given = [
+        re.sub(r"[\s_']", "", str(value))
+        for key, value in data.items()
+        if re.search("Int_Tables_number|_IT_number|name_H", key) and "_parent_" not in key
+    ]
+    named = [name for name in given if name not in ("1", "P1", "?", ".", "")]
+    if named and any("Defaulting to P1" in text for text in parser.warnings):
+        raise DataError(
+            f"it has no symmetry operators, and space group {named[0]} is unknown: atoms would be lost; add _symmetry_equiv_pos_as_xyz"
+        )
     matrices = np.array([op.affine_matrix for op in parser.symmetry_operations])
-    if _distinct(np.einsum("aij,bjk->abik", matrices, matrices).reshape(-1, 4, 4)) != _distinct(matrices):  # fmt: skip
+    n = _distinct(matrices)
+    if _distinct(np.einsum("aij,bjk->abik", matrices, matrices).reshape(-1, 4, 4)) != n:
         raise DataError(
             f"its {len(matrices)} symmetry operators are no group: one is missing or wrong, and atoms would be lost; repair _symmetry_equiv_pos_as_xyz"
         )
+    number, order = next(filter(None, map(_space_group, sorted(named))), (1, 1))
+    counts = data.get("_atom_site_symmetry_multiplicity", [])
+    told = sum(int(count) for count in counts if str(count).isdigit())
+    missing = (
+        f"{n} symmetry operators where space group {named[0]} has {order}" if n < order else ""
+    )
+    if order == 1 and told > len(structure) and structure.is_ordered:
+        missing = f"multiplicities of {told} atoms, and operators that make {len(structure)}"
+    # a file may list all atoms, or describe a smaller cell than the group's own
+    if missing and structure.get_space_group_info(0.1)[1] != (number if order > 1 else 0):
+        raise DataError(
+            f"it has {missing}: atoms would be lost; mend _symmetry_equiv_pos_as_xyz or, where all atoms are listed, say space group P 1 and multiplicity 1"
+        )
+
+
+@cache
+def _space_group(name: str) -> tuple[int, int] | None:
+    """Return number and order of a space group, by number or symbol without spaces; None: unknown."""
+    from pymatgen.symmetry.groups import SpaceGroup
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group = SpaceGroup.from_int_number(int(name)) if name.isdigit() else SpaceGroup(name)
+    except ValueError:
+        return None
+    return group.int_number, group.order
 
 
 def _distinct(operators: np.ndarray) -> int:
@@ -217,6 +244,8 @@ def from_poscar(text: str) -> Found:
     )
     words = [line.split() for line in lines[5:start]]
     counts = [int(w) for line in words for w in line if re.fullmatch(r"[+-]?\d+", w)]
+    if broken := next((w for line in words for w in line if re.match(r"[+-]?\d*[.eE]\d", w)), None):
+        raise DataError(f"a number of atoms is {broken}, no whole number")
     symbols = [w for line in words for w in line if not re.fullmatch(r"[+-]?\d+", w)]
     if counts and (min(counts) < 0 or not 0 < sum(counts) <= MAX_ATOMS_PER_CELL):
         raise DataError(
@@ -255,7 +284,10 @@ def from_frame(frame: list[str]) -> Found:
     declared = sum(int(count[:9]) for count in counts if count.isdecimal())
     if declared > (columns := len(frame[2].split())):  # ASE would make room for them first
         raise DataError(f"its Properties are {declared} columns, its first atom has {columns}")
-    atoms = read(StringIO("\n".join(frame) + "\n"), format="extxyz")
+    try:
+        atoms = read(StringIO("\n".join(frame) + "\n"), format="extxyz")
+    except KeyError as error:
+        raise DataError(f"{error} is no element, or a key is missing") from None
     return from_images(atoms)
 
 

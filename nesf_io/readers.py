@@ -41,6 +41,7 @@ from nesf_io.worker import in_one_line
 # bytes of a file, also unpacked; a small one may unpack to less
 MAX_FILE, MAX_UNPACKED, MAX_RATIO = 1 << 30, 1 << 26, 100
 MAX_COLUMNS = 1000
+MAX_DEPTH = 50  # of JSON, in which structures are looked for
 FORMS = "CIF, POSCAR, extxyz, JSON of pymatgen, CSV, another form of ASE or pymatgen, or a folder of them (train/val/test.csv are its splits)"
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # names that are taken from a folder
@@ -209,7 +210,8 @@ def _of_cif(text: str, stem: str) -> Iterator[Part]:
 
 def _blocks(text: str) -> list[str]:
     found = re.split(r"^\s*data_", f"\n{text}", flags=re.MULTILINE | re.IGNORECASE)[1:]
-    return [block for block in found if "_atom_site_fract_" in block.lower()]
+    # a block of a cell or of sites that is no whole crystal is not passed over in silence
+    return [block for block in found if re.search("(?i)_cell_length_a|_atom_site_", block)]
 
 
 def _of_xyz(text: str, stem: str) -> Iterator[Part]:
@@ -243,6 +245,8 @@ def _of_table(text: str, stem: str, column: str) -> Iterator[Part]:
         header = next(rows, [])
         if len(header) > MAX_COLUMNS:
             raise DataError(f"{len(header)} columns, more than {MAX_COLUMNS}")
+        if twice := next((k for k in header if k and header.count(k) > 1), None):
+            raise DataError(f"column {twice} occurs twice; rename or remove one")
         if column not in header:
             raise DataError(
                 f"column {column} is missing; it has {', '.join(header[:20])} (--column names that of the structures)"
@@ -261,7 +265,7 @@ def _of_table(text: str, stem: str, column: str) -> Iterator[Part]:
 
 
 def _of_json(text: str, stem: str) -> Iterator[Part]:
-    content = json.loads(text)
+    content = json.loads(text, object_pairs_hook=_of_pairs)
     if isinstance(content, dict) and {"ids", "nextid"} <= set(content):
         yield from _of_ase(BytesIO(text.encode()), f"{stem}.json")
         return
@@ -272,8 +276,19 @@ def _of_json(text: str, stem: str) -> Iterator[Part]:
         )
     for i, (name, data) in enumerate(found):
         alone = len(found) == 1
-        place = "" if alone else f"entry {i + 1}"
+        place = "" if alone else f"entry {i + 1}" + (f" ({name})" if name and not data else "")
         yield Part(place, name or (stem if alone else f"{stem}-{i}"), partial(from_dict, data), not name)  # fmt: skip
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two values of one key the last would be all that is left."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise DataError(
+            f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice; rename one"
+        )
+    return content
 
 
 def _structures_in(content: Any, name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -287,17 +302,23 @@ def _structures_in(content: Any, name: str, depth: int = 0) -> Iterator[tuple[st
         if isinstance(content.get("lattice"), dict) and isinstance(content.get("sites"), list):
             yield name, content
             return
-    if depth == 4:
-        return
+    if depth == MAX_DEPTH:
+        raise DataError(f"has more than {MAX_DEPTH} levels")
     if isinstance(content, dict) and "structure" in content:
         yield from _structures_in(content["structure"], name, depth + 1)
-    elif isinstance(content, dict):
-        for key, item in content.items():
-            yield from _structures_in(item, key, depth + 1)
+        return
+    items: list[tuple[str, Any]] = []
+    if isinstance(content, dict):
+        items = list(content.items())
     elif isinstance(content, list):
-        parts = [list(_structures_in(item, "", depth + 1)) for item in content]
-        if any(parts):  # of the others none is passed over in silence
-            yield from chain.from_iterable(part or [("", {})] for part in parts)
+        items = [("", item) for item in content]
+    parts = [list(_structures_in(item, key, depth + 1)) for key, item in items]
+    if any(parts):  # of what stands beside a structure, as one, none is passed over in silence
+        table = all(isinstance(item, dict | None) for _, item in items)
+        for (key, item), part in zip(items, parts, strict=True):
+            lost = isinstance(content, list) or (table and item is None)
+            lost |= isinstance(item, dict) and ("lattice" in item or "sites" in item)
+            yield from part or ([(key, {})] if lost else [])
 
 
 def _of_ase(source: Path | BytesIO, name: str, text: str = "") -> Iterator[Part]:

@@ -428,6 +428,15 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
             str(out),
         ],
         "view": lambda out: ["view", good, "--out", str(out / "picture.svg")],
+        "sample": lambda out: [
+            "sample",
+            run,
+            *("-n", "2", "--density", "noise", "--passes", "0", "--all", "--data", data),
+            *("--out", str(out)),
+        ],
+        "benchmark": lambda out: (
+            ["benchmark", run, "--data", data, "--split", "test", "--out", str(out)]
+        ),
     }
 
 

@@ -151,6 +151,13 @@ def test_latent_vectors_of_others(tmp_path: Path) -> None:
     write_latent(tmp_path / "t.csv", np.array([[1 / 3, 2e-7]], np.float32), ["x,\n1"])
     z, ids = read_latent(tmp_path / "t.csv")
     assert ids == ["x,\n1"] and z.tolist() == np.array([[1 / 3, 2e-7]], np.float32).tolist()
+    (tmp_path / "any.csv").write_text("z001,id,z000\n2,a,1\n")  # in any order
+    assert read_latent(tmp_path / "any.csv")[0].tolist() == [[1, 2]]
+    with open(tmp_path / "huge.npy", "wb") as file:  # says more than it holds
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 192)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(DataError, match="huge.npy"):
+        read_latent(tmp_path / "huge.npy")
     (tmp_path / "mine.ids.json").write_text('["a", "b"]')
     for name, content in (
         ("mine.npy", None),
@@ -161,6 +168,9 @@ def test_latent_vectors_of_others(tmp_path: Path) -> None:
         ("not.npy", "hello"),
         ("z.txt", "1 2"),
         ("none.npy", None),
+        ("packed.npy", "PK\x03\x04garbage"),
+        ("shifted.csv", "id,z000\na,1,2\nb,3,4\n"),
+        ("infinite.csv", "id,z000\na,inf\n"),
     ):
         if content is not None:
             (tmp_path / name).write_text(content)
@@ -176,7 +186,8 @@ def test_latent_vectors_that_are_none_are_refused(
 ) -> None:
     np.save(tmp_path / "z.npy", content)
     assert main(["decode", "starter", str(tmp_path / "z.npy"), "--out", str(tmp_path / "o")]) == 2
-    assert named in capsys.readouterr().err and not (tmp_path / "o").exists()
+    error = capsys.readouterr().err
+    assert named in error and "z.npy" in error and not (tmp_path / "o").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*outside the training domain")
@@ -193,7 +204,8 @@ def test_interpolation_goes_straight_from_one_to_the_other(cifs: list[Structure]
     assert sorted(middle.atomic_numbers) == sorted(direct.species.tolist())
     apart = np.linalg.norm(middle.cart_coords[:, None] - direct.positions, axis=-1)
     assert max(apart.min(0).max(), apart.min(1).max()) < 1e-3  # Å
-    assert main([*words[:4], "--steps", "1", "--out", "q"]) == 2
+    for steps in ("1", "1000000000"):
+        assert main([*words[:4], "--steps", steps, "--out", "q"]) == 2
 
 
 def test_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

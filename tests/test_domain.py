@@ -19,6 +19,7 @@ from nesf.data.files import as_crystals
 from nesf.data.streaming import open_streamed
 from nesf.domain import domain_of, in_cell, outside
 from nesf.saved import RECORDED, TrainedModel, model_for
+from nesf.trust import is_doubtful
 from nesf_cli.main import main
 from nesf_io.errors import ConfigError, DataError
 from scripts.complete_models import complete
@@ -146,6 +147,9 @@ def test_reconstructions_say_what_is_known(model: TrainedModel, starter: Dataset
         f"outside the training domain: {len(large)} atoms, at most 16"
     )
     assert not beyond["ok"]
+    assert not is_doubtful(made.reports[0])
+    other = made.reports[0] | {"trust": inside | {"matched": False}}
+    assert is_doubtful(other)  # the verdict does not know the input
     certified = nesf.reconstruct(model, first, mode="consistent").reports[0]
     assert certified["trust"]["verdict"] == (
         "certified" if certified["certificate"]["certified"] else "not certified"

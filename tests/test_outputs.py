@@ -271,6 +271,62 @@ def test_own_structures_in_the_output_are_not_overwritten(
     assert content(tmp_path) == before
 
 
+def test_an_input_of_a_pattern_or_of_a_folder_around_it_is_not_overwritten(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    mine, out = tmp_path / "mine", tmp_path / "mine" / "out"
+    cif = min(Path("cifs").glob("*.cif"))
+    write(out, **{"cif/a.cif": cif.read_text()})
+    words = ["reconstruct", str(RUN), "", "--out", str(out), *FAST]
+    before = content(tmp_path)
+    for given in (str(mine), str(mine / "*" / "cif" / "*.cif")):
+        words[2] = given
+        assert main([*words, "--replace"]) == 2 and "holds the input" in capsys.readouterr().err
+        assert content(tmp_path) == before
+
+
+def test_a_list_of_own_files_that_is_none_is_an_error(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cif = min((place / "cifs").glob("*.cif"))
+    for text in ("[]", "{}", "null", '{"files": 5}', '{"files": [[1]]}'):
+        (tmp_path / outputs.LISTED).write_text(text)
+        words = ["reconstruct", str(place / RUN), str(cif), "--out", str(tmp_path), "--replace"]
+        assert main([*words, *FAST]) == 2 and outputs.LISTED in capsys.readouterr().err
+
+
+def test_a_picture_replaces_none_but_pictures(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cif, picture = min((place / "cifs").glob("*.cif")), tmp_path / "c.svg"
+    picture.write_text("mine")
+    words = ["view", str(cif), "--out", str(picture)]
+    assert main([*words, "--replace"]) == 2 and picture.read_text() == "mine"
+    assert "was not written by this program" in capsys.readouterr().err
+    picture.unlink()
+    assert main(words) == main([*words, "--replace"]) == 0
+
+
+@pytest.mark.parametrize(("name", "text"), [("log.csv", "mine"), (".thesis.tex.part", "mine")])
+def test_what_only_looks_like_the_start_of_a_training_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.chdir(place)
+    (tmp_path / name).write_text(text)
+    assert main(["train", "few", *DATA, *TINY, "--out", str(tmp_path)]) == 2
+    assert content(tmp_path) == {name: text.encode()}
+
+
+def test_a_seed_out_of_bounds_is_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    for seed in ("-1", "99999999999999999999999"):
+        words = ["train", "few", *DATA, *TINY, "--seed", seed, "--out", str(tmp_path / "run")]
+        assert main(words) == 2 and f"seed = {seed}" in capsys.readouterr().err
+
+
 def test_a_full_disk_keeps_the_dataset_that_was_to_be_replaced(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

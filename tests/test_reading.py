@@ -39,6 +39,8 @@ SYMMETRIC = str(CifWriter(ROCK_SALT, symprec=0.1))
 CELL = "_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\n"
 SITES = "loop_\n_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n_atom_site_occupancy\n"
 P1 = "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n"
+GROUP = "_symmetry_space_group_name_H-M 'F m -3 m'\n"
+ROCK = "Na1 Na 0 0 0 1\nCl1 Cl .5 .5 .5 1\n"
 
 
 def cif(sites: str, more: str = P1, columns: str = "") -> str:
@@ -240,7 +242,10 @@ def test_changes_are_notes(tmp_path: Path, text: str, formula: str, note: str) -
         (cif("H1 H 0 0 0 .\nCl1 Cl .5 .5 .5 1\n"), "site H1: a coordinate or its occupancy is not known"),
         (cif("H1 H 0 0 0 -1\nCl1 Cl .5 .5 .5 1\n"), "site H1: occupancy -1 is below 0"),
         (cif("Na1 Na 0 0 0 1\n", more="_symmetry_Int_Tables_number 999\n"), "space group 999 is unknown"),
-        (cif("Na1 Na 0 0 0 1 4\n", more="", columns="_atom_site_symmetry_multiplicity\n"), "multiplicity above 1"),
+        (cif("Na1 Na 0 0 0 1 4\n", more="", columns="_atom_site_symmetry_multiplicity\n"), "multiplicities of 4 atoms, and operators that make 1"),
+        (cif(ROCK, more=P1 + GROUP), "1 symmetry operators where space group Fm-3m has 192"),
+        (cif(ROCK, more=P1 + "_symmetry_Int_Tables_number 225\n"), "1 symmetry operators where space group 225 has 192"),
+        (cif("Na1 Na 0 0 0 1 4\nCl1 Cl .5 .5 .5 1 4\n", more=P1, columns="_atom_site_symmetry_multiplicity\n"), "multiplicities of 8 atoms"),
         (SYMMETRIC.replace("'-x, -y, -z'\n", "", 1).replace("  2  ", "", 1), "191 symmetry operators are no group"),
         (cif("Na1 Na 0 0 0 1\n") + SITES + "Cl1 Cl .5 .5 .5 1\n", "are not one loop_"),
         (f"data_x\n{CELL}" + "".join(f"_atom_site_{k} {v}\n" for k, v in zip(["label", "type_symbol", "fract_x", "fract_y", "fract_z"], ["Cu1", "Cu", 0, 0, 0], strict=True)), "are not one loop_"),
@@ -267,6 +272,43 @@ def test_the_whole_group_is_read(tmp_path: Path) -> None:
     text = text.replace("gamma 90", "gamma 120")
     crystals, _, notes = read_structures(write(tmp_path / "hcp.cif", text))
     assert crystals.n_atoms.tolist() == [2] and any("Spacegroup from" in n.text for n in notes)
+
+
+def test_a_file_may_list_all_atoms_of_a_named_group(tmp_path: Path) -> None:
+    text = CIF.replace("'P 1'", "'F m -3 m'").replace("number   1", "number   225")
+    assert text.count("225") == 1 and "F m -3 m" in text
+    crystals, _, notes = read_structures(write(tmp_path / "s.cif", text))
+    assert is_rock_salt(crystals) and not notes
+    # the primitive cell of a centred group, by the operators of its own
+    primitive = str(CifWriter(ROCK_SALT.get_primitive_structure(), symprec=None))
+    text = primitive.replace("'P 1'", "'F m -3 m'")
+    assert read_structures(write(tmp_path / "p.cif", text))[0].n_atoms.tolist() == [2]
+
+
+def test_no_structure_of_a_file_disappears(tmp_path: Path) -> None:
+    one = ROCK_SALT.as_dict()
+    half = CIF[: CIF.index("_atom_site_fract_x")].replace("data_NaCl", "data_half")
+    cartesian = CIF.replace("_fract_", "_Cartn_").replace("data_NaCl", "data_half")
+    cell = {"lattice": one["lattice"]}
+    for name, text, left in (
+        ("s.cif", f"{CIF}\n{half}", "s.cif, block 2 (half)"),
+        ("s.cif", f"{CIF}\n{cartesian}", "s.cif, block 2 (half)"),
+        ("s.json", json.dumps({"NaCl": one, "Cu": cell}), "s.json, entry 2 (Cu)"),
+        ("s.json", json.dumps({"NaCl": one, "Cu": None}), "s.json, entry 2 (Cu)"),
+    ):
+        crystals, skipped, _ = read_structures(write(tmp_path / name, text), skip_bad=True)
+        assert is_rock_salt(crystals) and [s.entry for s in skipped] == [left]
+    deep: dict = one
+    for level in "abcdef":
+        deep = {level: deep}
+    write(tmp_path / "s.json", json.dumps({"NaCl": one, "deep": deep, "energy": 1, "of": {}}))
+    assert len(read_structures(tmp_path / "s.json").crystals) == 2
+    for name, text, why in (
+        ("s.json", f'{{"a": {json.dumps(one)}, "a": {json.dumps(one)}}}', "'a' occurs twice"),
+        ("s.csv", f'material_id,cif,cif\na,"{CIF}","{SYMMETRIC}"\n', "column cif occurs twice"),
+    ):
+        with pytest.raises(DataError, match=why):
+            read_structures(write(tmp_path / name, text))
 
 
 def test_poscar_that_would_lose_atoms(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def load(
         sorted({*OFFICIAL, *(label.split(" fold ")[0] for label in available(data_dir))})
     )
     raise DataError(
-        f"{name!r} is neither a dataset ({known}) nor a file or folder; import own data with `nesf data import`, or give its path"
+        f"{name!r} is neither a dataset ({known}) nor a file or folder; import own data with `nesf data import`, or give its path (of a run or model on own data by --dataset)"
     )
 
 

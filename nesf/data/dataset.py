@@ -15,7 +15,7 @@ import numpy as np
 
 from nesf.crystals import Crystals, vocabulary_of
 from nesf.files import write_json
-from nesf.forms import FORMAT, Element, Identity, read_form
+from nesf.forms import FORMAT, Element, Identity, read_form, within
 from nesf.outputs import PACKED, output
 from nesf_io.errors import DataError, NesfError
 
@@ -212,7 +212,9 @@ def split(
 
     Raises:
         DataError: too few materials for a training set, or for the folds.
+        ConfigError: a seed out of bounds.
     """
+    within("seed", seed)
     n, order = len(crystals), np.random.default_rng(seed).permutation(len(crystals))
     if folds is not None:
         if n < folds:

@@ -333,6 +333,13 @@ def _listed(paths: Paths) -> list[str | Path]:
     return listed
 
 
+def files_of(paths: Paths) -> list[Path]:
+    """Return the folders that are given, and the files that `read_structures` reads; but not `-`."""
+    named = [path for path in _listed(paths) if str(path) != "-"]
+    folders = [path for path in map(Path, named) if path.is_dir()]
+    return folders + ([s.path for s in _sources(named, Path(), [])] if named else [])
+
+
 def _sources(paths: Paths, folder: Path, notes: list[Note]) -> list[_Source]:
     """Return the files of all paths; those of a folder whose name tells no form are noted."""
     sources = []
