@@ -22,6 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -335,9 +336,14 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise DataError(f"{path}: no such file")
     try:
-        # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"id": str})
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        with warnings.catch_warnings():  # of rows that have more fields than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # The formula NaN (sodium nitride) is text; so only an empty field is a missing one.
+            return pd.read_csv(
+                path, keep_default_na=False, na_values=[""], dtype={"id": str}, index_col=False
+            )
+    # pandas' own errors are ValueErrors
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
         why = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a table ({why}); make it again") from None
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf.records import RecordedRun
+from nesf.records import RecordedRun, read_csv
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies import ANALYSES
 from nesf_studies.page import digits, number_text, unbroken
@@ -111,3 +111,9 @@ def test_what_does_not_exist_is_said(tmp_path: Path) -> None:
 def test_names_of_the_analyses_load_nothing() -> None:
     code = "import sys, nesf_studies, nesf_studies.page; sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_table_whose_rows_are_longer_than_its_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,a\nx,1,2\ny,3,4\n")  # pandas would take x for an index
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read as a table"):
+        read_csv(tmp_path / "t.csv")
