@@ -21,13 +21,15 @@
 #
 # ```
 # nesf analyse design results/icsg3d-recovered/nesf/cpu/seed-0
+# nesf analyse design results/perov5-third/nesf/plus/seed-0 --set target=heat_ref=min
+# nesf analyse design results/perov5-third/nesf/plus/seed-0 --set target=dir_gap=1.5 --out results/perov5-third/nesf/plus/seed-0/analysis/design-dir-gap
 # nesf analyse path-energies results/lcs6/nesf/cpu/seed-0 --set paths=results/lcs6/nesf/cpu/seed-0/analysis/interpolation
 # ```
 #
 # With runs of your own: `papermill notebooks/design.ipynb out.ipynb -p design_run DIR -p paths_run DIR`.
 
 # %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
-design_run: str = ""  # run with `design`; empty: on ICSG3D, recovered
+design_run: str = ""  # run with `design`; empty: ICSG3D (recovered), Perov-5
 paths_run: str = ""  # run with `path-energies`; empty: on LCS6Å
 out: str = ""  # folder for figures and their data; empty: none are written
 
@@ -50,13 +52,19 @@ from nesf_studies.design import (
 from nesf_studies.links import prose, sourced
 from nesf_studies.page import recorded_run
 from nesf_studies.path_energies import barriers_table, energies_along
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import recorded_analysis, shown_analysis
 from nesf_studies.style import save
 
-designed = recorded_analysis(
-    "design",
-    Path(design_run) if design_run else recorded_run("icsg3d-recovered"),
+perov = recorded_run("perov5-third", preset="plus")
+places = (
+    [Path(design_run)]
+    if design_run
+    else [recorded_run("icsg3d-recovered"), perov]
 )
+designs = [shown_analysis("design", place) for place in places]
+if not design_run:
+    designs.append(shown_analysis("design-dir-gap", perov))
+designs = [analysis for analysis in designs if analysis]
 along = recorded_analysis(
     "path-energies", Path(paths_run) if paths_run else recorded_run("lcs6")
 )
@@ -73,20 +81,33 @@ along = recorded_analysis(
 #
 # **What is a success?** The truth of a new crystal is not known. But many are in the dataset, also in the validation and test splits, which neither density nor regression have seen. A designed crystal that StructureMatcher maps onto one of the dataset gets its value. It is *at the goal* if that is as good as in the best 5 % of the training crystals.
 
+
 # %% tags=["hide-input"]
-parameters = designed.about["parameters"]
-display(
-    prose(
-        f"Target: `{parameters['target']}` on {designed.about['dataset']['name']}; {parameters['n']} of {parameters['pool']} latent vectors.",
-        designed.folder,
-    ),
-    sourced(regression_table(designed.table("regression")), designed.folder),
-    sourced(strategies_table(designed.table("strategies")), designed.folder),
-)
-figure = success_chart(designed.table("strategies"), title=parameters["target"])
-if out:
-    save(figure, Path(out) / "design", designed.table("strategies"))
-display(figure)
+def show_design(designed):
+    """The regression, the strategies and their successes."""
+    parameters, strategies = (
+        designed.about["parameters"],
+        designed.table("strategies"),
+    )
+    name, target = designed.about["dataset"]["name"], parameters["target"]
+    display(
+        prose(
+            f"**Target `{target}` on {name}**; {parameters['n']} of {parameters['pool']} latent vectors.",
+            designed.folder,
+        ),
+        sourced(
+            regression_table(designed.table("regression")), designed.folder
+        ),
+        sourced(strategies_table(strategies), designed.folder),
+    )
+    figure = success_chart(strategies, title=f"{name}, {target}")
+    if out:
+        save(figure, Path(out) / f"design-{name}-{target}", strategies)
+    display(figure)
+
+
+for analysis in designs:
+    show_design(analysis)
 
 # %% [markdown]
 # *Filled: all crystals that are found in the dataset; hollow: those that are not in the training split. Lines: 95 % intervals. Trivial controls: random search, which draws and does not choose, and the best training crystals, which are at the goal by construction and never new.*

@@ -202,8 +202,8 @@ if recorded:
 # %% [markdown]
 # *R² on test crystals; for each input the method and setting that is best on validation. Beside the faithful model's latent vectors those of nesf+, by the same rule.*
 #
-# The claim holds, and a stronger one does too: for each property one of the two descriptions of the composition does at least as well as the latent vectors. Which one it is differs. The magnetization depends on single elements, which statistics over the periodic table blur and a vector of fractions (or the encoder's
-# own input) keeps; a latent vector that beats the statistics there has remembered the elements, and need not know anything about magnetism.
+# The claim holds, and a stronger one does too: for each property one of the two descriptions of the composition does at least as well as the latent vectors of the faithful model. Which one it is differs. The magnetization depends on single elements, which statistics over the periodic table blur and a vector of fractions (or the encoder's
+# own input) keeps; a latent vector that beats the statistics there has remembered the elements, and need not know anything about magnetism. The latent vectors of nesf+, whose encoder also keeps means and the number of atoms, do better than the faithful ones, and than both descriptions of the composition, for two of the three properties; not for the band gap.
 #
 # ### Are two rows of Table S3 exchanged?
 #

@@ -26,6 +26,8 @@
 # nesf analyse symmetry results/lcs6/nesf/plus/seed-0
 # ```
 #
+# and by the same commands on Perov-5.
+#
 # With a run of your own: `papermill notebooks/sampling.ipynb out.ipynb -p run DIR`.
 
 # %% tags=["parameters", "hide-input"] mystnb={"code_prompt_show": "Parameters of this page"}
@@ -47,7 +49,7 @@ from IPython.display import display
 from nesf_studies.links import prose, sourced
 from nesf_studies.page import RESULTS, recorded_run
 from nesf_studies.reads import is_there
-from nesf_studies.record import recorded_analysis
+from nesf_studies.record import recorded_analysis, shown_analysis
 from nesf_studies.sample_energies import energies_chart, energies_table
 from nesf_studies.sample_quality import metrics_table, shares_chart
 from nesf_studies.style import save
@@ -85,16 +87,23 @@ sourced(densities.set_index("density").round(1), sampling.folder)
 #
 # On the command line: `nesf sample lcs6 -n 1000 --out new/`. Crystals without a certificate are left out there, unless `--all` is given.
 
+
 # %% tags=["hide-input"]
-samples = sampling.table("samples")
-drawn = samples[samples["certified"].notna()]
-certified = drawn.groupby("generator", sort=False).agg(
-    drawn=("id", "size"),
-    certified=("certified", "sum"),
-    inside=("inside_domain", "sum"),
-)
-certified = certified.rename(columns={"inside": "inside the training domain"})
-sourced(certified.rename_axis(None), sampling.folder)
+def certified_table(sampling):
+    """How many crystals of each generator were drawn, and have the certificate."""
+    samples = sampling.table("samples")
+    drawn = samples[samples["certified"].notna()]
+    certified = drawn.groupby("generator", sort=False).agg(
+        drawn=("id", "size"),
+        certified=("certified", "sum"),
+        inside=("inside_domain", "sum"),
+    )
+    names = {"inside": "inside the training domain"}
+    table = certified.rename(columns=names).rename_axis(None)
+    return sourced(table, sampling.folder)
+
+
+certified_table(sampling)
 
 # %% [markdown]
 # **The certificate is a filter.** A crystal without it is one that decoder and encoder do not agree on even after settling. It speaks of the model, and nothing of nature: crystals from uniform noise have it too, though fewer.
@@ -103,13 +112,19 @@ sourced(certified.rename_axis(None), sampling.folder)
 #
 # Trivial are: *training crystals*, drawn with replacement; *elements exchanged*, training crystals whose elements are each exchanged for another of its group of the periodic table, with the cell scaled by the atomic radii; and *noise*, uniform in z, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
 
+
 # %% tags=["full-width", "hide-input"]
-metrics = quality.table("metrics")
-display(sourced(metrics_table(metrics), quality.folder))
-figure = shares_chart(metrics, title="LCS6Å, nesf+" if not run else "")
-if out:
-    save(figure, Path(out) / "samples", metrics)
-display(figure)
+def show_quality(quality, title, file):
+    """The field's metrics of each generator, as table and figure."""
+    metrics = quality.table("metrics")
+    display(sourced(metrics_table(metrics), quality.folder))
+    figure = shares_chart(metrics, title=title)
+    if out:
+        save(figure, Path(out) / file, metrics)
+    display(figure)
+
+
+show_quality(quality, "LCS6Å, nesf+" if not run else "", "samples")
 
 # %% [markdown]
 # *Lines: 95 % intervals; hollow: decoded once; diamonds: certified. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV and W are over valid crystals and the test split. Space groups within 0.1 Å.*
@@ -120,15 +135,20 @@ display(figure)
 #
 # CHGNet is a potential trained on relaxations of the Materials Project. It gives an energy and forces to every crystal. *Hull*: the convex hull of training crystals of the same elements, by CHGNet too; it is known only where the training split holds each element alone.
 
+
 # %% tags=["full-width", "hide-input"]
-known, relaxed = energy.table("energies"), energy.table("relaxations")
-display(sourced(energies_table(known, relaxed), energy.folder))
-figure = energies_chart(
-    known, relaxed, title="LCS6Å, nesf+, by CHGNet" if not run else ""
-)
-if out:
-    save(figure, Path(out) / "sample-energies", known)
-display(figure)
+def show_energies(energy, title, file):
+    """What CHGNet says of each generator's crystals, as table and figure."""
+    known, relaxed = energy.table("energies"), energy.table("relaxations")
+    display(sourced(energies_table(known, relaxed), energy.folder))
+    figure = energies_chart(known, relaxed, title=title)
+    if out:
+        save(figure, Path(out) / file, known)
+    display(figure)
+
+
+name = "LCS6Å, nesf+, by CHGNet" if not run else ""
+show_energies(energy, name, "sample-energies")
 
 # %% tags=["hide-input"]
 hull, steps = energy.table("hull").iloc[0], energy.about["parameters"]["steps"]
@@ -136,6 +156,29 @@ prose(
     f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*",
     energy.folder,
 )
+
+# %% [markdown]
+# ## The same on Perov-5
+#
+# All crystals of Perov-5 have five atoms and one topology; what varies is elements and the cell. Its elements do not occur alone, so there is no hull.
+
+# %% tags=["hide-input"]
+perov = RESULTS / "perov5-third/nesf/plus/seed-0"
+second = [
+    shown_analysis(name, perov)
+    for name in ("sampling", "sample-quality", "sample-energies")
+]
+if second[0]:
+    display(certified_table(second[0]))
+
+# %% tags=["full-width", "hide-input"]
+if second[1]:
+    show_quality(second[1], "Perov-5, nesf+", "samples-perov5")
+
+# %% tags=["full-width", "hide-input"]
+if second[2]:
+    title = "Perov-5, nesf+, by CHGNet"
+    show_energies(second[2], title, "sample-energies-perov5")
 
 # %% [markdown]
 # ## Symmetry

@@ -104,7 +104,7 @@ tables("test")
 # ## Better, not told apart, or worse
 #
 # Ours against the paper's NeSF. The difference, ours − paper, has a **95 % interval** from its standard error, which counts the spread and the number of runs of *both* sides (Welch). **▼ better**: the whole interval is below zero, ours has the smaller error; **▲ worse**: it is above; **≈ not told apart**: it holds zero.
-# For the YBCO-like crystals the paper gives no deviation, so only ours is counted and the interval is too narrow. ICSG3D has one run of ours, whose spread is taken to be the paper's. The last column says so.
+# For the YBCO-like crystals the paper gives no deviation, so only ours is counted and the interval is too narrow. Of one run of ours the spread is taken to be the paper's. The last column says so.
 
 # %% tags=["hide-input"]
 figure = forest(judged(runs, "test"), TITLES)

@@ -36,6 +36,7 @@ from nesf_studies.properties import (
     table_s3,
     targets,
 )
+from nesf_studies.record import recorded_analysis
 
 RUN = recorded_run("starter")
 
@@ -304,3 +305,17 @@ def test_figures_show_what_they_are_given() -> None:
         for collection in property_parity(predictions).axes[0].collections
     ]
     assert drawn == [[[0, 0.1], [1, 0.9]], [[0, 0.2], [1, 0.8]], [[0, 0], [1, 1]]]
+
+
+def test_what_the_page_concludes_of_both_models() -> None:
+    r2 = {}
+    for preset in ("cpu", "plus"):
+        record = recorded_analysis("properties", recorded_run("icsg3d-recovered", preset=preset))
+        scores = record.table("scores").fillna({"regressor": "", "setting": ""})
+        r2[preset] = chosen_on_validation(scores)
+    composition = r2["cpu"][["composition", "element fractions"]].max(axis=1)
+    faithful, plus = (table["latent vector"] for table in r2.values())
+    assert (composition >= faithful).all()
+    better = plus[(plus > composition) & (plus > faithful)]
+    assert set(better.index) == {"energy_above_hull", "total_magnetization"}
+    assert (faithful > plus).sum() == 1
