@@ -515,26 +515,20 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
         "mean_structure_step": "mean step\nof the atoms, Å",
         "charge_balanced_percent": "charge-balanced\nframes, %",
     }
+    marks = {"linear": (TRIVIAL, "D"), "nesf": (NESF, "o"), "nesf+": (SECOND, "s")}
     names = list(dict.fromkeys(counts["path"]))
     figure, axes = subplots(len(panels), 9.2, 1.0 + 0.34 * len(names))
     name_rows(axes, names)
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
-        for method, shown, colour, marker in (
-            ("linear", "linear", TRIVIAL, "D"),
-            ("nesf", "NeSF", NESF, "o"),
-            ("nesf+", "nesf+", SECOND, "s"),
-        ):
-            if method not in set(counts["method"]):
-                continue
+        for method, (colour, marker) in marks.items():
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)
-            ax.plot(
-                rows.to_numpy(float),
-                range(len(names)),
-                marker,
-                color=colour,
-                markersize=7,
-                label=shown,
-            )
+            style = {
+                "color": colour,
+                "markersize": 7,
+                "label": {"nesf": "NeSF"}.get(method, method),
+            }
+            if rows.notna().any():
+                ax.plot(rows.to_numpy(float), range(len(names)), marker, **style)
         ax.set(xlabel=label)
         ax.set_xlim(left=min(0, ax.get_xlim()[0]))
     axes[-1].set_xlim(0, 105)

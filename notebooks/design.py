@@ -22,7 +22,7 @@
 # ```
 # nesf analyse design results/icsg3d-recovered/nesf/cpu/seed-0
 # nesf analyse design results/perov5-third/nesf/plus/seed-0 --set target=heat_ref=min
-# nesf analyse design results/perov5-third/nesf/plus/seed-0 --set target=dir_gap=1.5 --out results/perov5-third/nesf/plus/seed-0/analysis/design-dir-gap
+# nesf analyse design results/perov5-third/nesf/plus/seed-0 --set target=dir_gap=1.5 --set best_share=0.02 --out results/perov5-third/nesf/plus/seed-0/analysis/design-dir-gap
 # nesf analyse path-energies results/lcs6/nesf/cpu/seed-0 --set paths=results/lcs6/nesf/cpu/seed-0/analysis/interpolation
 # ```
 #
@@ -79,7 +79,7 @@ along = recorded_analysis(
 # nesf design runs/mine --target band_gap=1.5 --table properties.csv --out gap/
 # ```
 #
-# **What is a success?** The truth of a new crystal is not known. But many are in the dataset, also in the validation and test splits, which neither density nor regression have seen. A designed crystal that StructureMatcher maps onto one of the dataset gets its value. It is *at the goal* if that is as good as in the best 5 % of the training crystals.
+# **What is a success?** The truth of a new crystal is not known. But many are in the dataset, also in the validation and test splits, which neither density nor regression have seen. A designed crystal that StructureMatcher maps onto one of the dataset gets its value. It is *at the goal* if that is as good as in the best 5 % of the training crystals; 2 % for `dir_gap`, since most crystals of Perov-5 have no gap at all.
 
 
 # %% tags=["hide-input"]
@@ -134,7 +134,7 @@ sourced(barriers_table(along.table("barriers")), along.folder)
 # ## What to distrust
 #
 # - The regression is asked where it has been told that it is right. Values far from the training crystals are not to be had by it.
-# - Where R² on test is near zero (first table), the regression is no guide, and a choice by it is one by chance. So it is for the energy above the hull, which the latent vector hardly says ([Properties](properties)).
+# - Where R² on test is near zero (first table), the regression is no guide, and a choice by it is one by chance. So it is for the energy above the hull, which the latent vector hardly says ([Properties](properties)), and for the gap of Perov-5. For the heat of formation there it is a guide, and more designed crystals are at the goal than random ones; the intervals still overlap.
 # - Only crystals that somebody has already computed can be looked up. Of those found nowhere nothing is known; they may be better, or nonsense.
 # - Successes are few, so the intervals are wide. Where the training crystals already hold the best values, choosing them is hard to beat, and a design is worth something only if it is new.
 # - A path in the latent space is no reaction path. Atoms of one element turn into another; the barrier says how strained the frames are, not how fast a reaction would be.

@@ -16,12 +16,14 @@ from nesf.config import ReconstructionConfig
 from nesf.crystals import Crystals, pad
 from nesf.decode import reconstruct
 from nesf.decoding_fields import GroundTruthFields, NeuralFields
+from nesf.records import read_csv
 from nesf.saved import TrainedModel
 from nesf_cli.main import main
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies.page import recorded_run
 from nesf_studies.record import recorded_analysis
 from nesf_studies.sensitivity import (
+    CHARGED,
     ERRORS,
     NETWORK,
     VALUES,
@@ -218,9 +220,17 @@ def test_command_records_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "'radius'" in error and not (tmp_path / "other").exists()
 
 
-def test_the_step_of_the_recorded_curve_is_one_crystal_without_an_atom() -> None:
-    rows = recorded_analysis("sensitivity", recorded_run("icsg3d-recovered")).table("sensitivity")
+def test_a_crystal_without_an_atom_makes_a_step_that_is_listed() -> None:
+    run = recorded_run("icsg3d-recovered")
+    rows = recorded_analysis("sensitivity", run).table("sensitivity")
     rows = rows[rows["fields"] == NETWORK]
+    # as the page says: none is lost, and the crystal in the cell of hundreds of Å is not drawn
+    assert not len(jumps(rows)) and rows.loc[rows["is_default"], ERRORS[0]].max() < 1
+    errors = read_csv(run / "materials.csv").query("split == 'val'")
+    assert (errors["lattice_length_error_angstrom"] > 100).sum() == 1
+    lost = (rows["hyperparameter"] == "iterations") & (rows["value"] <= 8)
+    rows = rows.assign(n_nothing_detected=lost.astype(int))
+    rows[CHARGED] = rows[ERRORS[0]] + 0.05 * lost
     found = jumps(rows)
     assert found.loc["iterations", ["from", "to"]].tolist() == ["8", "16"]
     assert found.loc["iterations", "without an atom"] == "1 → 0"
