@@ -532,6 +532,7 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
         ax.set(xlabel=label)
         ax.set_xlim(left=min(0, ax.get_xlim()[0]))
     axes[-1].set_xlim(0, 105)
-    axes[-1].legend(frameon=False, loc="lower left")
+    handles = axes[-1].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=len(marks))
     figure.suptitle(title)
     return figure

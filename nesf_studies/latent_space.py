@@ -297,10 +297,10 @@ def frequent_groups(points: pd.DataFrame) -> tuple[dict[str, str], pd.Series]:
 def neighbour_chart(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw a `neighbour_table`: what neighbours share, by the space in which they are near."""
     panels = {
-        "space_group": "same space group, %",
-        "crystal_system": "same crystal system, %",
-        "n_atoms": "same number of atoms, %",
-        "volume": "difference in volume, %\n(lower is more alike)",
+        "space_group": "same space\ngroup, %",
+        "crystal_system": "same crystal\nsystem, %",
+        "n_atoms": "same number\nof atoms, %",
+        "volume": "difference in volume, %\n(lower: more alike)",
     }
     spaces, ks = list(dict.fromkeys(table["space"])), sorted(set(table["k"]))
     figure, axes = subplots(len(panels), 9.2, 1.1 + 0.3 * len(spaces))

@@ -226,7 +226,7 @@ if is_there(timed / "consistent.json"):
 # - **Any injective encoder can be inverted, a useless one too.** A small error here says that z holds the crystal, not that z is a good space. Whether it is stays the matter of [interpolation](interpolation), [latent space](latent_space) and [properties](properties), which show the spaces of both models side by side.
 # - The decoder of this page is fields, encoder and search together. Rows with the five steps alone stand beside it for that reason.
 # - The certificate speaks of the model, not of nature: it says that the crystal has this latent vector.
-# - An encoder that keeps maxima only may not feel an atom too many. For such encoders, atoms without which z is reached as well are left out.
+# - An encoder that keeps maxima only may not feel an atom too many. For such encoders, atoms without which z is reached as well are left out. That can be the wrong decision: one of the three faithful models of ICSG3D does not feel one atom of certain crystals, and certifies them without it. nesf+ counts atoms and does not do so.
 # - z is rounded to single precision. Where the encoder is flat, as along the lattice of the faithful model, a small d leaves room: positions are right long before the lattice is.
 # - A mean can be one crystal. For one of the hundred YBCO-like test crystals the fields of the faithful model lead nowhere, and it makes most of the mean position error there, with and without the encoder's word. No certificate is given for it.
 # - Crystals far from the training set keep their certificate more seldom; for them the answer is that of the five steps.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nesf.records import RecordedRun
+from nesf.records import RecordedRun, all_runs
 from nesf_studies.certificates import (
     ERRORS,
     beats_the_paper,
@@ -21,7 +21,7 @@ from nesf_studies.certificates import (
     reliability,
     reliability_chart,
 )
-from nesf_studies.page import LABELS
+from nesf_studies.page import LABELS, RESULTS
 
 ATOMS = "number_of_atoms_error_percent"
 
@@ -126,3 +126,17 @@ def test_the_shortest_training_that_beats_the_paper_in_every_column(tmp_path: Pa
     axes = cost_chart({"nesf+": points}, "lcs6").axes
     assert axes[0].lines[0].get_ydata().tolist() == points[ATOMS].tolist()
     assert axes[0].lines[1].get_ydata()[0] == pytest.approx(6.35)  # the paper's
+
+
+def test_one_faithful_model_of_icsg3d_leaves_out_atoms_and_nesf_plus_none() -> None:
+    """As the page *Every crystal back* says."""
+    runs = all_runs(RESULTS / "icsg3d-recovered/nesf")
+
+    def certified_without_an_atom(preset: str) -> list[int]:
+        tables = [run.materials() for run in runs if run.run["preset"] == preset]
+        wrong = "certified == True and n_atoms_detected < n_atoms_actual"
+        return sorted(len(table.query(wrong)) for table in tables)
+
+    *others, most = certified_without_an_atom("cpu-consistent")
+    assert len(others) == 2 and most > 10 * max(others)
+    assert certified_without_an_atom("plus") == [0]
