@@ -335,7 +335,11 @@ def _analysis(about: Path, up: str, root: Path) -> str:
 
 def _files(source: Path, up: str, root: Path, level: int = 2) -> str:
     """Return links to the published files of a folder."""
-    files = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file())
+    files = (
+        [source]
+        if source.is_file()
+        else sorted(p for p in source.iterdir() if p.is_file() and p.name[0] != ".")
+    )
     links = "".join(
         f'<li><a href="{up}results/{p.relative_to(root).as_posix()}">{escape(p.name)}</a></li>'
         for p in files

@@ -154,7 +154,7 @@ def test_built_pages_load_nothing_from_the_network(request: pytest.FixtureReques
 # paper prints. A measured one is made by code, from its record, with a link (`links.prose`).
 TYPED = {
     "intervals and quantiles": "5 %, 10 %, 68 %, 90 %, 95 %, 99 %, 100 %",
-    "settings": "0.0001 Å, 0.02 Å, 0.05 Å, 0.1 Å, 0.3 Å, 0.5 Å, 0.6 Å, 0.9 Å, 1 Å, 1.2 Å, 10°, "
+    "settings": "2 %, 0.0001 Å, 0.02 Å, 0.05 Å, 0.1 Å, 0.3 Å, 0.5 Å, 0.6 Å, 0.9 Å, 1 Å, 1.2 Å, 10°, "
     "0.01 Å, 40 epochs, 50 epochs, 80 epochs, 600 epochs, 1000 epochs, 1200 epochs, 64 times",
     "limits": "10 s, 300 s, 1 GiB, 4 GiB, 1000 atoms",
     "tests": "0.001 Å, 3 MB",
