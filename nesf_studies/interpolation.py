@@ -522,7 +522,7 @@ def path_summary(counts: pd.DataFrame, *, title: str = "") -> Figure:
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
         for method, (colour, marker) in marks.items():
             rows = counts[counts["method"] == method].set_index("path")[column].reindex(names)
-            style = {
+            style: dict[str, Any] = {
                 "color": colour,
                 "markersize": 7,
                 "label": {"nesf": "NeSF"}.get(method, method),
