@@ -181,7 +181,8 @@ if record:
         f"{n} {split}" for split, n in shown["split"].value_counts().items()
     )
     of_record = f"{name}, {of.name}, {len(shown)} crystals ({counts})"
-    show(shown, of_record, "recorded")
+    # t-SNE and UMAP; PCA is drawn above, and a page has to stay light
+    show(shown.drop(columns=["pca_1", "pca_2"]), of_record, "recorded")
 
 # %% tags=["hide-input"]
 interactive(shown) if record else None
@@ -219,7 +220,9 @@ if record and plus:
     display(drawn, sourced(numbers(both), record.folder, by))
     if out:
         save(drawn, Path(out) / "neighbours-plus", both)
-    display(latent_map(plus.table("points"), "tsne", title="t-SNE of nesf+"))
+    held_out = plus.table("points").query("split != 'train'")
+    about = f"t-SNE of nesf+, {len(held_out)} crystals of val and test"
+    display(latent_map(held_out, "tsne", title=about))
 
 # %% [markdown]
 # The two spaces hardly differ: what neighbours share in that of nesf+ is a little less than in the faithful model's, and far more than in what needs no network. So the gain in decoding was not bought with the order of the space.
