@@ -12,6 +12,7 @@ import json
 import lzma
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -284,10 +285,8 @@ def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON; of two values of one key the last would be all that is left."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise DataError(
-            f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice; rename one"
-        )
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise DataError(f"key {twice!r} occurs twice; rename one")
     return content
 
 
