@@ -70,6 +70,7 @@ def _import_all() -> None:
         *("pymatgen.analysis.structure_matcher", "matplotlib.pyplot", "nesf.api", "nesf.latent"),
         *("nesf.training", "nesf.runs", "nesf.export", "nesf.metrics", "nesf_studies.audit"),
         *("nesf_icsg3d.methods", "nesf_cli.studies", "nesf_studies.latent_space", "nesf_cli.main"),
+        *("mp_api.client", "nesf_build.materials_project", "nesf_design.datasets"),
     )
     for name in names:
         importlib.import_module(name)

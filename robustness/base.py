@@ -19,6 +19,7 @@ SIZES = {
     **{"sampling.n_position": "8", "sampling.n_species": "8", "training.compile": "false"},
     **{"training.epochs": "3", "training.batch_size": "4", "training.validate_every": "1"},
 }
+MIRRORED = 4  # crystals of the benchmark that a mirror holds
 DECODE = ("--decode", "grid_interval=1", "--decode", "iterations=2", "--decode", "mode=fast")
 
 
@@ -113,6 +114,13 @@ def make(folder: Path) -> Base:
             folder / f"z.{suffix}",
             exits=(0,),
         )
+    (folder / "mirror").mkdir()
+    for split, chosen in (("train", rows[1:3]), ("val", rows[3:4]), ("test", rows[4:5])):
+        (folder / "mirror" / f"{split}.csv").write_text("\n".join([rows[0], *chosen]) + "\n")
+    sizes = [
+        f"{i},{n}" for i, n in zip(few.splits["train"].ids, range(counts["train"]), strict=True)
+    ]
+    (folder / "properties.csv").write_text("\n".join(["id,size", *sizes]) + "\n")
     shutil.copyfile(RULES_FOLDER / "ybco.json", folder / "rules.json")
     nesf("analyse", "examples", base.run, "--data", base.data, "--set", "split=test", exits=(0,))
     return base

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness import mutate
-from robustness.base import DECODE, Base, train
+from robustness.base import DECODE, MIRRORED, Base, train
 from robustness.runner import (
     Case,
     Fault,
@@ -23,6 +23,9 @@ from robustness.runner import (
     snapshot,
     still_there,
 )
+from robustness.server import KEY, Server
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 COUNTS = {
     "undamaged": 6,
@@ -363,6 +366,8 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
             "import",
             *(str(base.folder / "structures" / "table.csv"), "--name", "mine", "--data", str(out)),
         ],
+        "data build": lambda out: ["data", "build", *_interface(base), "--data", str(out)],
+        "data fetch": lambda out: ["data", "fetch", "perov5", *_mirror(base), "--data", str(out)],
         "data audit": lambda out: [
             "data",
             "audit",
@@ -434,10 +439,52 @@ def commands(base: Base) -> dict[str, Callable[[Path], list[str]]]:
             *("-n", "2", "--density", "noise", "--passes", "0", "--all", "--data", data),
             *("--out", str(out)),
         ],
+        "design": lambda out: [
+            "design",
+            run,
+            *("--target", "size=min", "--table", str(base.folder / "properties.csv")),
+            *("-n", "2", "--pool", "20", "--density", "mixture", "--data", data),
+            *("--out", str(out)),
+        ],
+        "aggregate": lambda out: ["aggregate", str(_recorded(base, out))],
+        "aggregate --figures": lambda out: (["aggregate", str(RESULTS), "--figures", str(out)]),
         "benchmark": lambda out: (
             ["benchmark", run, "--data", data, "--split", "test", "--out", str(out)]
         ),
     }
+
+
+def _interface(base: Base) -> list[str]:
+    """Answer as the Materials Project does, in this process; return what to ask."""
+    from pymatgen.core import Lattice, Structure
+
+    salts = [
+        Structure(Lattice.cubic(4 + k / 50), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+        for k in range(12)
+    ]
+    server = Server({f"mp-{k}": salt for k, salt in enumerate(salts)})
+    server.start()
+    rules = Path("rules-of-all.json")
+    rules.write_text('{"max_length": 6.0, "val_fraction": 0.2, "test_fraction": 0.2}')
+    return [str(rules), "--endpoint", server.url, "--api-key", KEY, "--name", "mine"]
+
+
+def _mirror(base: Base) -> list[str]:
+    """Take the base's small tables for the benchmark's, in this process; return where they are."""
+    from nesf_design import datasets
+
+    datasets.BENCHMARKS = {"perov5": datasets.Benchmark("perov_5", MIRRORED, "none")}
+    return ["--mirror", str(base.folder / "mirror")]
+
+
+def _recorded(base: Base, out: Path) -> Path:
+    """Make a folder of results whose one run is links to the base's."""
+    run = out / "few" / "nesf" / "small" / "seed-0"
+    run.mkdir(parents=True, exist_ok=True)
+    for path in base.run.iterdir():
+        with suppress(FileExistsError):
+            (run / path.name).symlink_to(path)
+    return out
 
 
 def full_disks(base: Base, kind: str, seeds: range) -> list[Case]:
