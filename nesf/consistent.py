@@ -320,24 +320,24 @@ class Search:
         return best
 
     def pruned(self, state: State) -> State:
-        """Return a certified crystal without the atoms that z does not ask for.
+        """Return a certified crystal with one atom where two are within the suppression radius.
 
-        An encoder that only keeps the largest features may not feel an atom too many.
+        An encoder that only keeps the largest features does not feel a second atom at one place. It
+        may not feel a right atom either, so an atom with a place of its own stays.
         """
         while state.distance < self.config.certified and len(state.species) > 1:
-            moves = Moves(self.rough, state, self.target, self.config)
-            moves.remove()
-            rest = Candidates.of(
-                [(move.positions, move.species) for move in moves.found],
-                state.lattice.expand(len(moves.found), -1),
-            )
-            rest, distances = self.polish(rest, 10, LATTICE_WEIGHTS)
+            p, s = state.positions, state.species
+            near = torch.cdist(p, p).fill_diagonal_(torch.inf).amin(1) < self.config.nms_radius
+            rest = [torch.arange(len(p)) != int(k) for k in near.nonzero()]
+            if not rest:
+                break
+            fewer = Candidates.of([(p[k], s[k]) for k in rest], state.lattice.expand(len(rest), -1))
+            fewer, distances = self.polish(fewer, 10, LATTICE_WEIGHTS)
             i = int(distances.argmin())
             if distances[i] >= self.config.certified:
                 break
-            atoms, told = rest.atoms(i), int(rest.told[i])
-            d = float(distances[i])
-            state = State(d, d, "remove", *atoms, rest.lattice[i], told)
+            d, atoms = float(distances[i]), fewer.atoms(i)
+            state = State(d, d, "remove", *atoms, fewer.lattice[i], int(fewer.told[i]))
         return state
 
     def of_several_sizes(self, states: list[State]) -> list[State]:

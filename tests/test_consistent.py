@@ -177,6 +177,27 @@ def test_the_search_mends(model: TrainedModel, crystals: Crystals, fault: str) -
     assert nothing.run([start]) is start and nothing.tried == 0
 
 
+def test_only_a_second_atom_at_one_place_is_left_out(
+    model: TrainedModel, crystals: Crystals
+) -> None:
+    truth = state_of(crystals, model, 2)
+    z, scale = targets(model, crystals)
+    positions, species = truth.positions, truth.species
+    twice = truth._replace(
+        positions=torch.cat([positions, positions[:1] + 0.05]),
+        species=torch.cat([species, species[:1]]),
+        distance=0.0,
+    )
+    # an encoder that feels no atom at all: every crystal is certified
+    config = dataclasses.replace(CONFIG, certified=1e9)
+    target = Target(z[2], scale, truth.lattice, None, len(species))
+    search = Search(FixedEncoder(model.autoencoder.encoder, torch.float32), target, config)
+    found = search.pruned(twice)
+    assert sorted(found.species.tolist()) == sorted(species.tolist())
+    assert torch.pdist(found.positions).min() > config.nms_radius
+    assert search.pruned(truth._replace(distance=0.0)).kind == truth.kind
+
+
 def test_the_search_adds_atoms_up_to_the_decoded_number(
     model: TrainedModel, crystals: Crystals
 ) -> None:
