@@ -184,7 +184,7 @@ def _aggregate(options: argparse.Namespace) -> None:
     if options.figures is None:
         for name, begins in ((TABLE, b"source,"), (SUMS, b"")):
             check_file(options.results / name, options.replace, begins=begins)
-        write_cards(options.results)
+        write_cards(options.results, replace=options.replace)
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return
     from nesf_studies.page import LABELS, TABLE1, TITLES

@@ -8,29 +8,39 @@ from typing import Any
 from pymatgen.core import Element
 
 from nesf.files import read_json, write_atomically
+from nesf.outputs import check_file
 from nesf.records import RecordedRun, all_runs
 from nesf_studies.certificates import CERTIFIED
 from nesf_studies.page import LABELS, TITLES, number_text
 
 CARD = "MODEL_CARD.md"
+BEGINS = "<!-- written by nesf aggregate -->\n"
 NAMES = {
     ("nesf", "cpu"): "the faithful model",
     ("nesf", "plus"): "nesf+",
+    ("icsg3d", "repaired-one-copy"): "the voxel baseline, repaired, each crystal once an epoch",
     ("icsg3d", "as-published-reduced"): "the voxel baseline, networks reduced",
     ("icsg3d", "repaired-reduced"): "the voxel baseline, repaired, networks reduced",
 }
 SPLITS = {"val": "validation", "test": "test"}
 
 
-def write_cards(results: Path) -> list[Path]:
-    """Write `MODEL_CARD.md` beside the published weights of every recorded run."""
-    written = []
-    for run in all_runs(results):
-        published = run.folder.name in ("seed-0", "fold-0")
-        if published and (run.folder / "model.safetensors").exists():
-            written.append(run.folder / CARD)
-            write_atomically(written[-1], card(run).encode())
-    return written
+def write_cards(results: Path, *, replace: bool = False) -> list[Path]:
+    """Write `MODEL_CARD.md` beside the published weights of every recorded run.
+
+    Raises:
+        ConfigError: without `replace` there is such a file already, or it is not this program's.
+    """
+    cards = {
+        run.folder / CARD: card(run)
+        for run in all_runs(results)
+        if run.folder.name in ("seed-0", "fold-0") and (run.folder / "model.safetensors").exists()
+    }
+    for path in cards:
+        check_file(path, replace, begins=BEGINS.encode())
+    for path, text in cards.items():
+        write_atomically(path, text.encode())
+    return list(cards)
 
 
 def card(run: RecordedRun) -> str:
@@ -55,7 +65,7 @@ def card(run: RecordedRun) -> str:
         "- One training of one seed. Other seeds and folds are recorded beside it, and the errors of all of them are in the book.",
         "- Structures of the training set are computed ones, from the Materials Project (CC BY 4.0) except for `starter`. The weights are under the licence of this repository (MIT).",
     ]
-    return "\n\n".join(parts) + "\n"
+    return BEGINS + "\n\n".join(parts) + "\n"
 
 
 def _domain(domain: dict[str, Any] | None) -> list[str]:

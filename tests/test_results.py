@@ -17,7 +17,7 @@ from nesf.data.dataset import Dataset
 from nesf.methods import METHODS, run_folder
 from nesf.metrics import HEADLINE, evaluate
 from nesf.records import run_folders
-from nesf_io.errors import DataError
+from nesf_io.errors import ConfigError, DataError
 from nesf_studies import cards, page, paper
 from scripts.validate_results import validate
 
@@ -91,6 +91,23 @@ def test_committed_weights_have_a_card_of_their_recorded_run() -> None:
     for run in runs:
         text = (run.folder / cards.CARD).read_text(encoding="utf-8")
         assert text == cards.card(run) and run.run["commit"] in text
+
+
+def test_a_card_of_somebody_else_is_kept(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "_record", lambda run: f"- commit: {run['commit']}")
+    own = record(tmp_path, dataset) / cards.CARD
+    own.with_name("model.safetensors").touch()
+    own.with_name("model.json").write_text("{}")
+    assert cards.write_cards(tmp_path) == [own]
+    with pytest.raises(ConfigError, match="exists already"):
+        cards.write_cards(tmp_path)
+    assert cards.write_cards(tmp_path, replace=True) == [own]
+    own.write_text("a user's")
+    with pytest.raises(ConfigError, match="was not written by this program"):
+        cards.write_cards(tmp_path, replace=True)
+    assert own.read_text() == "a user's"
 
 
 def test_written_run_is_valid_and_reads_back(tmp_path: Path, dataset: Dataset) -> None:
