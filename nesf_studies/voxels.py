@@ -28,6 +28,7 @@ from nesf_studies.style import ICSG3D, draw_species, element_colour, on_any_grou
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
 NOT_RECORDED = unbroken("not recorded")
+FOR_A_PROCESSOR = ("-reduced", "-one-copy")  # how the names of such presets end
 ORACLE_METRICS = {  # metric to its column in `label_radius_table`
     "number_of_atoms_error_percent": "atoms, %",
     "position_error_actual_angstrom": "position, Å",
@@ -236,13 +237,13 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
     return from_runs(shown, made_by)
 
 
-def reduced_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:
-    """Show recorded trainings of the `-reduced` presets beside predictors on the same folds."""
+def processor_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:
+    """Show trainings that a processor can do (`FOR_A_PROCESSOR`) beside predictors on their folds."""
     about = run_rows(runs)
-    reduced = about[(about["method"] == "icsg3d") & about["preset"].str.endswith("-reduced")]
+    own_runs = about[(about["method"] == "icsg3d") & about["preset"].str.endswith(FOR_A_PROCESSOR)]
     columns: dict[str, dict[str, str]] = {}
     made_by: dict[str, Source] = {}
-    for (dataset, papers_name), own in reduced.groupby(["dataset", "paper_dataset"]):
+    for (dataset, papers_name), own in own_runs.groupby(["dataset", "paper_dataset"]):
         same = about[(about["dataset"] == dataset) & about["fold"].isin(own["fold"])]
         chosen = [runs[i] for i in same["run"]]
         texts = _texts(chosen, split)

@@ -182,7 +182,7 @@ for name, title in TITLES.items():
 # What is recorded on a processor is a **reduced** training: a U-Net an eighth as wide, each crystal seen once an epoch, fewer epochs. It shows that the whole way works, from crystals to maps, through both networks and back to crystals; its errors are not those of ICSG3D.
 
 # %% tags=["full-width", "hide-input"]
-sourced(voxels.reduced_runs(runs), anchor="test")
+sourced(voxels.processor_runs(runs), anchor="test")
 
 # %% [markdown]
 # The losses of one of them, the U-Net's first and then the autoencoder's:

@@ -25,7 +25,7 @@ from nesf_studies.voxels import (
     decoded_slices,
     label_radius_table,
     map_slices,
-    reduced_runs,
+    processor_runs,
     voxel_losses,
 )
 
@@ -143,18 +143,26 @@ def test_radii_are_sorted_and_the_chosen_one_is_marked() -> None:
     assert label_radius_table(runs).loc["YBCO-like"].index.tolist() == ["paper, trained"]
 
 
-def test_reduced_trainings_stand_beside_the_same_folds_only() -> None:
+def test_trainings_on_a_processor_stand_beside_the_same_folds_only() -> None:
     runs = [
         recorded("ybco", "icsg3d", "repaired-reduced", 0.5, fold=1),
+        recorded("ybco", "icsg3d", "repaired-one-copy", 0.4, fold=1),
         recorded("lcs6", "icsg3d", "repaired", 9.0),
     ]
     runs += [
         recorded("ybco", "copy", "default", position, fold=fold)
         for fold, position in ((0, 7.0), (1, 0.25))
     ]
-    table = reduced_runs(runs)
-    assert table.columns.tolist() == ["ybco: repaired-reduced", "ybco: copy"]
-    assert table.loc[LABELS[POSITION]].tolist() == ["0.5000", "0.2500"] and table.loc[
-        "n"
-    ].tolist() == ["1", "1"]
-    assert reduced_runs(runs, "val").loc[LABELS[POSITION]].tolist() == ["0.2500", "0.1250"]
+    table = processor_runs(runs)
+    assert table.columns.tolist() == [
+        "ybco: repaired-one-copy",
+        "ybco: repaired-reduced",
+        "ybco: copy",
+    ]
+    assert table.loc[LABELS[POSITION]].tolist() == ["0.4000", "0.5000", "0.2500"]
+    assert table.loc["n"].tolist() == ["1", "1", "1"]
+    assert processor_runs(runs, "val").loc[LABELS[POSITION]].tolist() == [
+        "0.2000",
+        "0.2500",
+        "0.1250",
+    ]
