@@ -92,8 +92,20 @@ class Method:
         )
 
     def same(self, recorded: Mapping[str, Any], asked: ConfigBase) -> bool:
-        """Tell whether a recorded config is the one asked for, but for what the machine set."""
-        return all(recorded.get(key) == value for key, value in asked.to_dict().items())
+        """Tell whether a recorded config is the one asked for, but for what the machine set.
+
+        A setting that is newer than the record had its default.
+        """
+        defaults = type(asked)().to_dict()
+        return all(
+            (
+                defaults[key] | recorded.get(key, {})
+                if isinstance(value, dict)
+                else recorded.get(key)
+            )
+            == value
+            for key, value in asked.to_dict().items()
+        )
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ RECORDED = {
     "open_model": "a trained model",
     "recorded_run": "a trained model",
     "recorded_analysis": "analyses",
+    "shown_analysis": "analyses",
+    "path_analysis": "analyses",
     "recorded_slurm": "runs",
     "recorded_kubernetes": "runs",
     "recorded_campaign": "runs",
@@ -54,6 +56,7 @@ RECORDED = {
     "recorded_table": "runs",
     "headline": "runs",
     "recorded_benchmark": "benchmarks",
+    "read_benchmark": "benchmarks",
 }
 PAGES = RESULTS / "pages" / "pages.json"
 SHOWN_VERSIONS = ("torch", "numpy", "pymatgen", "spglib", "scikit-learn", "jupyter-book")

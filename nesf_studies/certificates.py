@@ -127,7 +127,9 @@ def reliability(materials: pd.DataFrame) -> pd.DataFrame:
     table = groups.agg(n="size", right="sum").rename_axis("decade").reset_index()
     share = table["right"] / table["n"]
     bounds = [wilson(s, n, z=1.96) for s, n in zip(share, table["n"], strict=True)]
-    return table.assign(share=share, low=[b[0] for b in bounds], high=[b[1] for b in bounds])
+    return table.assign(
+        share=share, low=[max(b[0], 0.0) for b in bounds], high=[b[1] for b in bounds]
+    )
 
 
 def reliability_chart(tables: Mapping[str, pd.DataFrame], threshold: float) -> Figure:

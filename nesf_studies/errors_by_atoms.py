@@ -38,12 +38,15 @@ def materials_of(
 ) -> pd.DataFrame:
     """Join the materials of all recorded seeds or folds of a method, named by `shown_method`.
 
-    Without a `preset`, trials of a recipe are left out; so are splits that a run does not have.
+    Without a `preset`, trials of a recipe are left out, and of NeSF all but the preset `cpu`; so
+    are splits that a run does not have.
 
     Returns:
         `nesf.records.MATERIAL_COLUMNS`, `run` (seed-N or fold-K) and `n_atoms_difference` =
         detected − actual. `attrs["folders"]`: of the runs.
     """
+    if method == "nesf" and preset is None:
+        preset = "cpu"
     chosen = [
         r
         for r in runs

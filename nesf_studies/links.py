@@ -7,6 +7,7 @@ its runs, or says that this page computed it, that the paper prints it, or that 
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
@@ -154,9 +156,29 @@ def sourced(
         made = (
             table.to_html(table_attributes='class="dataframe runs"')
             if isinstance(table, Styler)
-            else table.to_html(classes="dataframe runs", border=0)
+            else table.to_html(
+                classes="dataframe runs", border=0, na_rep="–", formatters=_formats(frame)
+            )
         )
     return _in_a_box(_each_cell(made, cell), caption, folded)
+
+
+def _formats(table: pd.DataFrame) -> dict[Hashable, Callable[[float], str]]:
+    """Return how numbers of each column are written: four digits of the largest, as few as do."""
+    formats: dict[Hashable, Callable[[float], str]] = {}
+    for name, values in table.select_dtypes("float").items():
+        sizes = values[np.isfinite(values) & (values != 0)].abs()
+        top, typical = (sizes.max(), sizes.median()) if len(sizes) else (1.0, 1.0)
+        most = min(max(3 - math.floor(math.log10(top)), 0), 4)
+        digits = next((d for d in range(most) if values.round(d).equals(values)), most)
+        text = "{:.1e}" if typical < 1e-3 else f"{{:.{digits}f}}"
+
+        def written(value: float, text: str = text) -> str:
+            shown = text.format(value)
+            return shown if float(shown) else shown.lstrip("-")
+
+        formats[name] = written
+    return formats
 
 
 def _each_cell(table: str, change: Callable[[int, int, str], str]) -> str:

@@ -29,7 +29,7 @@ def effects(
     """Compare recorded runs with the reference from which each differs in a few settings.
 
     `reference`: label (or preset) of the runs that change nothing; with several seeds their spread
-    is known. `others`: labels that are compared with it;
+    is known. `others`: labels that are compared with it, in this order;
     none: those that are `reference`, a hyphen and something more. One row per label, the reference
     first: `changed`, n (seeds), minutes of one training, the mean of each of `ERRORS` (%, Å,
     degrees); `<error> shift`: its difference from the reference's mean in standard deviations of
@@ -44,11 +44,8 @@ def effects(
         raise DataError(
             f"{dataset}: no run with the label {reference!r} is recorded with its {split} split"
         )
-    labels = [
-        name
-        for name in means.index
-        if (name in others if others else name.startswith(f"{reference}-")) and name != reference
-    ]
+    own = [name for name in means.index if name.startswith(f"{reference}-")]
+    labels = [name for name in others if name in means.index and name != reference] or own
     made = means.loc[[reference, *labels], ["n", "minutes", *ERRORS]].rename_axis("label")
     first = {label: runs[position] for label, position in means["run"].items()}
     made.insert(0, "changed", [changed(first[reference], first[label]) for label in made.index])

@@ -125,4 +125,4 @@ sampling_pictures(
 #
 # ## Summary
 #
-# Everything is a multilayer perceptron. One network per atom and a maximum make the vector; two networks of a point make the fields; two small ones give the cell. [Next](train): how they are trained.
+# Everything is a multilayer perceptron. One network per atom and a maximum make the vector; two networks of a point make the fields; two small ones give the cell. [Data](data) comes next, then [Training](train).

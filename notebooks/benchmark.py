@@ -59,14 +59,14 @@ TITLES = {
 # %% [markdown]
 # ## The rule
 #
-# A crystal goes in, a latent vector of fixed size comes out, a crystal is decoded from it; the composition is not given. The crystal counts as reconstructed when pymatgen's StructureMatcher maps it onto the true one with the tolerances that CDVAE (Xie et al. 2022) made the field's. The RMSE is the root mean square displacement of the matched crystals over (V/N)<sup>1/3</sup>. The lines that are it:
+# A crystal goes in, a latent vector of fixed size comes out, a crystal is decoded from it; the composition is not given. The crystal counts as reconstructed when pymatgen's StructureMatcher maps it onto the true one with the tolerances that CDVAE {cite}`xie2022cdvae` made the field's. The RMSE is the root mean square displacement of the matched crystals over (V/N)<sup>1/3</sup>. In code:
 #
 # ```python
 # matcher = StructureMatcher(stol=0.5, ltol=0.3, angle_tol=10)
 # rmse = matcher.get_rms_dist(decoded, true)       # None: no match
 # ```
 #
-# CDVAE's script has a second rule: a decoded crystal that is not *valid* is a miss. Valid means that no two atoms are nearer than 0.5 Å and that SMACT finds oxidation states of charge zero. Many true crystals are not valid by it. So every number stands here by either rule, and beside it the **ceiling**: the truth scored against itself.
+# CDVAE's script has a second rule: a decoded crystal that is not *valid* is a miss. Valid means that no two atoms are nearer than 0.5 Å and that SMACT {cite}`davies2019smact` finds oxidation states of charge zero. Many true crystals are not valid by it. So every number stands here by either rule, and beside it the **ceiling**: the truth scored against itself.
 #
 # ```
 # nesf data fetch perov5                      # or import a part of it, as for this page
@@ -240,9 +240,9 @@ except DataError as error:
 #
 # - **A high match rate says that z holds the crystal, not that z is useful.** Consistent decoding inverts the encoder, and any injective encoder can be inverted. See [interpolation](interpolation), [latent space](latent_space) and [properties](properties) for the rest.
 # - Perov-5 has one prototype, five atoms in nearly cubic cells. It is easy, and was before.
-# - The published models had all of the training data, ours a part; their test crystals of MP-20 include the quaternary and higher compounds, ours do not. The rows on MP-20 are not on the same crystals.
+# - The published models had all of the training data, ours a part; their test crystals of MP-20 include the quaternary and higher compounds, those here do not. The rows on MP-20 are not on the same crystals.
 # - SMACT's rule refuses true crystals (the ceiling), because oxidation states are a poor description of intermetallics and of nitride and sulphide perovskites. A model is not better for passing it. The published rate of FTCP on Perov-5 lies above the ceiling found here, so it was counted without the rule, or with another table of oxidation states: comparisons finer than that are idle.
-# - Published numbers are single runs, and so are ours: one seed.
+# - Published numbers are single runs, and so is ours: one seed.
 # - The slot decoder is ours, small and hardly tuned. That it loses does not show that slots must lose.
 #
 # ## Summary

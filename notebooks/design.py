@@ -114,7 +114,7 @@ for analysis in designs:
 #
 # ## Paths: energy
 #
-# The paper shows paths of Figures 5, 6 and S1 to S4 by formula and lattice. A potential can say what they cost. CHGNet's energy is taken without the part that it gives to each element alone, so that a path on which elements change can be drawn: the *bonding energy*. Beside it the trivial path, which mixes coordinates and cell linearly and switches the elements half-way.
+# The paper shows paths of Figures 5, 6 and S1 to S4 by formula and lattice. A potential can say what they cost. The energy of CHGNet {cite}`deng2023chgnet` is taken without the part that it gives to each element alone, so that a path on which elements change can be drawn: the *bonding energy*. Beside it the trivial path, which mixes coordinates and cell linearly and switches the elements half-way.
 
 # %% tags=["full-width", "hide-input"]
 frames = along.table("frames")
@@ -134,7 +134,7 @@ sourced(barriers_table(along.table("barriers")), along.folder)
 # ## What to distrust
 #
 # - The regression is asked where it has been told that it is right. Values far from the training crystals are not to be had by it.
-# - Where R² on test is near zero (first table), the regression is no guide, and a choice by it is one by chance. So it is for the energy above the hull, which the latent vector hardly says ([Properties](properties)), and for the gap of Perov-5. For the heat of formation there it is a guide, and more designed crystals are at the goal than random ones; the intervals still overlap.
+# - Where R² on validation is near zero or below (first table), the regression is no guide, and a choice by it is one by chance. So it is for the energy above the hull, whose R² on validation and test differ widely, and for the gap of Perov-5. For the heat of formation there it is a guide, and more designed crystals are at the goal than random ones; the intervals still overlap.
 # - Only crystals that somebody has already computed can be looked up. Of those found nowhere nothing is known; they may be better, or nonsense.
 # - Successes are few, so the intervals are wide. Where the training crystals already hold the best values, choosing them is hard to beat, and a design is worth something only if it is new.
 # - A path in the latent space is no reaction path. Atoms of one element turn into another; the barrier says how strained the frames are, not how fast a reaction would be.

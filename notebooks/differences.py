@@ -77,7 +77,7 @@ from nesf_studies.trials import effects, effects_table
 # - **Table 3** has the rows of validation and test exchanged: the row “Validation” counts 301 crystals, as many as the test split has, and agrees with the released test split but for one crystal, which stands under 28 atoms and has 24 in the release ([Table 1](table1) counts them). **Table 2** agrees with the released validation and test splits.
 # - LCS6Å has near-duplicates across its splits (`nesf data audit lcs6` lists them).
 # - The examples of **interpolation** are said to come from the ICSG3D test set. Of the materials named only MgO (mp-1265) is in it, and the released training list holds that one too; see [Interpolation](interpolation).
-# - In **Table S3** the ICSG3D rows of total magnetisation and band gap look exchanged: the page [Properties](properties) computes why.
+# - In **Table S3** the ICSG3D rows of total magnetization and band gap look exchanged: the page [Properties](properties) computes why.
 # - In **Supplementary Note 7** the structure encoder that was adopted is none of the candidates of its step; see [Search](../notebooks/search).
 #
 # ### The lattice: the paper's NeSF against its ICSG3D
@@ -110,7 +110,7 @@ show(short)
 # %% [markdown]
 # *Mean errors on validation, in brackets the shift from the first row in its σ; n: seeds; minutes of one training beside other work. Lower is better.*
 #
-# In so short a training the largest effects come from **where the queries are drawn**, and the paper's side of each difference has the smaller error: global queries in the unit cell instead of the box that is common to the dataset (most of which is empty for a small cell, so those queries teach little), grids with both ends,
+# In so short a training the largest effects come from **where the queries are drawn**, and the paper's side of each difference has the smaller error in the number of atoms and the position (actual), though not in every column: global queries in the unit cell instead of the box that is common to the dataset (most of which is empty for a small cell, so those queries teach little), grids with both ends,
 # and a wide perturbation. A batch of 128 takes half as many steps in as many epochs, and dropout slows the training down: both cost at this length, and say little about 3200 epochs. A smaller weight of the species buys positions with species. Positional encoding, the query in the last layer and the momentum of the batch statistics decide little.
 #
 # Do these effects last? Whole trainings of the preset with the paper's perturbation σ, and with the paper's sampling as a whole (cell, grids and σ):
@@ -163,4 +163,4 @@ if record:
 #
 # ## Summary
 #
-# Where paper and official code differ, it is the sampling of the queries that matters, and the paper's has the smaller error; the rules of the decoding decide next to nothing.
+# Where paper and official code differ, it is the sampling of the queries that matters, and the paper's has the smaller error in the number of atoms and the position; the rules of the decoding decide next to nothing.

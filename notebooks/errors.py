@@ -127,7 +127,7 @@ found = tables_of(shown, splits.split(","))
 draw(found, "errors-by-atoms")
 
 # %% [markdown]
-# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell; the table above says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. “Copy” is the nearest training crystal, “oracle” the decoding of the true
+# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell; the table above says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. “NeSF” is the preset `cpu`, decoded by the five steps; “copy” is the nearest training crystal, “oracle” the decoding of the true
 # fields. ICSG3D is not drawn until it is recorded. The positions of the classes are evenly spaced.*
 #
 # ## The paper's claims

@@ -123,7 +123,7 @@ def show(found: dict, title: str, name: str, source=HERE) -> None:
             titles[label].append(f"{names[method]}: {caption}")
     display(crystal_choice(rows, titles))
     if "icsg3d" not in shown:
-        print("ICSG3D: not recorded for this dataset yet")
+        display(Markdown("*ICSG3D: not recorded for this dataset yet.*"))
     table = table.assign(
         crystal=table["place"] + ": " + table["formula"],
         atoms=table["n_atoms_actual"],
@@ -151,7 +151,7 @@ show(
 def read(folder: Path) -> dict:
     """What is recorded of the analysis: its table, and crystals by method."""
     record = recorded_analysis("examples", folder)
-    print(f"made by: {record.about['command']}")
+    display(Markdown(f"Made by: `{record.about['command']}`"))
     held = {p.stem for p in record.folder.glob("*.safetensors")}
     of = {name: record.crystals(name) for name in sorted(held)}
     baseline = Path(record.about["parameters"]["icsg3d"])
@@ -169,7 +169,7 @@ for name, title, recorded_fold in (
     try:
         found = read(recorded_run(name, fold=recorded_fold))
     except DataError as error:
-        print(str(error).replace(str(RESULTS.parent), "."))
+        display(Markdown(str(error).replace(str(RESULTS.parent), ".")))
         continue
     n = found["examples"]["of"].iloc[0]
     heading = f"{title}, test split, n = {n}, one model"

@@ -267,7 +267,7 @@ if record and plus:
         save(drawn, Path(out) / "interpolation-plus", both)
 
 # %% [markdown]
-# The paths of nesf+ are of the same kind: the ends are right, the formulas between are mostly those of the faithful model, and there are rather fewer of them.
+# The paths of nesf+ are of the same kind: the ends are right, and there are rather fewer formulas between them.
 #
 # The paper's own intermediate formulas, by the same test of charge balance:
 
@@ -286,7 +286,7 @@ sourced(pd.DataFrame(rows).T, HERE)
 # %% [markdown]
 # ## The paper's claim, and what we see
 #
-# - *"Composition AX and the cubic structure are mostly preserved".* With the LCS6Å model this holds on the five paths between AX crystals. With the model of the recovered part of ICSG3D it does not hold on all of them: from ZnS to CdS sulphur takes the place of the metal along a part of the path. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table counts how often.
+# - *"Composition AX and the cubic structure are mostly preserved".* With the LCS6Å model this holds on the five paths between AX crystals. With the model of the recovered part of ICSG3D it does not hold on all of them: from ZnS to CdS sulphur takes the place of the metal along a part of the path. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table counts how many a path has.
 # - *"The compositions change continuously without collapsing".* Formulas change by one or a few atoms of the cell at a time, in the paper too; the lattice lengths are what is continuous. The table on smoothness says how even.
 # - *Barium titanate: "smooth transition even if the structures have different Bravais lattices".* Although both ends are BaTiO₃, the formula changes along the path, in the paper and here. Atoms appear and vanish, and the steps are the largest of all paths. The linear path has none of that.
 #

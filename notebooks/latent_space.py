@@ -225,7 +225,7 @@ if record and plus:
     display(latent_map(held_out, "tsne", title=about))
 
 # %% [markdown]
-# The two spaces hardly differ: what neighbours share in that of nesf+ is a little less than in the faithful model's, and far more than in what needs no network. So the gain in decoding was not bought with the order of the space.
+# The two spaces hardly differ: neighbours in that of nesf+ share a little less than in the faithful model's, and more than neighbours by composition and cell together. So the gain in decoding was not bought with the order of the space.
 #
 # ## The paper's claim, and what we see
 #

@@ -230,4 +230,4 @@ display(Markdown(how_recorded(newcomer, "newcomer")))
 #
 # ## Summary
 #
-# What cannot be read is refused in one sentence, what a reader changes is said, nothing is overwritten. On held-out crystals no certified one was wrong, and all but a few of those without a certificate were.
+# What cannot be read is refused in one sentence, what a reader changes is said, nothing is overwritten. On held-out crystals no certified one of nesf+ was wrong, and all but a few of those without a certificate were.

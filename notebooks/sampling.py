@@ -127,13 +127,13 @@ def show_quality(quality, title, file):
 show_quality(quality, "LCS6Å, nesf+" if not run else "", "samples")
 
 # %% [markdown]
-# *Lines: 95 % intervals; hollow: decoded once; diamonds: certified. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV and W are over valid crystals and the test split. Space groups within 0.1 Å.*
+# *Lines: 95 % intervals; hollow: decoded once; diamonds: certified. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV: coverage of the test split (below); W: Wasserstein distance of density, and of number of elements, to the test split; both over valid crystals. Space groups within 0.1 Å.*
 #
 # COV-R is the share of test crystals that have a sample near by, and grows with the number of samples; COV-P is the share of samples that have a test crystal near by. *Near* are two crystals whose average minimum distances and compositions differ by less than between a validation crystal and its nearest training crystal, in 90 % of the cases. So copies of training crystals show what can be had; values of other papers use other fingerprints and cannot be compared.
 #
 # ## Energies and forces
 #
-# CHGNet is a potential trained on relaxations of the Materials Project. It gives an energy and forces to every crystal. *Hull*: the convex hull of training crystals of the same elements, by CHGNet too; it is known only where the training split holds each element alone.
+# CHGNet {cite}`deng2023chgnet` is a potential trained on relaxations of the Materials Project. It gives an energy and forces to every crystal. *Hull*: the convex hull of training crystals of the same elements, by CHGNet too; it is known only where the training split holds each element alone.
 
 
 # %% tags=["full-width", "hide-input"]

@@ -202,7 +202,7 @@ if icsg3d:
     others = curves_of(icsg3d, title, "icsg3d-recovered")
 
 # %% [markdown]
-# A step at which the number of crystals without a detected atom changes is not about the hyperparameter: the plain error leaves such a crystal out of the mean. Steps of this kind, if there are any, are listed here.
+# A step at which the number of crystals without a detected atom changes is not about the hyperparameter: the plain error leaves such a crystal out of the mean. Steps of this kind are listed below; where nothing is listed, there is none.
 
 # %% tags=["hide-input"]
 sourced(jumps(others[NETWORK]), icsg3d.folder) if icsg3d and len(
@@ -247,7 +247,12 @@ if recorded:
     rows = curves[NETWORK].query("hyperparameter == 'iterations'")
     shown = [*ERRORS, "atoms_detected_percent"]
     labels = LABELS | {"atoms_detected_percent": "atoms detected, % of all"}
-    table = rows.set_index("value")[shown].rename(columns=labels).round(3)
+    table = (
+        rows.assign(value=rows["value"].astype(int))
+        .set_index("value")[shown]
+        .rename(columns=labels)
+        .round(3)
+    )
     display(sourced(table, recorded.folder))
 
 # %% [markdown]
@@ -264,4 +269,4 @@ if recorded:
 #
 # ## Summary
 #
-# Most of the seven numbers may be changed several times over without effect, because particles that follow a learned field end in the same few points. On the recorded datasets no default is at an edge; on the small embedded dataset of the live part the table above says which are. The grid, the smallest cluster and the radius are those that can be set wrongly.
+# Most of the seven numbers may be changed several times over without effect, because particles that follow a learned field end in the same few points. On the recorded datasets no default is at an edge; on the small embedded dataset of the live part the table above says whether any is. The grid, the smallest cluster and the radius are those that can be set wrongly.

@@ -247,7 +247,8 @@ as_html(largest_errors(runs, "icsg3d-recovered"), "worst cells")
 # Controlled runs on the YBCO-like crystals that change one setting at a time, all compared on **validation** crystals: the settings that differ, and the errors. A few folds each, so small differences mean nothing. Those on LCS6Å are on the page [Paper, official code, here](differences).
 
 # %% tags=["full-width", "hide-input"]
-changes = changes_table(runs, "ybco")
+controlled = [r for r in runs if r.run["preset"].startswith("trial-")]
+changes = changes_table(controlled, "ybco")
 sourced(changes, anchor="val", caption="controlled runs, YBCO-like")
 
 # %% [markdown]

@@ -201,7 +201,8 @@ sourced(recorded_table("lcs6"), anchor="test")
 
 # %% tags=["hide-input"]
 recipes = all_runs(RESULTS)
-whole = [r for r in recipes if not r.run["preset"].startswith("trial-80-")]
+others = ("trial-80-", "trial-plus-", "plus", "cpu-consistent")
+whole = [r for r in recipes if not r.run["preset"].startswith(others)]
 sourced(changes_table(whole, "lcs6").T, anchor="val")
 
 # %% [markdown]

@@ -112,6 +112,7 @@ def test_seeds_are_put_together_and_trials_are_not(tmp_path: Path) -> None:
     runs = [recorded(tmp_path / f"seed-{i}", rows) for i in range(2)]
     runs += [
         recorded(tmp_path / "trial", rows, preset="trial-x"),
+        recorded(tmp_path / "plus", rows, preset="plus"),
         recorded(tmp_path / "copy", rows, method="copy"),
     ]
     runs += [

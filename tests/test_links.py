@@ -215,3 +215,20 @@ def test_a_page_is_made_again_when_its_run_changes(tmp_path: Path) -> None:
     (folder / "run.json").write_text(run.replace('"command": "', '"command": "changed '))
     run_pages.write_pages(tmp_path / "site", root)
     assert "changed nesf" in page.read_text()
+
+
+def test_a_number_has_as_many_digits_as_its_column_needs() -> None:
+    nothing = float("nan")
+    table = pd.DataFrame(
+        {
+            "whole": [7.0, 230.0, nothing],
+            "fraction": [0.664452, 0.5, -5.6e-17],
+            "large": [92.81149, 1.0, 98.0],
+            "tiny": [3e-12, 2e-9, 0.02],
+        }
+    )
+    shown = str(links.sourced(table).data)
+    cells = re.findall("<td>(?:<[^>]*>)*([^<]*)", shown)
+    assert cells[:4] == ["7", "0.6645", "92.81", "3.0e-12"]
+    assert cells[4:8] == ["230", "0.5000", "1.00", "2.0e-09"]
+    assert cells[8:] == ["–", "0.0000", "98.00", "2.0e-02"]

@@ -28,7 +28,7 @@ from nesf.data import load
 from nesf.data.dataset import Dataset
 from nesf.fields import Sampler
 from nesf.forms import Range
-from nesf.methods import NESF
+from nesf.methods import NESF, method
 from nesf.model import Autoencoder, Field
 from nesf.training import can_resume, losses, train
 from nesf_io.errors import ConfigError
@@ -261,6 +261,12 @@ def test_the_decoding_of_a_run_is_its_config_s_with_changes() -> None:
     assert NESF.with_decoding(official, {"nms_radius": "0.4"}).decoding == dataclasses.replace(
         official.decoding, nms_radius=0.4
     )
+    oracle = method("oracle")
+    recorded = oracle.config("lcs6").to_dict()
+    del recorded["reconstruction"]["certified"]  # of a setting that is newer
+    assert oracle.same(recorded, oracle.config("lcs6"))
+    recorded["reconstruction"]["iterations"] = 3
+    assert not oracle.same(recorded, oracle.config("lcs6"))
     # it changes no training
     assert NESF.same(official.with_values({"decoding.nms_radius": 0.4}).to_dict(), official)
     assert not NESF.same(official.with_values({"training.epochs": 4}).to_dict(), official)
