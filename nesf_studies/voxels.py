@@ -24,14 +24,15 @@ from nesf_studies.links import PAPER, Source, from_runs
 from nesf_studies.page import LABELS, TABLE1, TITLES, unbroken
 from nesf_studies.paper import paper_table, table
 from nesf_studies.record import PAPERS_NAME, folders, run_rows
-from nesf_studies.style import ICSG3D, draw_species, element_colour, on_any_ground, subplots
+from nesf_studies.style import ICSG3D, ORACLE, draw_species, element_colour, on_any_ground, subplots
 
 IN_PLANE = 1.5  # voxels; an atom this near to a slice is drawn in it
 NOT_RECORDED = unbroken("not recorded")
+POSITION = "position_error_actual_angstrom"
 FOR_A_PROCESSOR = ("-reduced", "-one-copy")  # how the names of such presets end
 ORACLE_METRICS = {  # metric to its column in `label_radius_table`
     "number_of_atoms_error_percent": "atoms, %",
-    "position_error_actual_angstrom": "position, Å",
+    POSITION: "position, Å",
     "species_error_actual_percent": "species, %",
 }
 
@@ -235,6 +236,39 @@ def label_radius_table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
             }
     shown = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["dataset", "label_frac"])
     return from_runs(shown, made_by)
+
+
+def label_radius_chart(runs: Sequence[RecordedRun]) -> Figure:
+    """Draw the oracle's position error (actual) on test crystals by `label_frac`, a panel a dataset.
+
+    Filled: preset `repaired`; dashed: the paper's trained ICSG3D.
+    """
+    about = run_rows(runs).query("method == 'icsg3d-oracle'")
+    wanted = "method == 'icsg3d' and split == 'test' and metric == @POSITION"
+    printed = paper_table().query(wanted).set_index("dataset")["mean"]
+    figure, axes = subplots(len(TITLES), 3.0 * len(TITLES), 3.2)
+    for ax, (dataset, title) in zip(axes, TITLES.items(), strict=True):
+        own = [runs[i] for i in about["run"][about["paper_dataset"] == dataset]]
+        found = pd.DataFrame(
+            [
+                (run.run["config"]["voxels"]["label_frac"], run.metrics["test"][POSITION])
+                for run in own
+                if run.metrics.get("test", {}).get(POSITION) is not None
+            ],
+            columns=["radius", "error"],
+        )
+        means = found.groupby("radius")["error"].mean()
+        ax.plot(means.index, means, "o-", color=ORACLE, markerfacecolor="none")
+        if LABEL_FRAC_ON[dataset] in means.index:
+            chosen = LABEL_FRAC_ON[dataset]
+            ax.plot([chosen], [means[chosen]], "o", color=ORACLE)
+        if dataset in printed.index:
+            ax.axhline(printed[dataset], color=ICSG3D, linestyle="--")
+        ax.set_title(title)
+        ax.set_xlabel("label_frac")
+        ax.set_ylim(bottom=0)
+    axes[0].set_ylabel("position (actual), Å")
+    return figure
 
 
 def processor_runs(runs: Sequence[RecordedRun], split: str = "test") -> pd.DataFrame:

@@ -60,6 +60,7 @@ from nesf_icsg3d.segmentation import LABEL_FRACS, oracle
 from nesf_studies import voxels
 from nesf_studies.links import GIVEN, HERE, sourced
 from nesf_studies.page import RESULTS, TITLES, recorded_run
+from nesf_studies.style import captioned
 from nesf_studies.tables import metrics_table
 
 # %% [markdown]
@@ -130,7 +131,13 @@ sourced(metrics_table(live, dataset=crystals.name, split=split), HERE)
 
 # %% tags=["full-width", "hide-input"]
 runs = all_runs(RESULTS)
-sourced(voxels.label_radius_table(runs))
+radii = sourced(voxels.label_radius_table(runs))
+captioned(
+    voxels.label_radius_chart(runs),
+    "Position error (actual) of the oracle on test crystals by label_frac, the radius of an atom in units of its ionic radius. Filled: chosen on validation. Dashed: the paper's trained ICSG3D.",
+    table=radii,
+    name="label-radius",
+)
 
 # %% [markdown]
 # So the grid of 32³ voxels is not what makes the published errors: with a fitting radius nearly all atoms are where they should be.

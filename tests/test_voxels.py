@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -23,6 +24,7 @@ from nesf_studies.voxels import (
     NOT_RECORDED,
     baseline_table,
     decoded_slices,
+    label_radius_chart,
     label_radius_table,
     map_slices,
     processor_runs,
@@ -141,6 +143,19 @@ def test_radii_are_sorted_and_the_chosen_one_is_marked() -> None:
     assert table["test", "position, Å"].tolist()[:3] == ["0.8500", "0.7000", "0.5000"]
     assert table["val", "position, Å"].tolist()[:3] == ["0.4250", "0.3500", "0.2500"]
     assert label_radius_table(runs).loc["YBCO-like"].index.tolist() == ["paper, trained"]
+
+
+def test_the_chart_of_radii_has_mean_errors_and_the_paper_s() -> None:
+    runs = [
+        recorded("lcs6", "icsg3d-oracle", "repaired", 0.1),
+        recorded("lcs6", "icsg3d-oracle", "as-published", 0.4),
+    ]
+    for run, radius in zip(runs, (0.85, 1.0), strict=True):
+        run.run["config"] = {"voxels": {"label_frac": radius}}
+    panel = next(ax for ax in label_radius_chart(runs).axes if ax.get_title() == "LCS6Å")
+    curve, chosen, paper = (line.get_xydata().tolist() for line in panel.lines)
+    assert curve == [[0.85, 0.1], [1.0, 0.4]] and chosen == [[0.85, 0.1]]
+    assert paper[0][1] == pytest.approx(0.2006)  # Table 1
 
 
 def test_trainings_on_a_processor_stand_beside_the_same_folds_only() -> None:
