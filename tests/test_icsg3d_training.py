@@ -23,7 +23,8 @@ from nesf.saved import TrainedModel
 from nesf.trainer import TrainingResult, clone
 from nesf_cli.main import main
 from nesf_icsg3d.baseline import VoxelBaseline, condition_of
-from nesf_icsg3d.config import VoxelBaselineConfig, preset
+from nesf_icsg3d.config import VAEConfig, VoxelBaselineConfig, preset
+from nesf_icsg3d.networks import CondDFCVAE
 from nesf_icsg3d.segmentation import find_atoms
 from nesf_icsg3d.training import LOG_COLUMNS, NETWORKS, VoxelTrainer, can_resume, train
 from nesf_icsg3d.voxels import NO_TURN, network_input, voxelise
@@ -478,3 +479,17 @@ def test_the_table_of_methods_loads_no_torch() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
     )
+
+
+def test_gradients_of_the_encoder_are_finite_in_bf16() -> None:
+    """oneDNN's bf16 gradient of the last, small convolution is now and then not a number."""
+    torch.manual_seed(0)
+    network = CondDFCVAE(VAEConfig())
+    x = torch.rand(2, 4, 32, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    for _ in range(8):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = network.encode(x, torch.zeros(2, 10), torch.zeros(2, 3))
+        latent.mean.sum().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert gradients and all(bool(torch.isfinite(g).all()) for g in gradients)
