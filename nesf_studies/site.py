@@ -295,12 +295,13 @@ def _changed_pages(
     stale = {
         page: source
         for page, source in pages.items()
-        if source.suffix == ".ipynb"
+        if _has_cells(source)
         and not is_current(_reads_of(app, page), _code_of(source), Path(app.config.nesf_root))
     }
     took = {page: _forget(app, source) for page, source in stale.items()}
     if app.config.nb_execution_mode == "cache":
-        longest_first = sorted(stale, key=lambda page: (took[page], page), reverse=True)
+        notebooks = [page for page, source in stale.items() if source.suffix == ".ipynb"]
+        longest_first = sorted(notebooks, key=lambda page: (took[page], page), reverse=True)
         _execute(app, {page: stale[page] for page in longest_first})
     return list(stale)
 
@@ -348,7 +349,7 @@ def _told(app: Sphinx, page: str) -> dict[str, str]:
 
 def _tell_kernel(app: Sphinx, page: str, _source: list[str]) -> None:
     """Tell the kernel with which myst-nb may execute this page."""
-    if app.env.doc2path(page).endswith(".ipynb"):
+    if _has_cells(Path(app.env.doc2path(page))):
         os.environ |= _told(app, page)
 
 
@@ -361,10 +362,22 @@ def _reads_of(app: Sphinx, page: str) -> Path:
     return _cache_of(app) / "reads" / f"{page}.json"
 
 
-def _code_of(notebook: Path) -> str:
-    """Return a hash of a notebook's cells of code."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+def _has_cells(page: Path) -> bool:
+    """Tell whether a page is executed: a notebook, or Markdown with cells."""
+    return page.suffix == ".ipynb" or bool(page.suffix == ".md" and _cells_of(page))
+
+
+def _cells_of(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return re.findall(r"^```\{code-cell\}.*\n((?:.*\n)*?)```", text, re.MULTILINE)
+    cells = json.loads(text)["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def _code_of(page: Path) -> str:
+    """Return a hash of a page's cells of code."""
+    code = _cells_of(page)
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 

@@ -182,10 +182,30 @@ PAGE = [
 ]
 
 
-def build(book: Path) -> BeautifulSoup:
+OTHER = """---
+file_format: mystnb
+kernelspec: {name: python3}
+orphan: true
+---
+# Other
+
+```{code-cell} ipython3
+from pathlib import Path
+from nesf_studies.reads import watch
+watch()
+```
+
+```{code-cell} ipython3
+Path("executed-other").open("a").write(".")
+print(Path("RESULT").read_text())
+```
+"""
+
+
+def build(book: Path, name: str = "index") -> BeautifulSoup:
     out = book.parent / "out"
     subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", str(book), str(out)], check=True)
-    return BeautifulSoup((out / "index.html").read_text(), "html.parser")
+    return BeautifulSoup((out / f"{name}.html").read_text(), "html.parser")
 
 
 def test_a_small_book(tmp_path: Path) -> None:
@@ -196,6 +216,8 @@ def test_a_small_book(tmp_path: Path) -> None:
     result.write_text("first result")
     (book / "conf.py").write_text(CONFIG.format(cache=str(tmp_path / "cache"), root=str(book)))
     nbformat.write(new_notebook(cells=PAGE), book / "index.ipynb")
+    text = OTHER.replace("executed-other", str(tmp_path / "executed-other"))
+    (book / "other.md").write_text(text.replace("RESULT", str(result)))
 
     page = build(book)
     assert "first result" in page.get_text()
@@ -216,6 +238,15 @@ def test_a_small_book(tmp_path: Path) -> None:
     result.write_text("second result")
     assert "second result" in build(book).get_text()
     assert executed.read_text() == ".."
+
+    other = build(book, "other")  # the page in Markdown
+    assert "second result" in other.get_text()
+    result.write_text("third result")
+    assert "third result" in build(book, "other").get_text()
+    counted = tmp_path / "executed-other"
+    assert counted.read_text() == "..."
+    build(book)
+    assert counted.read_text() == "..." and executed.read_text() == "..."
 
 
 def test_a_page_whose_reads_are_unknown_or_of_other_code_is_executed(tmp_path: Path) -> None:
