@@ -13,6 +13,7 @@ import html
 import io
 import itertools
 import json
+import textwrap
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -64,7 +65,7 @@ def picture_of(structures: Sequence[Structure], form: str) -> bytes:
             ax.set_axis_off()
             continue
         draw_crystal(ax, structure)
-        ax.set_title(title_of(structure))
+        ax.set_title(textwrap.fill(title_of(structure), 26, max_lines=3, placeholder="…"))
     numbers = sorted({site.specie.Z for structure in structures for site in structure})
     figure.legend(
         handles=element_handles(numbers), loc="outside lower center", ncols=12, frameon=False

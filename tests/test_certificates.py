@@ -140,3 +140,11 @@ def test_one_faithful_model_of_icsg3d_leaves_out_atoms_and_nesf_plus_none() -> N
     *others, most = certified_without_an_atom("cpu-consistent")
     assert len(others) == 2 and most > 10 * max(others)
     assert certified_without_an_atom("plus") == [0]
+
+
+@pytest.mark.parametrize("dataset", ["lcs6", "ybco", "icsg3d-recovered"])
+def test_no_certified_test_crystal_of_nesf_plus_is_wrong(dataset: str) -> None:
+    """As the pages *Every crystal back* and *Trust* say."""
+    found = certified_materials(all_runs(RESULTS / dataset / "nesf"), dataset, "plus", "test")
+    certified = found[found["certified"]]
+    assert len(certified) > 0.9 * len(found) > 0 and certified["right"].all()
