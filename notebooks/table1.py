@@ -244,7 +244,7 @@ as_html(largest_errors(runs, "icsg3d-recovered"), "worst cells")
 # %% [markdown]
 # ## Why some cells differ
 #
-# Controlled runs on the YBCO-like crystals that change one setting at a time, all compared on **validation** crystals: the settings that differ, and the errors. A few folds each, so small differences mean nothing. Those on LCS6Å are on the page [Paper, official code, here](differences).
+# Controlled runs on the YBCO-like crystals that change one setting at a time, all compared on **validation** crystals: the settings that differ, and the errors. A few folds each, so small differences mean nothing. `trial-as-preset` is the preset as it was when these runs were made. Those on LCS6Å are on the page [Paper, official code, here](differences).
 
 # %% tags=["full-width", "hide-input"]
 controlled = [r for r in runs if r.run["preset"].startswith("trial-")]
