@@ -144,7 +144,7 @@ show(
 #
 # ## The paper's datasets, recorded
 #
-# Recorded beside the models, so that the crystals are shown without the data. Of the voxel baseline ICSG3D only a training of reduced size is recorded, on one fold of the YBCO-like crystals ([The voxel baseline](icsg3d) says what is reduced): it shows what such a training gives, not what the baseline can do.
+# Recorded beside the models, so that the crystals are shown without the data. Of the voxel baseline ICSG3D a training of reduced size is shown, on one fold of the YBCO-like crystals ([The voxel baseline](icsg3d) says what is reduced, and that the one of full size finds hardly an atom yet): it shows what such a training gives, not what the baseline can do.
 
 
 # %% tags=["hide-input"]
