@@ -267,8 +267,9 @@ def _encode(options: argparse.Namespace) -> int:
     if model.domain and (sentence := warning(used.ids, outside(used, model.domain))):
         warnings.warn(sentence, stacklevel=2)
     if converted := sum("converted" in cell for cell in cells):
-        print(f"{converted} crystals were converted to the model's kind of cell (--cell as-given)")
-    print(f"{len(z)} latent vectors of {z.shape[1]} numbers in {options.out}")
+        were = "crystal was" if converted == 1 else "crystals were"
+        print(f"{converted} {were} converted to the model's kind of cell (--cell as-given)")
+    print(f"{len(z)} latent vector{'s' * (len(z) != 1)} of {z.shape[1]} numbers in {options.out}")
     return 0
 
 
