@@ -198,9 +198,7 @@ sourced(voxels.processor_runs(runs), anchor="test")
 # The losses of the training at full size, the U-Net's first and then the autoencoder's:
 
 # %% tags=["hide-input"]
-full = recorded_run(
-    "ybco", method="icsg3d", preset="repaired-one-copy", fold=0
-)
+full = recorded_run("ybco", method="icsg3d", preset="repaired-one-copy", fold=0)
 made = read_run(full)
 print(f"made by: {made.run['command']}")
 voxels.voxel_losses(made.log())
