@@ -151,7 +151,7 @@ show(
 def read(folder: Path) -> dict:
     """What is recorded of the analysis: its table, and crystals by method."""
     record = recorded_analysis("examples", folder)
-    display(Markdown(f"Made by: `{record.about['command']}`"))
+    display(Markdown(f"Made by:\n```\n{record.about['command']}\n```"))
     held = {p.stem for p in record.folder.glob("*.safetensors")}
     of = {name: record.crystals(name) for name in sorted(held)}
     baseline = Path(record.about["parameters"]["icsg3d"])
