@@ -204,7 +204,7 @@ def example_grid(
         ax.annotate(
             names[method],
             (0.5, 1),
-            (0, 39),
+            (0, 46),
             xycoords="axes fraction",
             textcoords="offset points",
             ha="center",

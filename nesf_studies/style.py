@@ -134,6 +134,12 @@ def _plain_power(match: re.Match[str]) -> str:
     return match[0] if set("\\_{}") & set(text) else f"{match[2]}{text}</tspan></text>"
 
 
+def _rounded(tag: re.Match[str]) -> str:
+    """Return a tag with its coordinates to a tenth of a pixel."""
+    number = r"(?<=[\s\",(])-?\d+\.\d{2,}(?=[\s\",)])"
+    return re.sub(number, lambda m: f"{float(m[0]):.1f}", tag[0])
+
+
 def inline_svg(svg: str, prefix: str, text: str) -> str:
     """Return matplotlib's SVG for a page: its ink is the theme's, its text the page's.
 
@@ -169,7 +175,7 @@ def inline_svg(svg: str, prefix: str, text: str) -> str:
 
 def _light(svg: str) -> str:
     """Return an SVG with tenths of a point and with lines of one look in one path."""
-    svg = re.sub(r"(?<=[\s\",(])-?\d+\.\d{2,}(?=[\s\",)])", lambda m: f"{float(m[0]):.1f}", svg)
+    svg = re.sub(r"<[^>]*>", _rounded, svg)  # not the text between
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     return _LINES.sub(_one_path, svg)
 

@@ -66,6 +66,14 @@ def test_a_figure_takes_the_ink_of_the_theme_and_keeps_its_text() -> None:
     assert {a or b for a, b in used} <= set(names)
 
 
+def test_numbers_in_the_text_of_a_figure_keep_their_digits() -> None:
+    drawn, axes = subplots(1, 3, 2)
+    axes[0].set_title("position 0.016 Å, R² 0.847")
+    page = inline_svg(svg_of(drawn), "f0", "")
+    assert "position 0.016 Å, R² 0.847" in page
+    assert re.search(r' d="[^"]*\d\.\d ', page) and not re.search(r' d="[^"]*\d\.\d\d', page)
+
+
 def test_no_text_of_a_figure_is_displayed_smaller_than_12_pixels() -> None:
     page = inline_svg(svg_of(figure()), "f0", "")
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)]
