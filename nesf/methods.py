@@ -98,12 +98,7 @@ class Method:
         """
         defaults = type(asked)().to_dict()
         return all(
-            (
-                defaults[key] | recorded.get(key, {})
-                if isinstance(value, dict)
-                else recorded.get(key)
-            )
-            == value
+            (defaults[key] | kept if isinstance(kept := recorded.get(key), dict) else kept) == value
             for key, value in asked.to_dict().items()
         )
 

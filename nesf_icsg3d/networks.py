@@ -190,9 +190,8 @@ class CondDFCVAE(nn.Module):
             x = functional.max_pool3d(functional.leaky_relu(layer(x), 0.3), 2)
         # in bf16 a processor's gradient of so small a convolution is not a number
         with torch.autocast(x.device.type, enabled=False):
-            features = functional.leaky_relu(self.encoder_last(x.float()), 0.3).flatten(
-                1
-            )  # [B, 32]
+            features = functional.leaky_relu(self.encoder_last(x.float()), 0.3)
+        features = features.flatten(1)  # [B, 32]
         if self.angle_head is not None:
             features = torch.cat([features, angles - RIGHT_ANGLE], 1)
         hidden = functional.relu(self.hidden(features))

@@ -48,7 +48,6 @@ RECORDED = {
     "recorded_run": "a trained model",
     "recorded_analysis": "analyses",
     "shown_analysis": "analyses",
-    "path_analysis": "analyses",
     "recorded_slurm": "runs",
     "recorded_kubernetes": "runs",
     "recorded_campaign": "runs",

@@ -45,7 +45,7 @@ def effects(
             f"{dataset}: no run with the label {reference!r} is recorded with its {split} split"
         )
     own = [name for name in means.index if name.startswith(f"{reference}-")]
-    labels = [name for name in others if name in means.index and name != reference] or own
+    labels = [name for name in others if name in means.index] if others else own
     made = means.loc[[reference, *labels], ["n", "minutes", *ERRORS]].rename_axis("label")
     first = {label: runs[position] for label, position in means["run"].items()}
     made.insert(0, "changed", [changed(first[reference], first[label]) for label in made.index])

@@ -188,7 +188,7 @@ for name, title in TITLES.items():
 # %% [markdown]
 # What a processor can train is recorded on one fold of the YBCO-like crystals, which has ninety training crystals:
 #
-# - `repaired-one-copy`: both networks at full size, repaired. Each crystal is seen once an epoch and not together with its ten turned copies; smaller batches make up for it, so that the autoencoder takes about as many steps. With the published learning rate the U-Net hardly moves in so few crystals, so it has a higher one, for fewer epochs. About an hour on two threads is still too short: the U-Net gives the voxels of an atom a higher probability than the others, but seldom one over the threshold of 0.8, so in most crystals nothing is detected.
+# - `repaired-one-copy`: both networks at full size, repaired. Each crystal is seen once an epoch and not together with its ten turned copies; smaller batches make up for it, so that the autoencoder takes about as many steps. In a trial that is not recorded the published learning rate hardly moved the U-Net on so few crystals, so it has a higher one, for fewer epochs. About an hour on two threads is still too short: the U-Net gives the voxels of an atom a higher probability than the others, but seldom one over the threshold of 0.8, so in most crystals nothing is detected.
 # - `as-published-reduced` and `repaired-reduced`: a U-Net an eighth as wide, an autoencoder half as wide, fewer epochs. They show that the whole way works, from crystals to maps, through both networks and back to crystals.
 
 # %% tags=["full-width", "hide-input"]
