@@ -184,6 +184,9 @@ def _aggregate(options: argparse.Namespace) -> None:
     if options.figures is None:
         for name, begins in ((TABLE, b"source,"), (SUMS, b"")):
             check_file(options.results / name, options.replace, begins=begins)
+        sums = options.results / SUMS
+        if sums.is_file() and TABLE not in sums.read_text(errors="replace"):
+            raise ConfigError(f"{sums}: was not written by this program; move it away")
         write_cards(options.results, replace=options.replace)
         print(f"written: {write_table(options.results)}, with SHA256SUMS beside it")
         return

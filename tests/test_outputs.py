@@ -237,6 +237,9 @@ def test_a_single_file_is_replaced_only_if_told(
     table = Path("results/table1.csv").read_bytes()
     assert main(["aggregate", "results"]) == 2 and Path("results/table1.csv").read_bytes() == table
     assert main(["aggregate", "results", "--replace"]) == 0
+    Path("results/SHA256SUMS").write_text("a user's")
+    assert main(["aggregate", "results", "--replace"]) == 2
+    assert Path("results/SHA256SUMS").read_text() == "a user's"
 
 
 def test_a_file_of_latent_vectors_never_replaces_an_input_or_another_kind_of_file(
