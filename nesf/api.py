@@ -46,6 +46,10 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
     return TrainedModel.load(model_folder(name), device)
 
 
+def _loaded(model: TrainedModel | str | Path) -> TrainedModel:
+    return load_model(model) if isinstance(model, str | Path) else model
+
+
 def read_structures(
     paths: Paths, *, cell: Cell = "as-given", skip_bad: bool = False, column: str = "cif"
 ) -> list[Structure]:
@@ -107,7 +111,7 @@ def train(
 
 
 def reconstruct(
-    model: TrainedModel,
+    model: TrainedModel | str | Path,
     structures: Structures,
     *,
     cell: ModelCell = "auto",
@@ -121,7 +125,7 @@ def reconstruct(
     domain, which cell was encoded, match and RMSD against the input (`nesf.trust.judged`).
 
     Args:
-        model: a trained model.
+        model: a trained model, its folder, or its name (`load_model`).
         structures: pymatgen structures, ASE atoms, or `Crystals` in the standard setting.
         cell: cell to encode; auto: the kind that the model was trained on (`nesf.domain.in_cell`).
         match: run StructureMatcher against the input.
@@ -130,10 +134,10 @@ def reconstruct(
             `mode="consistent"`.
 
     Raises:
-        DataError: a structure cannot be used, for example for an element that the model has not
+        DataError: no such model, or a structure cannot be used, as one of an element that it has not
             learned.
     """
-    given = as_crystals(structures)
+    model, given = _loaded(model), as_crystals(structures)
     used, cells = in_cell(given, cell, model.domain)
     config = with_fields(model.config.decoding, decoding)
     made = decode.reconstruct(model, used, config, progress=progress)
@@ -141,7 +145,7 @@ def reconstruct(
 
 
 def interpolate(
-    model: TrainedModel,
+    model: TrainedModel | str | Path,
     source: Structures,
     destination: Structures,
     steps: int = 9,
@@ -153,7 +157,7 @@ def interpolate(
     """Decode a straight line between the latent vectors of two crystals (Section 4.5).
 
     Args:
-        model: a trained model.
+        model: a trained model, its folder, or its name (`load_model`).
         source: where the line begins: one structure.
         destination: where it ends: one structure.
         steps: number of frames, both ends included; their ids are frame-0, frame-1, ...
@@ -166,9 +170,10 @@ def interpolate(
 
     Raises:
         ConfigError: fewer than 2 steps, or more than 10,000.
-        DataError: an end cannot be used, or is not one structure.
+        DataError: no such model, or an end cannot be used or is not one structure.
     """
     within("steps", steps, 2, MOST_STEPS)
+    model = _loaded(model)
     ends = concatenate([as_crystals(end) for end in (source, destination)])
     if len(ends) != 2:
         raise DataError(f"{len(ends)} structures where the two ends of a line are expected")

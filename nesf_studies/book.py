@@ -218,7 +218,7 @@ def first_result() -> str:
     record = recorded_pages()
     seconds = next(report["live_s"] for report in record["pages"] if "live_s" in report)
     took = linked(f"{seconds:.1f} s", PAGES, base="")
-    return f"Opened for the first time, it has decoded its first crystal after {took} (Chromium without a graphics card, {record['cpu']}, a second page opened beside it)."
+    return f"Opened for the first time, it has decoded its first crystal after {took} (Chromium without a graphics card, {record['cpu']})."
 
 
 def short_commit() -> str:

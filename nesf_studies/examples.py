@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from nesf.baselines import copy_nearest
@@ -22,6 +23,7 @@ from nesf_icsg3d.baseline import VoxelBaseline
 from nesf_io.errors import ConfigError, DataError
 from nesf_studies.crystals import draw_crystal
 from nesf_studies.style import subplots
+from nesf_studies.viewer import captioned_view, crystal_choice
 
 PLACES = ("best", "median", "worst")
 # By what crystals are sorted, one after the other where the one before is equal; the id comes last,
@@ -212,6 +214,27 @@ def example_grid(
         )
     figure.suptitle(title)
     return figure
+
+
+def examples_view(
+    table: pd.DataFrame, crystals: Mapping[str, Crystals], names: Mapping[str, str], caption: str
+) -> HTML:
+    """Show the crystals of `example_grid` in 3-D, one example at a time, with a caption.
+
+    In the book it is a numbered figure.
+    """
+    rows, titles = {}, {}
+    for row in table.drop_duplicates("id").itertuples():
+        label = f"{row.place}: {row.formula}, {row.id}"
+        rows[label] = [
+            structure
+            for batch in crystals.values()
+            for structure in batch.select([batch.ids.index(row.id)]).to_structures()
+        ]
+        titles[label] = [
+            f"{names[method]}: {example_caption(table, row.id, method)}" for method in crystals
+        ]
+    return captioned_view(crystal_choice(rows, titles), caption)
 
 
 def example_caption(table: pd.DataFrame, identifier: str, method: str) -> str:

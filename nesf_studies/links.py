@@ -130,7 +130,7 @@ def sourced(
             named here before what the table knows (`from_runs`). A label of several levels may be
             named by one of them.
         anchor: part of the page of a run.
-        caption: what is read out.
+        caption: what stands above it; in the book it is a numbered table then.
         folded: under its caption, which opens it.
     """
     frame: pd.DataFrame = table.data if isinstance(table, Styler) else table  # type: ignore[attr-defined]
@@ -204,8 +204,15 @@ def as_html(table: pd.DataFrame, caption: str = "", *, folded: bool = False) -> 
 
 def _in_a_box(table: str, caption: str, folded: bool) -> HTML:
     name = html.escape(caption) or "table"
-    box = f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{table}</div>'
-    return HTML(f"<details><summary>{name}</summary>{box}</details>" if folded else box)
+    opening = f'<div class="wide" role="region" tabindex="0" aria-label="{name}"'
+    if folded:
+        return HTML(f"<details><summary>{name}</summary>{opening}>{table}</div></details>")
+    if caption:  # that the book takes to number the table
+        opening, table = (
+            f'{opening} data-caption="{name}"',
+            f"<figcaption>{name}</figcaption>{table}",
+        )
+    return HTML(f"{opening}>{table}</div>")
 
 
 def prose(text: str, source: Source, anchor: str = "") -> Markdown:

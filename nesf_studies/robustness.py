@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pandas as pd
-from IPython.display import HTML
 
 from nesf.forms import read_form
 from nesf.records import read_record
 from nesf_io.errors import DataError
-from nesf_studies.links import linked, sourced
+from nesf_studies.links import linked
 from nesf_studies.page import RESULTS
 from nesf_studies.trust import verdicts
 
@@ -153,11 +152,6 @@ def inputs_table(record: InputsRecord) -> pd.DataFrame:
         back = ", ".join(one["formulas"]) or ("refused" if one["exit_code"] == 2 else "nothing")
         rows[one["file"]] = {"what is peculiar": one["what"], "comes back": back, "said": text}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("file")
-
-
-def inputs_html(record: InputsRecord) -> HTML:
-    """Return the table of odd inputs for a page."""
-    return sourced(inputs_table(record), _path("inputs"), caption="odd inputs and what nesf says")
 
 
 def transcript(steps: Sequence[Step]) -> str:

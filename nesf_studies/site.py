@@ -30,6 +30,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
+from sphinx.writers.html5 import HTML5Translator
 
 from nesf_studies.reads import ROOT, is_current
 from nesf_studies.style import inline_svg, subscripts
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _CAPTION = re.compile(r'data-caption="([^"]*)"(?: data-name="([\w-]+)")?')
+_HAS_PICTURE = re.compile(r"<figure|nesfViews|nesf-captioned")
+_HAS_TABLE = re.compile(r'\s*<div class="wide"')  # not one in a fold
 _SELECTORS = re.compile(r"(?:[^,(\[]|\([^)]*\)|\[[^\]]*\])+")
 _MARK = "nesf-finished"  # in pages that are finished
 # scripts and styles of the theme that no page needs, or that stand for it in nesf.css
@@ -52,7 +55,9 @@ _DROPPED = re.compile(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_html_math_renderer("mathml", (_inline_formula, None), (_displayed_formula, None))
-    app.add_transform(CaptionedFigures)
+    shown = (HTML5Translator.visit_figure, HTML5Translator.depart_figure)
+    app.add_enumerable_node(CaptionedTable, "table", html=shown)
+    app.add_transform(Captions)
     app.add_config_value("nesf_root", str(ROOT), "")
     app.connect("env-get-outdated", _changed_pages)
     app.connect("source-read", _tell_kernel)
@@ -94,14 +99,19 @@ def _displayed_formula(translator: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
-# --- figures ---
+# --- figures and tables ---
 
 
-class CaptionedFigures(SphinxTransform):
-    """Make numbered figures of outputs that have a caption.
+class CaptionedTable(nodes.figure):
+    """A table of a cell's output with its caption, numbered among the tables."""
+
+
+class Captions(SphinxTransform):
+    """Make numbered figures and tables of outputs that have a caption.
 
     A caption is the paragraph in italics that follows the cell, or that of
-    `nesf_studies.style.captioned`.
+    `nesf_studies.style.captioned` and `nesf_studies.links.sourced`. The style
+    sheet sets that of a table above it.
     """
 
     default_priority = 820  # before figures are counted
@@ -111,16 +121,18 @@ class CaptionedFigures(SphinxTransform):
         cells = [n for n in self.document.findall(nodes.container) if "cell" in n["classes"]]
         count = 0
         for cell in cells:
-            for bundle in list(_pictures(cell)):
+            for bundle in list(_shown(cell)):
                 count += 1
-                self._make_figure(cell, bundle, count)
+                self._number(cell, bundle, count)
 
-    def _make_figure(self, cell: nodes.Element, bundle: nodes.Element, number: int) -> None:
+    def _number(self, cell: nodes.Element, bundle: nodes.Element, number: int) -> None:
         siblings = cell.parent.children
         following = siblings[siblings.index(cell) + 1 :][:1]
         written = _CAPTION.search(_html_of(bundle))
         caption = nodes.caption()
-        figure = nodes.figure(ids=[f"figure-{number}"], classes=["nesf-figure"])
+        made = nodes.figure if _is_picture(bundle) else CaptionedTable
+        look = "nesf-figure" if made is nodes.figure else "nesf-table"
+        figure = made(ids=[f"shown-{number}"], classes=[look])
         if written:
             for raw in bundle.findall(nodes.raw):
                 text = re.sub(r"<figcaption>.*?</figcaption>", "", raw.astext(), flags=re.DOTALL)
@@ -130,7 +142,7 @@ class CaptionedFigures(SphinxTransform):
             if written[2]:  # a label that {numref} finds
                 figure["ids"], figure["names"] = [written[2]], [written[2]]
                 self.document.note_explicit_target(figure)
-        elif following and _is_caption(following[0]) and bundle is list(_pictures(cell))[-1]:
+        elif following and _is_caption(following[0]) and bundle is list(_shown(cell))[-1]:
             caption += [child.deepcopy() for child in following[0][0].children]
             cell.parent.remove(following[0])
         else:
@@ -145,15 +157,19 @@ def _is_caption(node: nodes.Node) -> bool:
     )
 
 
-def _pictures(cell: nodes.Element) -> Iterator[nodes.Element]:
-    """Give the outputs of a cell that are figures or views and not yet in a figure."""
+def _shown(cell: nodes.Element) -> Iterator[nodes.Element]:
+    """Give the outputs of a cell that are figures, views or tables and not yet numbered."""
     for bundle in cell.findall(nodes.container):
         if bundle.get("nb_element") != "mime_bundle" or isinstance(bundle.parent, nodes.figure):
             continue
-        if any(True for _ in bundle.findall(nodes.image)) or re.search(
-            r"<figure|nesfViews|data-caption", _html_of(bundle)
-        ):
+        if _is_picture(bundle) or _HAS_TABLE.match(_html_of(bundle)):
             yield bundle
+
+
+def _is_picture(bundle: nodes.Element) -> bool:
+    """Tell whether an output is a figure or a view."""
+    image = next(iter(bundle.findall(nodes.image)), None)
+    return image is not None or bool(_HAS_PICTURE.search(_html_of(bundle)))
 
 
 def _html_of(bundle: nodes.Element) -> str:

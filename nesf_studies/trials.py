@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from nesf.config import PAPER, Config
 from nesf.records import RecordedRun, all_runs
@@ -14,7 +15,9 @@ from nesf_studies.links import GIVEN, Source, from_runs
 from nesf_studies.page import LABELS, RESULTS, TABLE1, number_text
 from nesf_studies.paper import table
 from nesf_studies.record import folders, metric_rows
+from nesf_studies.style import ICSG3D, NESF, name_rows, subplots
 
+NOTHING = 2  # σ; with few seeds a smaller shift means nothing
 ERRORS = tuple(metric for metric in TABLE1 if metric != "species_error_detected_percent")
 
 
@@ -127,6 +130,33 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     shown = shown.rename(index=lambda label: label.removeprefix(f"{effects.index[0]}-"))
     given = {"changed": GIVEN, "n": GIVEN}
     return from_runs(shown.rename_axis(None), given, rows=effects.attrs["row sources"])
+
+
+def effects_chart(effects: pd.DataFrame) -> Figure:
+    """Draw the shifts of `effects` in σ of the reference's seeds: a panel an error, a row a change.
+
+    In the grey band, of `NOTHING` to either side, dots are grey; blue: a smaller error; orange: a
+    larger one. A shift that is not known has no dot.
+    """
+    changes = effects.index[1:]
+    names = [label.removeprefix(f"{effects.index[0]}-") for label in changes]
+    shifts = effects.loc[changes, [f"{error} shift" for error in ERRORS]]
+    figure, axes = subplots(3, 8.1, 2 * (0.24 * len(names) + 0.9), n_rows=2)
+    name_rows(axes, names)
+    most = max([2.0 * NOTHING, *1.1 * shifts.abs().stack().dropna()])
+    for ax, error in zip(axes, ERRORS, strict=True):
+        ax.axvspan(-NOTHING, NOTHING, color="#6b7280", alpha=0.15, linewidth=0)
+        ax.axvline(0, color="black", linewidth=0.9)
+        for row, shift in enumerate(shifts[f"{error} shift"]):
+            if shift == shift:
+                small, better = abs(shift) <= NOTHING, shift < 0
+                colour = "#6b7280" if small else NESF if better else ICSG3D
+                ax.plot(shift, row, "o", color=colour, markersize=6)
+        ax.set_xlim(-most, most)
+        ax.set_title(LABELS[error].rpartition(",")[0])
+    for ax in axes[3:]:
+        ax.set_xlabel("shift, σ")
+    return figure
 
 
 def config_table(configs: Mapping[str, Config]) -> pd.DataFrame:

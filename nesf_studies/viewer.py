@@ -140,6 +140,12 @@ def crystal_slider(
     return _view(markup, "slider", identifier, script, scenes, list(titles), largest)
 
 
+def captioned_view(view: HTML, caption: str) -> HTML:
+    """Show a view with a caption; in the book it is a numbered figure."""
+    said = html.escape(caption)
+    return HTML(f'<div data-caption="{said}">{view.data}<figcaption>{said}</figcaption></div>')
+
+
 def crystal_choice(
     rows: Mapping[str, Sequence[Structure | None]],
     titles: Mapping[str, Sequence[str]],

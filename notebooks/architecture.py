@@ -68,7 +68,7 @@ model = Autoencoder(config)
 network_drawing(config)
 
 # %% [markdown]
-# *Encoder (green), latent vector (orange), the two fields (blue) and the lattice decoders (red). Numbers are widths of layers; each network ends in one more layer, which gives its output. The table below has all of them.*
+# *The network of the preset chosen above: encoder (green), latent vector (orange), the two fields (blue) and the lattice decoders (red). Numbers are widths of layers. Each network ends in one more layer, which gives its output; the table of layers has all of them.*
 #
 # The encoder in equations, for a crystal with atoms at $\mathbf{a}_i$, elements $s_i$ (one-hot), and the lattice $\ell$ (lengths and angles):
 #
@@ -94,7 +94,7 @@ display(
 sourced(table, HERE)
 
 # %% [markdown]
-# *Layers of the preset chosen above (`paper`), with 80 candidate elements. "batch norm" {cite}`ioffe2015` has two parameters per output; they are counted with the layer. "dropout" {cite}`srivastava2014` has none.*
+# *Fully connected layers of the preset chosen above (`paper`), with 80 candidate elements: what each layer reads, how many numbers go in and come out, what follows it, and its trainable parameters. “batch norm” {cite}`ioffe2015` has two parameters per output; they are counted with the layer. “dropout” {cite}`srivastava2014` has none.*
 #
 # The paper's Note 5 lets the last layer of each field read $\mathbf{p}$ once more (131 numbers in); the official code does not (128). With the official form the count is the paper's "0.76 million", so it is taken here. `model.query_in_last_layer=true` gives the other form; [](differences) says what it changes.
 #
@@ -114,7 +114,7 @@ sampling_pictures(
 )
 
 # %% [markdown]
-# *One crystal of the test split, in a layer of 1 Å around its fullest plane. Crosses: the grids; dots: the queries of one step. Above: as the paper describes them. Below: as the official code draws them. The number in a title counts the points of the whole crystal.*
+# *Query positions of one training step for one crystal of the test split, in a layer of 1 Å around its fullest plane, seen along z: a column a sampling. Above: as the paper describes them. Below: as the official code draws them. Crosses: the grids; dots: the queries; discs: atoms in the colours of their elements; the frame is the cell. The number in a title counts the points of the whole crystal.*
 #
 # The two differ in three ways: the official global grid covers a box common to the dataset instead of the cell, its local grids leave their upper end out (so they are not centred on the atom), and its perturbations are much smaller. [](differences) measures the effects.
 #

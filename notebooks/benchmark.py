@@ -33,7 +33,7 @@ check_parameters(globals())
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from nesf.methods import run_folder
 from nesf.records import all_runs
@@ -80,7 +80,10 @@ TITLES = {
 # The training splits are parts of the standard ones, because only those parts were at hand; each run is named by its part. The test crystals are the standard ones: all of Perov-5's, and the binary and ternary ones of MP-20's. Each model decoded its test split once.
 
 # %% tags=["hide-input"]
-sourced(run_table(runs, TITLES))
+sourced(
+    run_table(runs, TITLES),
+    caption="The recorded runs that are scored on this page: dataset, model and preset, seed, epochs of training, share of the test crystals with a certificate (where it was asked for), and the commit of the code.",
+)
 
 # %% [markdown]
 # ## Beside the published results
@@ -115,7 +118,8 @@ for title, rows in shown.items():
         name: "{:.2f}" for name in NAMES.values() if name.endswith("%")
     }
     styled = named.style.format(digits, na_rep="–")
-    display(Markdown(f"**{title}**"), sourced(styled))
+    caption = f"{title}: reconstruction of test crystals, by the field's tolerances. Rows: published models, our runs, and copy. Match: share of the crystals, higher is better; RMSE: of the matched ones, in units of (V/N)^⅓, lower is better. Match and valid: share that is matched and valid by CDVAE's rule; its ceiling: that share of the true crystals. –: not given."
+    display(sourced(styled, caption=caption))
 
 # %% tags=["full-width", "hide-input"]
 if shown:
@@ -128,11 +132,11 @@ if shown:
     display(figure)
 
 # %% [markdown]
-# *Filled: ours, recorded; hollow: published, with all of the training data. A line leads from the match rate to what is left of it when a match that is not valid is a miss. A model without a match has no RMSE; one too small for the axis stands at its edge.*
+# *Match rate (left, higher is better) and RMSE of the matched crystals (right, lower is better), a row of panels a dataset. Filled: recorded here, blue our models, grey the trivial control; hollow: published, with all of the training data. A line leads from the match rate to what is left of it when a match that is not valid is a miss. A model without a match has no RMSE; one too small for the axis stands at its edge.*
 #
 # ## How strict are the tolerances?
 #
-# The field's tolerances let an atom be half of (V/N)<sup>1/3</sup> away, more than an Å. With pymatgen's own (stol 0.3, ltol 0.2, angle_tol 5):
+# The field's tolerances let an atom be half of (V/N)<sup>1/3</sup> away, more than an Å. The tolerances that pymatgen has by default (stol 0.3, ltol 0.2, angle_tol 5) are stricter.
 
 # %% tags=["hide-input"]
 if len(table):
@@ -143,12 +147,18 @@ if len(table):
         values=["match_percent", "rmse"],
     ).round(4)
     by = strict.groupby(["dataset", "model", "crystals"])["folder"].unique()
-    display(sourced(made, by=by.map(list).to_dict()))
+    display(
+        sourced(
+            made,
+            by=by.map(list).to_dict(),
+            caption="Match rate in % and RMSE of the matched test crystals by the field's tolerances and by pymatgen's stricter ones, without the rule of validity. Rows: the decoded crystals of each run, and as a ceiling the true crystals scored against themselves.",
+        )
+    )
 
 # %% [markdown]
 # ## Where particles start
 #
-# The paper fills the box *common to the dataset* with particles. One long cell in the training split, as MP-20 has, blows that box up for every crystal. With `--decode particles=cell`, particles start around each crystal's own decoded cell. Validation crystals of LCS6Å, weights of `plus`, decoded in both ways (`nesf analyse decoding RUN`):
+# The paper fills the box *common to the dataset* with particles. One long cell in the training split, as MP-20 has, blows that box up for every crystal. With `--decode particles=cell`, particles start around each crystal's own decoded cell. Both were recorded with the weights of nesf+ (`nesf analyse decoding RUN`).
 
 # %% tags=["full-width", "hide-input"]
 plus = run_folder(root, "lcs6", "nesf", "plus", seed=0)
@@ -196,7 +206,7 @@ except DataError as error:
     print(str(error).replace(str(RESULTS.parent), "."))
 
 # %% [markdown]
-# *Processor time of all crystals, one thread. Crystals changed: against the default (exact, in the box).*
+# *Validation crystals of LCS6Å, decoded by nesf+ in several ways: a row a mode of decoding and place of the particles. Errors, lower is better; mean number of particles of a crystal; processor time of all crystals, one thread; certified crystals; crystals changed: against the default (exact, in the box).*
 #
 # The cell finds the same atoms in nearly every crystal, with less work. Consistent decoding corrects what differs, and most of its own time goes into the correction. The paper's box stays the default, because the other recorded runs use it.
 #
@@ -234,7 +244,7 @@ except DataError as error:
     print(str(error).replace(str(RESULTS.parent), "."))
 
 # %% [markdown]
-# *Validation crystals of LCS6Å. Fields: the five steps in the mode `fast`, particles around the cell. Consistent: corrected until the encoder gives z back ([Every crystal back](consistent)). Fields, then slots: where the first is not certified, the second is tried.*
+# *Fields against slots on the validation crystals of LCS6Å: errors, lower is better (match rate: higher); crystals whose composition is right, and certified ones, of all; processor time of all crystals, one thread. Fields: the five steps in the mode `fast`, particles around the cell. Consistent: corrected until the encoder gives z back ([Every crystal back](consistent)). Fields, then slots: where the first is not certified, the second is tried.*
 #
 # ## What to distrust
 #

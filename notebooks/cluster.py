@@ -63,7 +63,11 @@ slurm, kubernetes = recorded_slurm(), recorded_kubernetes()
 at = RESULTS / "workflow"
 by = {"Slurm": at / "slurm.json", "Kubernetes": at / "kubernetes.json"}
 made = records_table({"Slurm": slurm, "Kubernetes": kubernetes})
-sourced(made, by=by, caption="how the records came about")
+sourced(
+    made,
+    by=by,
+    caption="How the two records of this page came about: command, commit of the code, start, duration in minutes, versions of the programs.",
+)
 
 # %% [markdown]
 # ## A job is killed
@@ -71,7 +75,13 @@ sourced(made, by=by, caption="how the records came about")
 # Two trainings and a predictor. When the first checkpoint of one training is there, its job is killed with SIGKILL, so that it cannot save anything; a job that is out of memory ends like that.
 
 # %% tags=["full-width", "hide-input"]
-display(sourced(jobs_table(slurm), by["Slurm"]))
+display(
+    sourced(
+        jobs_table(slurm),
+        by["Slurm"],
+        caption="The jobs that Slurm ran, in the order of their submission: the rule of the workflow, what it was for, and how the job ended.",
+    )
+)
 killed = slurm["killed"]
 display(
     prose(
@@ -82,11 +92,11 @@ display(
 )
 display(
     Markdown(
-        f"*Dataset {slurm['dataset']}; reduced trainings, which show that the workflow works and nothing about the model: "
+        f"Dataset {slurm['dataset']}; reduced trainings, which show that the workflow works and nothing about the model: "
         + ", ".join(f"`{k}={v}`" for k, v in slurm["changes"].items())
         + ". Options: `"
         + " ".join(slurm["options"])
-        + "`.*"
+        + "`."
     )
 )
 
@@ -98,15 +108,21 @@ display(
 # What arrives at the stand-in is what Snakemake's executor would send to a cluster. It is checked against the schema of the API, strictly: an unknown key or a wrong type is refused. One rule that no schema has is checked too: a GPU needs a limit equal to the request.
 
 # %% tags=["full-width", "hide-input"]
-display(sourced(manifests_table(kubernetes), by["Kubernetes"]))
-display(prose(f"*Schema of the API {kubernetes['api']}.*", by["Kubernetes"]))
+display(
+    sourced(
+        manifests_table(kubernetes),
+        by["Kubernetes"],
+        caption="What the jobs ask a Kubernetes cluster for, a row a rule of the workflow: image, limits of processors (in thousandths), memory and GPUs, mounted volume, and what the schema of the API says.",
+    ),
+    prose(f"Schema of the API {kubernetes['api']}.", by["Kubernetes"]),
+)
 
 # %% [markdown]
 # This check found two faults of the profile as it was before. The executor supposes that no files are shared, and Snakemake then runs every job with files on the volume on the spot, without a word; `workflow/plugins` holds the executor for a shared volume. And a GPU was asked for without a limit, which the API refuses.
 #
 # ## Ten million crystals, on paper
 #
-# Costs of a crystal, measured in the [benchmarks](speed): the packed dataset on disk, a crystal's share of a training step (preset `cpu`, the fastest recorded), encoding and decoding (mode `fast`). From them the days, if devices share the work without loss.
+# Costs of a crystal, measured in the [benchmarks](speed): the packed dataset on disk, a crystal's share of a training step (preset `cpu`, the fastest recorded), encoding and decoding (mode `fast`). From them the times of {numref}`ten-million` and of the table before it, if devices share the work without loss.
 
 # %% tags=["hide-input"]
 costs = measured_costs()
@@ -135,7 +151,7 @@ shown = shown.rename(columns=lambda n: f"{n} device{'s' * (n > 1)}")
 display(sourced(shown, speed, {"write the packed dataset": streaming}))
 
 # %% [markdown]
-# *A device: the two processor cores of the benchmark `cpu-lcs6`. Costs are those of LCS6Å's crystals, of at most 24 atoms, and of the streaming benchmark's for the disk.*
+# *Time that each step takes for so many crystals, a row a step, a column a number of devices. A device: the two processor cores of the benchmark `cpu-lcs6`. Costs are those of LCS6Å's crystals, of at most 24 atoms, and of the streaming benchmark's for the disk.*
 
 # %% tags=["hide-input"]
 sizes = [10**k for k in range(4, 9)]
@@ -149,7 +165,7 @@ if out:
 display(
     captioned(
         figure,
-        "Days of a training of 100 epochs against the number of crystals, from the measured step. Dotted: one day.",
+        "Days of a training of 100 epochs against the number of crystals, computed from the measured time of a step; a line a number of devices. Dotted: one day.",
         table=sourced(data, speed),
         name="ten-million",
     )

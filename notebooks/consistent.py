@@ -33,7 +33,7 @@ check_parameters(globals())
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from nesf.config import PRESETS
 from nesf.records import all_runs
@@ -91,25 +91,30 @@ DATASETS = {
 # training batch consists of changed crystals: strained, displaced, with exchanged elements. An autoencoder needs no labels, so it can make its own training data. z has 192 numbers as before, and nothing else is given to the decoder.
 
 # %% tags=["hide-input"]
-sourced(config_table({n: PRESETS[n] for n in ("cpu", "plus")}), GIVEN)
+sourced(
+    config_table({n: PRESETS[n] for n in ("cpu", "plus")}),
+    GIVEN,
+    caption="Settings in which the preset plus (nesf+) differs from the preset cpu (the paper's model).",
+)
 
 # %% [markdown]
 # ## Errors on the test sets
 #
-# *Faithful* is the paper's model in the preset `cpu`. Mean ± standard deviation over n seeds or folds; `seconds`: of decoding a crystal on one thread. Each model's test split was decoded once, with the settings chosen on validation. *Copy* returns the nearest training crystal, the *oracle* decodes the true fields.
+# *Faithful* is the paper's model in the preset `cpu`. Each model's test split was decoded once, with the settings chosen on validation. *Copy* returns the nearest training crystal, the *oracle* decodes the true fields.
+#
+# A wrong crystal among the certified ones has another number of atoms, a wrong element, or a mean position error of 0.01 Å or more. Rows that are not recorded yet are left out.
 
 # %% tags=["full-width", "hide-input"]
 for name, title in DATASETS.items():
     table = errors_table(runs, name)
     if len(table) > 1:
-        display(Markdown(f"**{title}**"), sourced(table, anchor="test"))
+        caption = f"{title}, test set: a row a model and way of decoding, mean ± standard deviation over n {'folds' if name == 'ybco' else 'seeds'}. Lower is better for the errors, higher for the match rate. Certified: share of the crystals; of these wrong: share of the certified ones. Seconds: of decoding a crystal on one thread."
+        display(sourced(table, anchor="test", caption=caption))
 
 # %% [markdown]
-# *A wrong crystal among the certified ones: another number of atoms, a wrong element, or a mean position error of 0.01 Å or more. Rows that are not recorded yet are left out.*
-#
 # ## May the certificate be trusted?
 #
-# The share of right crystals by the latent distance that is left, over all recorded seeds or folds.
+# If the certificate is worth something, crystals with a small latent distance are right, and wrong ones have a large one.
 
 # %% tags=["full-width", "hide-input"]
 found = {}
@@ -132,23 +137,23 @@ if shown:
     display(figure)
 
 # %% [markdown]
-# *nesf+, consistent decoding. Points: decades of the latent distance, larger ones hold more crystals (their number beside them); lines: 95 % interval. Dashed: the threshold, 10⁻⁸, chosen on validation. To the left of it crystals are certified.*
+# *Share of right test crystals by the latent distance that is left after consistent decoding with nesf+, over all recorded seeds or folds, a panel a dataset. Points: decades of the latent distance, larger ones hold more crystals (their number beside them); lines: 95 % interval. Dashed: the threshold, 10⁻⁸, chosen on validation. To the left of it crystals are certified.*
 #
 # ## What stands between
 #
-# The crystals that nesf+ does not get certified. Many have more than ten atoms: the five steps start with several atoms missing, and the search ends in a crystal of which the encoder says nearly the same.
+# Some test crystals nesf+ does not get certified. Many have more than ten atoms: the five steps start with several atoms missing, and the search ends in a crystal of which the encoder says nearly the same.
 
 # %% tags=["hide-input"]
 for title, materials in found.items():
     if "test" in title and len(lost := not_certified(materials)):
         of = materials.attrs["folders"]
-        display(prose(f"**{title}**, {len(of)} runs", of, "test"))
-        display(sourced(lost.head(12), of, anchor="test"))
+        caption = f"Crystals that nesf+ does not get certified, {title} set: at most twelve, first those that lack the certificate in most runs ({len(of)} recorded). n_atoms: true number; five steps: atoms that the five steps find in each run without the certificate; runs: how many these are; smallest distance: the smallest latent distance in these runs."
+        display(sourced(lost.head(12), of, anchor="test", caption=caption))
 
 # %% [markdown]
 # ## Which change helps?
 #
-# Each change alone, then all of them, in short trainings on LCS6Å: 40 epochs of the preset `cpu`, decoded by the five steps, on the validation split. In brackets: the shift of the mean in standard deviations of the unchanged training's two seeds, a weak yardstick.
+# Each change alone, then all of them, in short trainings on LCS6Å: 40 epochs of the preset `cpu`. The yardstick is weak, for the unchanged training has two seeds.
 
 # %% tags=["full-width", "hide-input"]
 ABLATIONS = {
@@ -170,14 +175,20 @@ if any(run.run["preset"] == BASE for run in runs):
         "no change",
         *(ABLATIONS[label] for label in compared.index[1:]),
     ]
-    display(sourced(ablations, anchor="val"))
+    display(
+        sourced(
+            ablations,
+            anchor="val",
+            caption="Short trainings on LCS6Å, a row a change: mean errors on validation crystals, decoded by the five steps, in brackets the shift from the unchanged training in standard deviations of its seeds. Lower is better. n: seeds; minutes: of one training.",
+        )
+    )
 
 # %% [markdown]
-# *Decorated prototypes, the margin loss and the moving average did not help in so short a training, and their code is gone: `run.json` of these runs names the commit that has it. A change that makes the task harder, as self-made crystals do, may pay only later, and errors of the five steps do not show what an encoder gains. The model nesf+ therefore keeps the five that are tried together, and decodes a composition besides.*
+# Decorated prototypes, the margin loss and the moving average did not help in so short a training, and their code is gone: `run.json` of these runs names the commit that has it. A change that makes the task harder, as self-made crystals do, may pay only later, and errors of the five steps do not show what an encoder gains. The model nesf+ therefore keeps the five that are tried together, and decodes a composition besides.
 #
 # ## What it costs
 #
-# Errors on the test split of LCS6Å against minutes of training on one core. The paper trained for 9 hours on a GPU.
+# How long must nesf+ be trained to be as good as the paper? The paper trained for 9 hours on a GPU.
 
 # %% tags=["full-width", "hide-input"]
 points = cost_points(runs, "lcs6", SHORT, "test")
@@ -198,20 +209,24 @@ if first is not None:
     )
 
 # %% [markdown]
-# *Mean over the recorded seeds, of which the short trainings have one. Dashed: the paper's means. The minutes were measured while another training ran beside, so a quiet core needs less.*
+# *Errors of nesf+ on the test split of LCS6Å, decoded consistently, against minutes of training on one core, a panel an error; higher is better for the match rate, lower for the others. Dots: trainings of several lengths, mean over the recorded seeds, of which the short trainings have one. Dashed: the paper's means. The minutes were measured while another training ran beside, so a quiet core needs less.*
 #
-# **The decoding.** All cases decode the same crystals in one run, in turn, on one thread.
+# **The decoding.** All cases decode the same crystals in one run, in turn.
 
 # %% tags=["hide-input"]
 timed = RESULTS / "benchmarks" / "consistent-lcs6"
 if is_there(timed / "consistent.json"):
     benchmark = read_benchmark(timed, "consistent")
-    display(sourced(times_table(benchmark), timed / "consistent.json"))
     display(
-        prose(
-            f"*nesf+ on LCS6Å, {benchmark['split']} split. Peak memory of the process {benchmark['peak_memory_bytes'] / 1e9:.1f} GB: at most `max_queries` queries, and a few hundred candidate crystals, are held at a time. `of a processor`: seconds that other programs on the machine do not lengthen. {benchmark['cpu']}; repeat: `{benchmark['command']}`.*",
+        sourced(
+            times_table(benchmark),
             timed / "consistent.json",
-        )
+            caption=f"Time of decoding a crystal with nesf+ on LCS6Å ({benchmark['split']} split) on one thread, a row a way of decoding: seconds by the clock, and seconds of a processor, which other programs on the machine do not lengthen. Certified: crystals with a certificate.",
+        ),
+        prose(
+            f"Peak memory of the process {benchmark['peak_memory_bytes'] / 1e9:.1f} GB: at most `max_queries` queries, and a few hundred candidate crystals, are held at a time. {benchmark['cpu']}; repeat: `{benchmark['command']}`.",
+            timed / "consistent.json",
+        ),
     )
 
 # %% [markdown]
@@ -221,7 +236,7 @@ if is_there(timed / "consistent.json"):
 # - The decoder of this page is fields, encoder and search together. Rows with the five steps alone stand beside it for that reason.
 # - The certificate speaks of the model, not of nature: it says that the crystal has this latent vector.
 # - An encoder that keeps maxima only may not feel an atom. The recorded faithful runs were decoded by an older rule, which left out every atom without which z is reached as well: one of the three models of ICSG3D does not feel one atom of certain crystals, and certifies them without it. Today only a second atom at one place is left out. nesf+ counts atoms and needs no such rule.
-# - z is rounded to single precision. Where the encoder is flat, a small d leaves room. The faithful encoder is: along the lattice, and for the YBCO-like crystals and those of ICSG3D along positions too. So a part of its certified crystals is off by 0.01 Å or more there, and a few miss an atom (the first tables). Of nesf+ no certified test crystal was wrong on the three datasets.
+# - z is rounded to single precision. Where the encoder is flat, a small d leaves room. The faithful encoder is: along the lattice, and for the YBCO-like crystals and those of ICSG3D along positions too. So a part of its certified crystals is off by 0.01 Å or more there, and a few miss an atom (the tables of the test sets). Of nesf+ no certified test crystal was wrong on the three datasets.
 # - A mean can be one crystal. For one of the hundred YBCO-like test crystals the fields of the faithful model lead nowhere, and it makes most of the mean position error there, with and without the encoder's word. No certificate is given for it.
 # - Crystals far from the training set keep their certificate more seldom; for them the answer is that of the five steps.
 #

@@ -57,7 +57,7 @@ for key, value in crystals.provenance.items():
 # %% [markdown]
 # ## Counts
 #
-# Numbers of crystals by the number of atoms in the unit cell, in the form of the paper's Tables 2-4.
+# How many atoms do the unit cells hold, and what shapes do the cells have?
 
 # %% tags=["hide-input"]
 findings = audit(crystals, near_duplicates=near_duplicates, progress=False)
@@ -66,12 +66,14 @@ atoms = atoms.rename_axis(columns="atoms per cell").astype(object).fillna("")
 sourced(atoms, HERE)
 
 # %% [markdown]
-# The shapes of the cells, by their lengths and angles:
+# *Crystals by the number of atoms in the unit cell (columns) and split (rows), in the form of the paper's Tables 2 to 4. An empty cell: no crystal.*
 
 # %% tags=["hide-input"]
 sourced(pd.DataFrame(findings.shapes).T.fillna(0).astype(int), HERE)
 
 # %% [markdown]
+# *Crystals by the shape of the unit cell (columns) and split (rows). The shape is read off the lengths and angles of the cell.*
+#
 # ## Elements
 
 # %% tags=["hide-input"]
@@ -81,6 +83,8 @@ element_map(
 )
 
 # %% [markdown]
+# *Training crystals that hold each element: their number under its symbol on the periodic table. The darker the blue, the more crystals (logarithmic scale). Grey symbols: elements that no training crystal holds.*
+#
 # ## Leaks between the splits
 #
 # An id in two splits, or one structure under two ids, makes a test easier than it looks. Structures of one reduced formula are compared by the `StructureMatcher` of pymatgen {cite}`ong2013` with its default tolerances.
@@ -99,7 +103,7 @@ for pair in (findings.near_duplicates or [])[:10]:
 # %% [markdown]
 # ## A few crystals
 #
-# Drag to turn, scroll to zoom; drawn with 3Dmol.js {cite}`rego2015` (in a running notebook `widgets = True` shows them with nglview). Atoms on a face of the cell are drawn on the opposite face too.
+# Drag to turn, scroll to zoom; drawn with 3Dmol.js {cite}`rego2015` (in a running notebook `widgets = True` shows them with nglview).
 
 # %% tags=["hide-input"]
 test = crystals.split("test")
@@ -112,6 +116,8 @@ else:
     display(viewer.crystal_view(*structures))
 
 # %% [markdown]
+# *Three crystals of the test split: the one with the fewest atoms in its cell, the median one, and the one with the most. Colours: elements; lines: the unit cell. Atoms on a face of the cell are drawn on the opposite face too.*
+#
 # ## What the network learns
 #
 # The network learns two fields of any point $\mathbf{p}$ (Equation {eq}`true-fields`): the vector to the nearest atom, and the element of that atom. In code, for one crystal of the test split:
@@ -130,8 +136,7 @@ name = example.to_structures()[0].composition.reduced_formula
 fields.structure_field(example, title=f"{name}, true")
 
 # %% [markdown]
-# *Left:* the position field of one test crystal (ground truth). Arrows point to the nearest atom and are drawn at a third of their length; the darker the grey, the farther the atom. *Right:* the species field. Discs are atoms in the slice,
-# dotted circles atoms above or below it; the frame is the cell.
+# *True fields of one test crystal in a horizontal slice. Left: the position field. Arrows point to the nearest atom and are drawn at a third of their length; the darker the grey, the farther the atom. Right: the species field; colours: the element of the nearest atom. Discs are atoms in the slice, dotted circles atoms above or below it; the frame is the cell.*
 #
 # ## What to distrust
 #

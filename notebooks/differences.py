@@ -28,6 +28,7 @@ from nesf_studies.page import check_parameters
 check_parameters(globals())
 
 # %% tags=["hide-input"]
+# %matplotlib inline
 from pathlib import Path
 
 from IPython.display import display
@@ -38,8 +39,9 @@ from nesf_studies.decoding import ERRORS
 from nesf_studies.links import as_html, sourced
 from nesf_studies.page import LABELS, RESULTS
 from nesf_studies.record import shown_analysis
+from nesf_studies.style import captioned
 from nesf_studies.tables import paper_lattice_table
-from nesf_studies.trials import effects, effects_table
+from nesf_studies.trials import effects, effects_chart, effects_table
 
 # %% [markdown]
 # ## The differences
@@ -47,6 +49,8 @@ from nesf_studies.trials import effects, effects_table
 # The article and the code that its authors released differ in places, and either leaves some things open. Every difference is a setting here; the presets `paper` and `official` (`nesf.config`) take one side each, and this page says what happens where
 # there is no setting.
 #
+# :::{table} Settings and rules in which the article with its supplement, the released code and this implementation differ, or of which one says nothing. “Preset”: the presets `paper` and `official` take the value of their column.
+# :name: tab-differences
 # | | paper, supplement | official code | here |
 # |---|---|---|---|
 # | σ of the perturbation of queries (`sampling.*_sigma`) | 0.5 Å for all three samplings | global 0.5, local 0.15, species 0.05 Å | preset |
@@ -68,12 +72,13 @@ from nesf_studies.trials import effects, effects_table
 # | mean of the metrics | not given | pooled over the atoms of a split, no periodic images | as official; per material beside it |
 # | a crystal in which nothing is detected | left out of the position error, and said so | an infinite position error for the whole split | left out of the pooled position error, its atoms counted as species errors, listed by id; a charged variant beside it |
 # | weights that are kept | early stopping on the validation loss, but for YBCO-like | best validation loss, last kept too | as paper; the last ones stay in the checkpoint, and preset `cpu` keeps those |
+# :::
 #
 # ## What the paper says and its data do not
 #
 #
 # - The released training split of **ICSG3D** contains all its validation and test crystals. `icsg3d` takes them out; `icsg3d-as-released` leaves them in, with a warning.
-# - **Table 1** does not support a sentence about it. The text says that the proposed method “consistently outperforms ICSG3D in all the evaluation metrics” (Section 2.3). In the lattice it does not, on two of the three datasets: see below.
+# - **Table 1** does not support a sentence about it. The text says that the proposed method “consistently outperforms ICSG3D in all the evaluation metrics” (Section 2.3). In the lattice it does not, on two of the three datasets: see the table of the next section.
 # - **Table 3** has the rows of validation and test exchanged: the row “Validation” counts 301 crystals, as many as the test split has, and agrees with the released test split but for one crystal, which stands under 28 atoms and has 24 in the release ([Table 1](table1) counts them). **Table 2** agrees with the released validation and test splits.
 # - LCS6Å has near-duplicates across its splits (`nesf data audit lcs6` lists them).
 # - The examples of **interpolation** are said to come from the ICSG3D test set. Of the materials named only MgO (mp-1265) is in it, and the released training list holds that one too; see [Interpolation](interpolation).
@@ -82,33 +87,37 @@ from nesf_studies.trials import effects, effects_table
 #
 # ### The lattice: the paper's NeSF against its ICSG3D
 #
-# Cells of Tables 1, S1 and S2 in which the paper's own NeSF has the larger error:
+# Which method has the smaller error is read off the paper's own tables.
 
 # %% tags=["full-width", "hide-input"]
-as_html(paper_lattice_table(), "cells that the paper's NeSF loses to ICSG3D")
+as_html(
+    paper_lattice_table(),
+    "Cells of the paper's Tables 1, S1 and S2 in which its NeSF has a larger error than its ICSG3D. The numbers are printed in the paper; the two-sided 95 % interval of the difference and the verdict are ours, from its deviations over ten seeds. For the YBCO-like crystals it gives no deviation, so there is no interval.",
+)
 
 # %% [markdown]
-# *All numbers are printed in the paper; the interval is ours, from its deviations of ten seeds. ICSG3D is not told apart from NeSF where the spread of the seeds is larger than the difference; for the YBCO-like crystals no deviation is given, so the numbers stand alone.* All of these cells are errors of the lattice. In the other cells NeSF has the smaller mean, or the same.
+# All of these cells are errors of the lattice. The two methods are not told apart where the spread of the seeds is larger than the difference. In the other cells NeSF has the smaller mean, or the same.
 #
 # ## Measured effects: training
 #
-# Controlled runs on LCS6Å (`workflow/trials.yaml`), each of 80 epochs, which change one line of the table above in the preset `cpu` as it was then, with the sampling of the official code (`trial-official-sampling`), compared on **validation** crystals. The first row changes nothing but the seed: σ is the standard deviation of its seeds, the yardstick for every
-# other row, and with few seeds a rough one. One seed each in the other rows: a shift of one or two σ means nothing.
+# Controlled runs on LCS6Å (`workflow/trials.yaml`), each of 80 epochs, which change one line of {numref}`tab-differences` in the preset `cpu` as it was then, with the sampling of the official code (`trial-official-sampling`), compared on **validation** crystals. The reference changes nothing but the seed: σ is the standard deviation of its seeds, the yardstick for every
+# change, and with few seeds a rough one. Each change has one seed: a shift of one or two σ means nothing.
 
 # %% tags=["full-width", "hide-input"]
 runs = all_runs(Path(results) if results else RESULTS)
 
 
-def show(found):
-    """Effects in words, each row a link to its runs."""
-    return sourced(effects_table(found), anchor="val", caption="effects")
-
-
 short = effects(runs, "lcs6", "trial-80-epochs")
-show(short)
+captioned(
+    effects_chart(short),
+    "Shift of each mean error on the validation crystals of LCS6Å when one choice is changed, in σ of the reference's seeds: a panel an error, a row a change, trainings of 80 epochs. Left of the line the error is smaller than the reference's, which is better. Grey: a shift of at most two σ; blue: a smaller error; orange: a larger one.",
+    table=sourced(effects_table(short), anchor="val"),
+    name="effects-of-choices",
+    fold="The settings, minutes and errors as a table",
+)
 
 # %% [markdown]
-# *Mean errors on validation, in brackets the shift from the first row in its σ; n: seeds; minutes of one training beside other work. Lower is better.*
+# The rows of {numref}`effects-of-choices` are named by what is changed; the table in its fold says which settings these are.
 #
 # In so short a training the largest effects come from **where the queries are drawn**, and the paper's side of each difference has the smaller error in the number of atoms and the position (actual), though not in every column: global queries in the unit cell instead of the box that is common to the dataset (most of which is empty for a small cell, so those queries teach little), grids with both ends,
 # and a wide perturbation. A batch of 128 takes half as many steps in as many epochs, and dropout slows the training down: both cost at this length, and say little about 3200 epochs. A smaller weight of the species buys positions with species. Positional encoding, the query in the last layer and the momentum of the batch statistics decide little.
@@ -119,10 +128,10 @@ show(short)
 whole = effects(
     runs, "lcs6", "trial-official-sampling", others=["trial-paper-sigma", "cpu"]
 )
-show(whole)
+sourced(effects_table(whole), anchor="val")
 
 # %% [markdown]
-# *As above, 1200 epochs; the first row is the preset as it was then, `cpu` the preset as it is now.*
+# *Trainings of 1200 epochs on LCS6Å: mean errors on validation crystals, lower is better, in brackets the shift from the first row in σ of its seeds. n: seeds; minutes of one training beside other work. First row: the preset as it was then; `cpu`: the preset as it is now.*
 #
 # The perturbation alone ends where the old preset does: what it gains in a short training, a long one makes up for. The paper's sampling as a whole ends below the old preset's mean in atoms, positions and species, by about one σ: a part of its gain lasts. So `cpu` draws its queries as the paper does. That was decided on validation crystals; the test errors of both are recorded.
 #
@@ -144,9 +153,9 @@ if record:
     display(sourced(shown, record.folder))
 
 # %% [markdown]
-# *Crystals changed: those with another number of atoms, another species error, or a position error that differs by more than 0.001 Å from the default's.*
+# *Errors on the validation crystals of LCS6Å, all decoded from the same latent vectors, lower is better; a row a way of decoding, with the settings that it changes. Crystals changed: those with another number of atoms, another species error, or a position error that differs by more than 0.001 Å from the default's.*
 #
-# Which particle gives an atom its position, and whether particles that have arrived go on moving, changes next to nothing, for by then they lie together. The votes correct the element of a few atoms. *Consistent* decoding does change much; it asks the encoder, which neither paper nor official code do ([](consistent)). So the two lines of the table above that are about decoding decide little, and the seven numbers of the decoding as little ([Sensitivity](sensitivity)).
+# Which particle gives an atom its position, and whether particles that have arrived go on moving, changes next to nothing, for by then they lie together. The votes correct the element of a few atoms. *Consistent* decoding does change much; it asks the encoder, which neither paper nor official code do ([](consistent)). So the lines of {numref}`tab-differences` that are about decoding decide little, and the seven numbers of the decoding as little ([Sensitivity](sensitivity)).
 #
 # ## The `cpu` preset
 #

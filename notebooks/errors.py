@@ -38,7 +38,7 @@ check_parameters(globals())
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from nesf.records import all_runs
 from nesf_studies.errors_by_atoms import (
@@ -81,7 +81,7 @@ print(f"{len(runs)} recorded runs")
 
 # %% tags=["hide-input"]
 def tables_of(names: list[str], of_splits: list[str]) -> dict:
-    """Dataset to method to table; prints what each curve stands on."""
+    """Dataset to method to table; shows what each curve stands on."""
     found: dict = {}
     rows, made_by = {}, {}
     for name in names:
@@ -102,7 +102,9 @@ def tables_of(names: list[str], of_splits: list[str]) -> dict:
                 ),
             }
     index = pd.MultiIndex.from_tuples(rows, names=["dataset", "method"])
-    display(sourced(pd.DataFrame(list(rows.values()), index=index), by=made_by))
+    caption = f"What the curves of the next figure stand on ({' and '.join(of_splits)} split): seeds or folds that are put together, different crystals (materials), classes that are left out for they hold too few, and cases in which nothing is detected, over all seeds."
+    table = pd.DataFrame(list(rows.values()), index=index)
+    display(sourced(table, by=made_by, caption=caption))
     return found
 
 
@@ -127,7 +129,7 @@ found = tables_of(shown, splits.split(","))
 draw(found, "errors-by-atoms")
 
 # %% [markdown]
-# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell; the table above says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. “NeSF” is the preset `cpu`, decoded by the five steps; “copy” is the nearest training crystal, “oracle” the decoding of the true
+# *Medians (points) and 68 % ranges (bands and lines) of the errors of single materials by the number of atoms in the conventional cell, a column a dataset; lower is better but for the first row, where zero is best. The table before says how many materials and seeds. Rows: detected minus actual atoms; position error; species error. “NeSF” is the preset `cpu`, decoded by the five steps; “copy” is the nearest training crystal, “oracle” the decoding of the true
 # fields. ICSG3D is not drawn until it is recorded. The positions of the classes are evenly spaced.*
 #
 # ## The paper's claims
@@ -136,11 +138,11 @@ draw(found, "errors-by-atoms")
 for name in shown:
     materials = materials_of(runs, name, "nesf", splits=splits.split(","))
     if len(materials):
-        display(Markdown(f"**{TITLES.get(name, name)}**, NeSF"))
-        display(sourced(verdicts(materials, fewest=fewest)))
+        caption = f"{TITLES.get(name, name)}: what the paper says of its Figure 4, and what NeSF (preset cpu, {' and '.join(splits.split(','))} split) gives here. ρ: Spearman's rank correlation between the error of a material, mean over the seeds, and its number of atoms, in brackets its 95 % interval."
+        display(sourced(verdicts(materials, fewest=fewest), caption=caption))
 
 # %% [markdown]
-# *ρ is Spearman's rank correlation between the error of a material (mean over the seeds) and its number of atoms, in brackets its 95 % interval. A trend agrees where the whole interval is above zero, and is not told apart from none where it holds zero. The paper states the first claim and the last for ICSG3D, the others for both datasets; its “more notably” for the baseline ICSG3D cannot be checked before that baseline is recorded.*
+# A trend agrees where the whole interval of ρ is above zero, and is not told apart from none where it holds zero. The paper states the first claim and the last for ICSG3D, the others for both datasets; its “more notably” for the baseline ICSG3D cannot be checked before that baseline is recorded.
 #
 # ## With twice the crystals, and other datasets
 #
@@ -153,7 +155,7 @@ if not datasets:
     display(figure)
 
 # %% [markdown]
-# *As above, validation and test splits together. Of the YBCO-like crystals each is counted once however many folds hold it.*
+# *The same for LCS6Å, `starter` and the YBCO-like crystals, validation and test splits together: medians and 68 % ranges of the errors of single materials by the number of atoms, in the same rows and colours. Of the YBCO-like crystals each is counted once however many folds hold it.*
 #
 # ## What a trivial method scores
 #

@@ -51,8 +51,7 @@ from nesf_studies import examples
 from nesf_studies.links import HERE, sourced
 from nesf_studies.page import RESULTS, open_dataset, open_model, recorded_run
 from nesf_studies.record import recorded_analysis
-from nesf_studies.style import save
-from nesf_studies.viewer import crystal_choice
+from nesf_studies.style import captioned, save
 
 # %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -103,7 +102,7 @@ COLUMNS = {
 
 
 def show(found: dict, title: str, name: str, source=HERE) -> None:
-    """The figure, the same crystals in 3-D, and their errors."""
+    """The figure with the errors in its fold, and the crystals in 3-D."""
     table = found["examples"]
     shown = {m: found[m] for m in NAMES if m in found}
     baseline = found.get("baseline") or NAMES["icsg3d"]
@@ -111,25 +110,27 @@ def show(found: dict, title: str, name: str, source=HERE) -> None:
     figure = examples.example_grid(table, shown, names, title=title)
     if out:
         save(figure, Path(out) / f"examples-{name}", table)
-    display(figure)
-    rows, titles = {}, {}
-    for row in table.drop_duplicates("id").itertuples():
-        label = f"{row.place}: {row.formula}, {row.id}"
-        rows[label], titles[label] = [], []
-        for method, batch in shown.items():
-            one = batch.select([batch.ids.index(row.id)])
-            rows[label] += one.to_structures()
-            caption = examples.example_caption(table, row.id, method)
-            titles[label].append(f"{names[method]}: {caption}")
-    display(crystal_choice(rows, titles))
-    if "icsg3d" not in shown:
-        display(Markdown("*ICSG3D: not recorded for this dataset yet.*"))
-    table = table.assign(
+    columns = "the crystal that was encoded; what NeSF decodes; "
+    if "icsg3d" in shown:
+        columns += "what the voxel baseline decodes; "
+    columns += "copy, the training crystal nearest in composition and cell"
+    errors = table.assign(
         crystal=table["place"] + ": " + table["formula"],
         atoms=table["n_atoms_actual"],
     ).set_index(["crystal", "atoms", "method"])
-    table = table[list(COLUMNS)].rename(columns=COLUMNS).round(3)
-    display(sourced(table, source))
+    errors = errors[list(COLUMNS)].rename(columns=COLUMNS).round(3)
+    display(
+        captioned(
+            figure,
+            f"{title}: the best, the median and the worst crystal, a row each. Columns: {columns}. Colours: elements. Above each crystal: its formula, number of atoms and errors.",
+            table=sourced(errors, source),
+            fold="The errors of each method as a table",
+        )
+    )
+    caption = f"{title}: the same crystals in 3-D. Choose an example, drag to turn, scroll to zoom."
+    display(examples.examples_view(table, shown, names, caption))
+    if "icsg3d" not in shown:
+        display(Markdown("ICSG3D: not recorded for this dataset yet."))
 
 
 show(
@@ -139,8 +140,7 @@ show(
 )
 
 # %% [markdown]
-# *Rows: the best, the median and the worst crystal. Columns: the crystal that was encoded; what NeSF decodes; what ICSG3D decodes; the training crystal nearest in composition and cell (*copy*), which needs no network. In the 3-D view choose an example, drag to turn,
-# scroll to zoom. In the table: errors of each method, beside those of the oracle, which decodes the true fields: what it loses, the five steps lose. “Matches”: pymatgen's `StructureMatcher` finds the same structure.*
+# *Copy* needs no network. The fold below the figure has the errors of each method, beside those of the oracle, which decodes the true fields: what it loses, the five steps lose. “Matches”: pymatgen's `StructureMatcher` finds the same structure.
 #
 # ## The paper's datasets, recorded
 #

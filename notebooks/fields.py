@@ -67,7 +67,7 @@ from nesf_studies.fields import (
 )
 from nesf_studies.links import HERE, prose, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 from nesf_studies.viewer import picture_slider, reconstruction_view
 
 # %% tags=["hide-input"]
@@ -112,11 +112,10 @@ if out:
 figure
 
 # %% [markdown]
-# *A plane through atoms. Arrows point to the nearest atom, at a third of their length; their colour is the distance, true or as the network says. Discs are atoms in the plane, dotted circles atoms elsewhere, the frame is the cell. Above: position field, true, learned, and the length of their difference. Below: species field, and in
-# orange where the network names another element.*
+# *True and learned fields of the crystal on a plane through atoms. Above: position field, true, learned, and the length of their difference. Below: species field, true and learned in the colours of the elements, and in orange where the network names another element. Arrows point to the nearest atom, at a third of their length; their colour is the distance, true or as the network says. Discs are atoms in the plane, dotted circles atoms elsewhere, the frame is the cell.*
 #
-# The true fields have edges: halfway between two atoms the nearest one changes, and the arrow jumps. A network is continuous, so it must be wrong there, and the difference is a thin line along each edge. That does no harm: a particle that starts on an edge is taken to one of the two atoms, if need be a step later. The table says how well the fields agree in the cell, on
-# this plane, beside fields that need no network: those of the nearest training crystal (*copy*) and of one crystal for all (*constant*).
+# The true fields have edges: halfway between two atoms the nearest one changes, and the arrow jumps. A network is continuous, so it must be wrong there, and the difference is a thin line along each edge. That does no harm: a particle that starts on an edge is taken to one of the two atoms, if need be a step later. How well do the fields agree, beside
+# fields that need no network?
 
 
 # %% tags=["hide-input"]
@@ -140,6 +139,8 @@ for who, predict in (("copy", copy_nearest), ("constant", constant)):
 sourced(agreement(planes), HERE)
 
 # %% [markdown]
+# *Agreement with the true fields at the points of this plane that lie in the cell: of the network's fields (NeSF), of those of the nearest training crystal (copy) and of one crystal for all (constant). Lower is better in the first two columns, higher in the last two. A point leads to the same atom if the vectors differ by less than 0.5 Å.*
+#
 # ## From fields to atoms
 #
 # Particles start on a regular grid over a box that is common to the dataset and follow the arrows,
@@ -156,7 +157,22 @@ sourced(agreement(planes), HERE)
 # species, votes = estimate_species(fields, atoms, ...)
 # ```
 
+
 # %% tags=["hide-input"]
+def show_steps(steps, crystal, title: str, file: str):
+    """The five steps of a crystal; the numbers of its particles in a fold."""
+    figure = particles.reconstruction_steps(steps, crystal, title=title)
+    if out:
+        table = particles.steps_table(steps)
+        save(figure, Path(out) / f"steps-{file}", table)
+    return captioned(
+        figure,
+        f"The five steps for {title}, seen from the front. Circles: true atoms in the colours of their elements. Dots: particles, from the start in the colour of the cluster in which they end; black ones are dropped, or end in a cluster that is too small. Numbers: particles in a cluster. Last panel: queries around each atom, in the colour of the element that each names.",
+        table=sourced(particles.particles_left(steps), HERE),
+        fold="The particles of each panel as a table",
+    )
+
+
 film = particles.follow(
     encode_one(model, example),
     model.box,
@@ -165,21 +181,10 @@ film = particles.follow(
     moments=(*range(7), particles.MOMENTS[-1]),
 )
 steps = film.at(particles.MOMENTS)
-figure = particles.reconstruction_steps(steps, example, title=name)
-if out:
-    table = particles.steps_table(steps)
-    save(figure, Path(out) / f"steps-{example.ids[0]}", table)
-figure
+show_steps(steps, example, name, example.ids[0])
 
 # %% [markdown]
-# *Seen from the front. Circles are the true atoms in the colours of their elements, dots are particles. A particle has the colour of the cluster in which it ends, from the start, so the first picture shows which part of space each atom gathers; black particles are dropped, or end in a cluster that is too small. Numbers:
-# particles in a cluster. The last picture shows the queries around each atom, in the colour of the element that each names.*
-
-# %% tags=["hide-input"]
-sourced(particles.particles_left(steps), HERE)
-
-# %% [markdown]
-# The same as a film: press *play* or move the slider. Between the first iterations particles are drawn on the straight line between them.
+# The first panel shows which part of space each atom gathers. The same as a film: press *play* or move the slider.
 
 # %% tags=["hide-input"]
 images, titles = particles.reconstruction_frames(film, example)
@@ -189,7 +194,9 @@ if out:
 picture_slider(images, titles)
 
 # %% [markdown]
-# The votes, atom by atom:
+# *The five steps as a film, in the colours of the figure before it. Between the first iterations particles are drawn on the straight line between them.*
+#
+# At the end the queries around each atom vote for its element.
 
 # %% tags=["hide-input"]
 figure = particles.votes_chart(steps, example, title=f"{name}, step 5")
@@ -198,11 +205,16 @@ if out:
     save(figure, Path(out) / f"votes-{example.ids[0]}", table)
 figure
 
+# %% [markdown]
+# *Votes for the element of each detected atom (step 5), a row an atom: share of the queries around it that name each element, in the colours of the elements. At the left the element that wins and, in brackets, that of the nearest true atom.*
+
 # %% tags=["hide-input"]
 decoded = reconstruct(model, example).crystals.to_structures()[0]
 reconstruction_view(example.to_structures()[0], decoded)
 
 # %% [markdown]
+# *The crystal before, and after it was decoded from its latent vector. Colours: elements. Drag to turn, scroll to zoom.*
+#
 # ## A textbook crystal, and the model of LCS6Å
 #
 # The starter model knows hypothetical crystals of an embedded dataset. The recorded model of LCS6Å knows some five thousand materials of the Materials Project. Here it is given silver chloride: rock salt with the lattice constant of the literature, 5.549 Å, built by pymatgen. The compound (mp-22922) is in LCS6Å's **test** split; the
@@ -222,22 +234,24 @@ if out:
     save(figure, Path(out) / "fields-AgCl", plane)
 figure
 
+# %% [markdown]
+# *True and learned fields of silver chloride on a plane through atoms, by the model of LCS6Å. Above: position field, true, learned, and the length of their difference. Below: species field, true and learned, and in orange where the network names another element. Arrows, discs and circles as in the first figure of this page.*
+
 # %% tags=["hide-input"]
 fields = encode_one(lcs6, silver)
 steps = particles.follow(
     fields, lcs6.box, lcs6.vocabulary, lcs6.config.decoding
 )
-figure = particles.reconstruction_steps(steps, silver, title="AgCl")
-if out:
-    table = particles.steps_table(steps)
-    save(figure, Path(out) / "steps-AgCl", table)
-figure
+show_steps(steps, silver, "AgCl", "AgCl")
 
 # %% tags=["hide-input"]
 found = reconstruct(lcs6, silver).crystals.to_structures()[0]
 display(
-    sourced(agreement({"NeSF": plane}), HERE),
-    sourced(particles.particles_left(steps), HERE),
+    sourced(
+        agreement({"NeSF": plane}),
+        HERE,
+        caption="Agreement of the learned fields of silver chloride with the true ones, at the points of the plane that lie in the cell. Lower is better in the first two columns, higher in the last two.",
+    )
 )
 lengths = ", ".join(f"{x:.3f}" for x in found.lattice.abc)
 text = f"Decoded: `{found.composition.formula}`, a, b, c = {lengths} Å; actual 5.549 Å"
@@ -245,9 +259,11 @@ display(prose(text, HERE))
 reconstruction_view(rock_salt, found)
 
 # %% [markdown]
+# *Silver chloride before, and after it was decoded from its latent vector by the model of LCS6Å.*
+#
 # ## The paper's claim
 #
-# Section 2.2 says what the fields need: the position field must be "sufficiently accurate everywhere" to take particles to their destinations "and highly accurate in the vicinity of atoms"; the species field "does not need to be accurate everywhere". Is that what was learned? All crystals of the split, random points in and around their cells:
+# Section 2.2 says what the fields need: the position field must be "sufficiently accurate everywhere" to take particles to their destinations "and highly accurate in the vicinity of atoms"; the species field "does not need to be accurate everywhere". Is that what was learned?
 
 # %% tags=["hide-input"]
 errors = field_errors(model, chosen, {"copy": copy_nearest(train, chosen)})
@@ -256,11 +272,13 @@ figure = field_error_curves(
 )
 if out:
     save(figure, Path(out) / f"field-errors-{crystals.name}", errors)
-figure
+captioned(
+    figure,
+    "Errors of the fields against the true distance to the nearest atom, at random points in and around the cells of all crystals of the split. Left: length of the difference between a field and the true one, median (line) and 68 % range (band); lower is better. Right: points at which the field names the element of the nearest atom; higher is better. Blue: NeSF; grey: the true fields of the nearest training crystal (copy).",
+    name="field-errors",
+)
 
 # %% [markdown]
-# *Left: length of the difference between a field and the true one, median and 68 % range. Right: points at which it names the element of the nearest atom. Against the true distance to that atom. "Copy": the true fields of the nearest training crystal.*
-#
 # The claim holds: near atoms the position field is most accurate, and the species field is right at almost all points; far away both are worse, and that does not matter. The paper's Figure 2 cannot show how fast it goes: after one or two iterations nearly all particles are where they end, and the iterations that follow
 # settle the last hundredths of an ångström.
 #
@@ -268,7 +286,7 @@ figure
 #
 # ## What to distrust
 #
-# - One plane of one crystal is an illustration. The last figure is the measurement.
+# - One plane of one crystal is an illustration. {numref}`field-errors` is the measurement.
 # - The true field is that of the atoms in one cell, without periodic images, as published. Beyond the cell's faces it points back into the cell.
 # - $\mathbf{z}$ is the code of the very crystal that is drawn. These pictures show what the vector holds.
 # - The plane is chosen to show atoms; most of a cell has none in sight.

@@ -39,7 +39,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 from pymatgen.core import Lattice, Structure
 
 from nesf import data
@@ -73,7 +73,7 @@ from nesf_studies.tables import metrics_table
 # three more hold the coordinates of each voxel, in which the lengths of the cell travel. A U-Net is trained to tell from these four channels which element each voxel belongs to: the *species map*, in which a voxel carries the atomic number of an atom whose
 # radius, times `label_frac`, reaches it. Atoms are then read off the species map: connected voxels that are convex enough are one atom, others are eroded until they fall apart. Its centre is the mean of the voxels, its element their majority.
 #
-# The cuprate that the YBCO-like crystals resemble, with coordinates from a textbook, looked at along *a*. Above the maps, below the parts in which the segmentation divides them:
+# The example is the cuprate that the YBCO-like crystals resemble, with coordinates from a textbook.
 
 # %% tags=["full-width", "hide-input"]
 ybco = Structure.from_spacegroup(
@@ -98,7 +98,7 @@ voxels.map_slices(
 )
 
 # %% [markdown]
-# *Density (top left), true species maps with three radii (top), and what the segmentation makes of them (bottom); circles: atoms of the crystal, crosses: atoms found. A voxel is a 32nd of one and a half cell lengths, so in a long cell it is flat and wide.*
+# *A slice through the maps of the cuprate, looked at along $a$: density (top left), true species maps with three radii (top), and the parts into which the segmentation divides them (bottom). Colours of the maps: elements; of the parts: one each. Circles: atoms of the crystal, crosses: atoms found. A voxel is a 32nd of one and a half cell lengths, so in a long cell it is flat and wide.*
 #
 # With the published radius, neighbouring atoms grow together and are not told apart again, although nothing was learned or lost: these are the true maps.
 #
@@ -124,10 +124,14 @@ for label_frac in LABEL_FRACS:
         chosen, found, match=False
     ).summary
 print(f"{len(chosen)} {split} crystals of {crystals.label}")
-sourced(metrics_table(live, dataset=crystals.name, split=split), HERE)
+sourced(
+    metrics_table(live, dataset=crystals.name, split=split),
+    HERE,
+    caption=f"Errors of the oracle on {len(chosen)} crystals of {crystals.label} ({split} split), computed here, a column a radius of the atoms; lower is better.",
+)
 
 # %% [markdown]
-# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. Test crystals beside it, with the paper's trained ICSG3D:
+# And recorded on the paper's datasets. The radius was never tuned in the publication; `repaired` takes, for each dataset, the one with the smallest error on the **validation** crystals. {numref}`label-radius` shows test crystals; its fold has the numbers of both splits.
 
 # %% tags=["full-width", "hide-input"]
 runs = all_runs(RESULTS)
@@ -144,6 +148,8 @@ captioned(
 #
 # ## Three variants
 #
+# :::{table} The two variants of the voxel baseline that are trained: where they differ.
+# :name: tab-voxel-variants
 # | | as published | repaired |
 # |---|---|---|
 # | class weights of the U-Net | computed, then replaced by the number of classes: no class counts more than another, and cross-entropy 95 times | inverse frequency, background 0 |
@@ -151,8 +157,9 @@ captioned(
 # | lengths of the cell | one voxel short, 1/32 | exact |
 # | `label_frac` | 1 | chosen on validation |
 # | angles | always 90° | read by the encoder, predicted by a head of the decoder |
+# :::
 #
-# The third is the oracle above. Both networks have as many parameters as the public code prints, with the running statistics of their batch normalisation:
+# The third is the oracle above. Both networks have as many parameters as the public code prints, with the running statistics of their batch normalisation.
 
 # %% tags=["hide-input"]
 networks = {
@@ -169,8 +176,16 @@ numbers = {
     "the same as voxels": 4 * 32**3,
 }
 display(
-    sourced(pd.DataFrame({"parameters": networks}).style.format("{:,}"), HERE),
-    sourced(pd.DataFrame({"numbers": numbers}).style.format("{:,}"), GIVEN),
+    sourced(
+        pd.DataFrame({"parameters": networks}).style.format("{:,}"),
+        HERE,
+        caption="Parameters of the voxel baseline's two networks and of NeSF, counted here. VAE: the variational autoencoder.",
+    ),
+    sourced(
+        pd.DataFrame({"numbers": numbers}).style.format("{:,}"),
+        GIVEN,
+        caption="Numbers by which a crystal is described: to NeSF a position and an element per atom, to the voxel baseline its channels of voxels.",
+    ),
 )
 
 # %% [markdown]
@@ -178,12 +193,13 @@ display(
 #
 # ## Beside NeSF
 #
-# Test sets. The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten rotated copies of it. Columns that are not recorded say so.
+# The whole training needs a GPU: 50 epochs of a network of 31 million parameters over every crystal and ten rotated copies of it. Columns that are not recorded say so.
 
 # %% tags=["full-width", "hide-input"]
 for name, title in TITLES.items():
     table = voxels.baseline_table(runs, name)
-    display(Markdown(f"**{title}**"), sourced(table, anchor="test"))
+    caption = f"{title}, test set: errors of the variants of the voxel baseline, of its oracle and of NeSF, ours and the paper's; lower is better. Mean ± standard deviation over n {'folds' if name == 'ybco' else 'seeds'}; a single run has no deviation."
+    display(sourced(table, anchor="test", caption=caption))
 
 # %% [markdown]
 # What a processor can train is recorded on one fold of the YBCO-like crystals, which has ninety training crystals:
@@ -192,10 +208,14 @@ for name, title in TITLES.items():
 # - `as-published-reduced` and `repaired-reduced`: a U-Net an eighth as wide, an autoencoder half as wide, fewer epochs. They show that the whole way works, from crystals to maps, through both networks and back to crystals.
 
 # %% tags=["full-width", "hide-input"]
-sourced(voxels.processor_runs(runs), anchor="test")
+sourced(
+    voxels.processor_runs(runs),
+    anchor="test",
+    caption="One fold of the YBCO-like crystals, test crystals: errors of the voxel baselines that a processor can train, of the oracle and of copy; lower is better. –: nothing was detected.",
+)
 
 # %% [markdown]
-# The losses of the training at full size, the U-Net's first and then the autoencoder's:
+# The training at full size:
 
 # %% tags=["hide-input"]
 full = recorded_run("ybco", method="icsg3d", preset="repaired-one-copy", fold=0)
@@ -204,7 +224,9 @@ print(f"made by: {made.run['command']}")
 voxels.voxel_losses(made.log())
 
 # %% [markdown]
-# Its weights are too large to be kept here. Those of `as-published-reduced` are kept; this is what they make of the cuprate, along *a* again: the density and the species map that went in, and those that the autoencoder and the U-Net give back.
+# *Losses of both networks of `repaired-one-copy` by epoch, training (solid) and validation (dotted), lower is better: the U-Net, which is trained first, and the autoencoder.*
+#
+# Its weights are too large to be kept here. Those of `as-published-reduced` are kept, and are used on the cuprate.
 
 # %% tags=["full-width", "hide-input"]
 reduced = recorded_run(
@@ -215,7 +237,9 @@ crystal = example.in_standard_setting()
 voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 
 # %% [markdown]
-# The losses fall, on validation crystals too, and are not at their end. Crosses are the atoms that are found: after some minutes the published settings see most of them, with the copper planes and the oxygen between. The repaired settings, trained as long, see nothing: inverse-frequency weights take all weight from the
+# *The cuprate through the trained networks of `as-published-reduced`, looked at along $a$: the density that goes in and the one that the autoencoder gives back, the true species map and the one that the U-Net gives. Circles: atoms of the crystal; crosses: atoms found.*
+#
+# The losses fall, on validation crystals too, and are not at their end. After some minutes the published settings see most of them, with the copper planes and the oxygen between. The repaired settings, trained as long, see nothing: inverse-frequency weights take all weight from the
 # background and most from the common elements, the smaller radius leaves fewer voxels to learn from, and no voxel comes over the threshold of 0.8. A repair that is right in the end can be slow at first; which it is, only the whole training can tell.
 #
 # With a GPU, the whole training and any other method of the tables: `nesf run lcs6 --method icsg3d --preset repaired`, or all of them by the [workflow](../workflow). A trained model is used as NeSF's is: `nesf reconstruct RUN my.cif --out out/`.
@@ -224,7 +248,7 @@ voxels.decoded_slices(crystal, baseline.maps(crystal), baseline.config, axis=0)
 #
 # By the paper's numbers the voxel autoencoder *as published* has larger errors than NeSF in atoms, positions and, most of all, species on all three datasets, but not in the lattice, where NeSF has the larger error on two of them ([Paper, official code, here](differences)); and it needs many times the memory and parameters. How firmly that stands is open: the article says that both were scored alike, but the released training split of ICSG3D holds all validation and test crystals, so what either method was trained on there is not known, nor how the baseline was adapted to the other datasets.
 #
-# It does not show that voxels of this size are too coarse. The oracle on the same grid, with the radius chosen on validation crystals, is far better than the trained baseline in every number of the table above, so most of the published error was made in training or by a setting: class weights that were computed and not used, a radius that was never tuned,
+# It does not show that voxels of this size are too coarse. The oracle on the same grid, with the radius chosen on validation crystals, is far better than the trained baseline in every number of the tables above, so most of the published error was made in training or by a setting: class weights that were computed and not used, a radius that was never tuned,
 # a length that is read one voxel short. The article calls a categorical distribution of the species at each voxel impractical for ICSG3D (Section 2.3); its public U-Net predicts just that, 95 classes a voxel. Nor does it tell how the baseline was adapted: neither the article nor its supplement says what was done with cells that are not cubic, with angles, or with the formation energy that the autoencoder is conditioned on. Its published errors of the angles are near those of always answering 90°.
 #
 # Nor does the oracle show the opposite. It says what the representation allows, not what a network learns from a few thousand crystals; whether the repaired variant comes near it can only be seen by training it.

@@ -58,7 +58,7 @@ from nesf_studies.interpolation import (
 from nesf_studies.links import HERE, PAPER, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import shown_analysis
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 # %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -104,13 +104,21 @@ def show(paths_table, frames_table, decoded, about):
             Markdown(
                 f"### {row.path}{figure}\n\n{row.source} ({row.source_split}) to {row.destination} ({row.destination_split})"
             ),
-            views.crystal_slider(structures, titles),
+            views.captioned_view(
+                views.crystal_slider(structures, titles),
+                f"{row.path}: the crystals that are decoded along the path, in 3-D and at the same scale. Above each: t, formula, number of atoms, lattice length a, space group, and whether the crystal is valid. Drag to turn, scroll to zoom, move the slider to walk.",
+            ),
         )
         drawn = path_chart(frames, title=f"{row.path}; {about}")
-        display(drawn)
         if out:
             name = f"interpolation-{row.source}-{row.destination}"
             save(drawn, Path(out) / name, frames)
+        display(
+            captioned(
+                drawn,
+                f"{row.path}: what changes along the path. Left: share of each element in the decoded cell (bands) and its number of atoms (line). Middle: decoded lattice lengths; dashed: a straight line between the lengths of the two crystals. Right: how far the atoms moved from one frame to the next, blue NeSF, dashed grey the linear path; squares: the frames, filled where the frame is valid.",
+            )
+        )
 
 
 def smoothness(paths_table):
@@ -139,10 +147,6 @@ show(
     f"model of {model.dataset['name']}, {folder.name}, {n_frames} frames",
 )
 
-# %% [markdown]
-# *Drag to turn, scroll to zoom, move the slider to walk. Left: share of each element in the decoded cell (bands) and its number of atoms (line). Middle: decoded lattice lengths; dashed, a straight line between the lengths of the two crystals.
-# Right: how far the atoms moved from one frame to the next; squares are the frames, filled where the frame is valid.*
-
 # %% tags=["hide-input"]
 rows = made["frames"].query("method == 'nesf'")[
     ["path", "t", "formula", "n_atoms", "a", "b", "c", "symbol", "valid"]
@@ -151,9 +155,9 @@ rows = rows.drop_duplicates(["path", "formula", "symbol"]).round(3)
 sourced(rows, HERE)
 
 # %% [markdown]
-# *The first frame of each formula and space group (spglib {cite}`togo2024`, by pymatgen; an atom may be 0.1 Å off its site).*
+# *The path in numbers: the first frame of each formula and space group, with its t, number of atoms, lattice lengths in Å, and whether it is valid. Space groups by spglib {cite}`togo2024`, with pymatgen; an atom may be 0.1 Å off its site.*
 #
-# What is counted:
+# What is counted on a path:
 #
 # - **changes of formula** along the path; the reduced formula counts, as in the paper. **End formulas correct**: how many of the two ends decode to their own formula.
 # - **largest step of a lattice length** between two frames; also divided by the mean step of the path, where 1 is a path whose steps are all equal. Where the lengths of both ends agree to 0.05 Å there is no such number.
@@ -166,6 +170,8 @@ sourced(rows, HERE)
 sourced(smoothness(made["paths"]), HERE)
 
 # %% [markdown]
+# *How smooth and how valid the path is, over all of its frames: NeSF beside the linear path. Smaller steps are smoother; for the end formulas, charge balance and validity higher is better.*
+#
 # ## The paper's paths, recorded
 #
 # The paper shows five paths with a model trained on ICSG3D, and barium titanate with the LCS6Å model. **Here all are decoded with the LCS6Å model**; the formulas of a model that was trained on the recovered part of ICSG3D stand beside them below. PbS (mp-21276) is not in LCS6Å: its two paths cannot be run as they are. In its place stands
@@ -216,10 +222,16 @@ if record:
     by = {"figure": PAPER, "paper": PAPER, "ours, LCS6Å": record.folder}
     if second:
         by["ours, recovered ICSG3D"] = second.folder
-    display(sourced(pd.DataFrame(columns).reindex(rows.index), by=by))
+    display(
+        sourced(
+            pd.DataFrame(columns).reindex(rows.index),
+            by=by,
+            caption="Formulas along each path, repeats in a row written once: the paper's, with the figure that shows them, and ours, with the model of LCS6Å and with that of the recovered part of ICSG3D. Where a path cannot be run, the reason.",
+        )
+    )
 
 # %% [markdown]
-# Agreement, without the formulas of the two ends, which any method gets: how many different formulas the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence). The linear path has no formula between its ends.
+# How far do they agree between the two ends? The formulas of the ends any method gets; the linear path has none between them.
 
 # %% tags=["hide-input"]
 names = {
@@ -237,7 +249,13 @@ for label, analysis in found.items():
         agreement[label] = ran[list(names)].astype(int).rename(columns=names)
         by[label] = analysis.folder
 if agreement:
-    display(sourced(pd.concat(agreement, names=["model"]), by=by))
+    display(
+        sourced(
+            pd.concat(agreement, names=["model"]),
+            by=by,
+            caption="Different formulas between the two ends of each path: how many the paper names, how many ours has, how many are in both, and how many come in the same order in both (the longest common sequence).",
+        )
+    )
 
 # %% [markdown]
 # ### Smoothness and validity
@@ -246,9 +264,16 @@ if agreement:
 if record:
     done = lengths.query("status == 'run'")
     drawn = path_summary(done, title=f"model of {name}, {of.name}, {n} frames")
-    display(drawn, sourced(smoothness(lengths), record.folder))
     if out:
         save(drawn, Path(out) / "interpolation-paths", done)
+    display(
+        captioned(
+            drawn,
+            "Smoothness and validity of the recorded paths, a row a path. Blue: NeSF; grey: the linear path. Panels: changes of the formula; largest step of a lattice length over the mean step of the path; mean step of the atoms; share of charge-balanced frames. Smaller steps are smoother; for charge balance higher is better.",
+            table=sourced(smoothness(lengths), record.folder),
+            name="path-smoothness",
+        )
+    )
 
 # %% [markdown]
 # ### Beside nesf+
@@ -262,14 +287,21 @@ if record and plus:
     both = pd.concat([done, of_plus.assign(method="nesf+")])
     drawn = path_summary(both, title=f"models of {name}, {n} frames")
     rows = smoothness(both).sort_index()
-    display(drawn, sourced(rows, record.folder, {"nesf+": plus.folder}))
     if out:
         save(drawn, Path(out) / "interpolation-plus", both)
+    display(
+        captioned(
+            drawn,
+            "The same paths with nesf+ (orange), beside NeSF (blue) and the linear path (grey): smoothness and validity, a row a path, in the same panels. Smaller steps are smoother; for charge balance higher is better.",
+            table=sourced(rows, record.folder, {"nesf+": plus.folder}),
+            name="path-smoothness-plus",
+        )
+    )
 
 # %% [markdown]
 # The paths of nesf+ are of the same kind: the ends are right, and there are rather fewer formulas between them.
 #
-# The paper's own intermediate formulas, by the same test of charge balance:
+# The paper's own intermediate formulas can be tested for charge balance in the same way.
 
 # %% tags=["hide-input"]
 rows = {}
@@ -284,10 +316,12 @@ for row in paper_paths().itertuples():
 sourced(pd.DataFrame(rows).T, HERE)
 
 # %% [markdown]
+# *Charge balance of the formulas that the paper shows between the two ends of its paths: how many there are, how many are balanced, and which are not.*
+#
 # ## The paper's claim, and what we see
 #
-# - *"Composition AX and the cubic structure are mostly preserved".* With the LCS6Å model this holds on the five paths between AX crystals. With the model of the recovered part of ICSG3D it does not hold on all of them: from ZnS to CdS sulphur takes the place of the metal along a part of the path. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table counts how many a path has.
-# - *"The compositions change continuously without collapsing".* Formulas change by one or a few atoms of the cell at a time, in the paper too; the lattice lengths are what is continuous. The table on smoothness says how even.
+# - *"Composition AX and the cubic structure are mostly preserved".* With the LCS6Å model this holds on the five paths between AX crystals. With the model of the recovered part of ICSG3D it does not hold on all of them: from ZnS to CdS sulphur takes the place of the metal along a part of the path. Where they are kept, the sites stay, and elements are exchanged one site after the other (the left panels). Exchanging single atoms of a cell of eight breaks the cubic symmetry of the whole, so the space group does change; the table of {numref}`path-smoothness` counts how many a path has.
+# - *"The compositions change continuously without collapsing".* Formulas change by one or a few atoms of the cell at a time, in the paper too; the lattice lengths are what is continuous. {numref}`path-smoothness` shows how even.
 # - *Barium titanate: "smooth transition even if the structures have different Bravais lattices".* Although both ends are BaTiO₃, the formula changes along the path, in the paper and here. Atoms appear and vanish, and the steps are the largest of all paths. The linear path has none of that.
 #
 # ## What to distrust

@@ -59,7 +59,7 @@ from nesf_studies.latent_space import (
 from nesf_studies.links import HERE, sourced
 from nesf_studies.page import open_dataset, open_model, recorded_run
 from nesf_studies.record import shown_analysis
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 # %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -97,10 +97,15 @@ def show(points, about, keyword):
     for embedding, name in PICTURES.items():
         if f"{embedding}_1" in points:
             drawn = latent_map(points, embedding, title=f"{name}; {about}")
-            display(drawn)
             if out:
                 file = Path(out) / f"latent-space-{keyword}-{embedding}"
                 save(drawn, file, points)
+            display(
+                captioned(
+                    drawn,
+                    f"Latent vectors of the crystals in two dimensions by {name}, one point a crystal. The same picture four times, in the colours of cell volume, number of atoms, crystal system, and the most frequent space groups; in brackets the number of crystals. Axes have no unit.",
+                )
+            )
 
 
 def interactive(points, embedding="tsne"):
@@ -139,18 +144,21 @@ def numbers(neighbours):
     return neighbours.set_index(["space", "k"]).rename(columns=columns).round(1)
 
 
+SHARED = "What the k nearest neighbours of a crystal share with it, mean over all crystals: a panel a property, a row a space in which neighbours are near; markers tell k apart. Higher: more alike; in the last panel lower."
+
+
 about = f"{crystals.label}, {folder.name}, {len(points)} crystals of all splits"
 show(points, about, crystals.name)
 
 # %% [markdown]
-# *One point for each crystal; axes have no unit. In brackets: number of crystals. Space groups by spglib {cite}`togo2024`.*
-#
-# The t-SNE picture again. Put the pointer on a point to see its crystal:
+# Space groups are those of spglib {cite}`togo2024`. Put the pointer on a point of the next picture to see its crystal.
 
 # %% tags=["hide-input"]
 interactive(points)
 
 # %% [markdown]
+# *The same crystals by t-SNE, in the colours that are chosen. Under the pointer: formula, id, split, space group, number of atoms and volume of the cell.*
+#
 # ## What neighbours share
 #
 # Beside the latent vector stand spaces that need no network: the *composition* (share of each element), the *cell* (lengths and angles), and both together. *Labels shuffled* is what chance gives. The pictures have rows of their own: they say how much of the neighbourhoods two dimensions keep.
@@ -159,10 +167,11 @@ interactive(points)
 drawn = neighbour_chart(neighbours, title=about)
 if out:
     save(drawn, Path(out) / "neighbours", neighbours)
-drawn
-
-# %% tags=["hide-input"]
-sourced(numbers(neighbours), HERE)
+captioned(
+    drawn,
+    f"{SHARED} Blue: the latent vector; grey: all else, shuffled labels among it.",
+    table=sourced(numbers(neighbours), HERE),
+)
 
 # %% [markdown]
 # ## LCS6Å, recorded
@@ -187,18 +196,28 @@ if record:
 # %% tags=["hide-input"]
 interactive(shown) if record else None
 
+# %% [markdown]
+# *The crystals of LCS6Å by t-SNE, in the colours that are chosen. Under the pointer: formula, id, split, space group, number of atoms and volume of the cell.*
+
 # %% tags=["hide-input"]
 if record:
     table = record.table("neighbours")
     drawn = neighbour_chart(table, title=of_record)
-    display(drawn, sourced(numbers(table), record.folder))
     if out:
         save(drawn, Path(out) / "neighbours-recorded", table)
+    display(
+        captioned(
+            drawn,
+            f"LCS6Å, recorded. {SHARED} Blue: the latent vector; grey: all else, shuffled labels among it.",
+            table=sourced(numbers(table), record.folder),
+            name="neighbours-lcs6",
+        )
+    )
 
 # %% [markdown]
 # ## Beside nesf+
 #
-# nesf+ was made so that a crystal can be found from its latent vector ([Every crystal back](consistent)), not for its neighbourhoods. What is left of them? The same crystals, the same count; both spaces beside what needs no network.
+# nesf+ was made so that a crystal can be found from its latent vector ([Every crystal back](consistent)), not for its neighbourhoods. What is left of them?
 
 # %% tags=["hide-input"]
 plus = shown_analysis("latent-space", recorded_run("lcs6", preset="plus"))
@@ -217,12 +236,24 @@ if record and plus:
     )
     drawn = neighbour_chart(both, title=of_record)
     by = {"latent vector, nesf+": plus.folder}
-    display(drawn, sourced(numbers(both), record.folder, by))
     if out:
         save(drawn, Path(out) / "neighbours-plus", both)
+    display(
+        captioned(
+            drawn,
+            f"The latent spaces of the faithful model and of nesf+ (blue), beside what needs no network (grey), for the same crystals of LCS6Å. {SHARED}",
+            table=sourced(numbers(both), record.folder, by),
+            name="neighbours-plus",
+        )
+    )
     held_out = plus.table("points").query("split != 'train'")
     about = f"t-SNE of nesf+, {len(held_out)} crystals of val and test"
-    display(latent_map(held_out, "tsne", title=about))
+    display(
+        captioned(
+            latent_map(held_out, "tsne", title=about),
+            "Latent vectors of nesf+ in two dimensions by t-SNE, one point a crystal of the validation and test split of LCS6Å; colours as in the maps above.",
+        )
+    )
 
 # %% [markdown]
 # The two spaces hardly differ: neighbours in that of nesf+ share a little less than in the faithful model's, and more than neighbours by composition and cell together. So the gain in decoding was not bought with the order of the space.
@@ -230,7 +261,7 @@ if record and plus:
 # ## The paper's claim, and what we see
 #
 # *"These plots form clusters whose colors are well separated or smoothly transitioned, showing that the latent space reflects the structural similarity of the materials."* Our pictures show the same: number of atoms and space group make clusters, and the volume changes along them. The numbers say it without a picture: neighbours in latent
-# space share space group and number of atoms far more often than chance, and more often than neighbours by composition, by cell, or by both. The cell alone is the better guide to the volume, which it determines, and on the recorded data to the crystal system.
+# space share space group and number of atoms far more often than chance, and more often than neighbours by composition, by cell, or by both ({numref}`neighbours-lcs6`). The cell alone is the better guide to the volume, which it determines, and on the recorded data to the crystal system.
 #
 # ## What to distrust
 #

@@ -56,7 +56,7 @@ from nesf_studies.properties import (
     table_s3,
 )
 from nesf_studies.record import shown_analysis
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 # %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -65,13 +65,15 @@ model, folder = open_model(run, crystals)
 # %% [markdown]
 # ## The rule
 #
-# Three regression methods are fitted to the latent vectors of the training crystals and scored on those of the test crystals. The paper's settings:
+# Three regression methods are fitted to the latent vectors of the training crystals and scored on those of the test crystals.
 #
+# :::{table} The regression methods with the paper's settings.
 # | method | setting |
 # |---|---|
 # | kernel SVR | radial basis functions, $C = 1$, $\varepsilon = 0.1$ |
 # | kNN | five neighbours; weighted by distance, for the paper's training errors are exactly 0 |
 # | MLP | layers 192, 128, 128, 64, 1; ReLU; Adam, learning rate 0.001, batches of 200, 1000 epochs |
+# :::
 #
 # Latent vectors go in as they are, as no scaling is mentioned. Beside it *chosen*: standardised values with the $C$ or $k$ of the lowest squared error on the **validation** split, and the MLP at its best epoch there. The test split chooses nothing. The score is
 #
@@ -109,18 +111,22 @@ def known_table(known):
 sourced(known_table(made["known"]), HERE)
 
 # %% [markdown]
-# *Crystals per split: all, those of which the property is known, those left out because the model does not know one of their elements, and those used; mean and standard deviation of the known values.*
+# *Crystals by property and split: all, those of which the property is known, those left out because the model does not know one of their elements, and those used; mean and standard deviation of the known values, in the unit of the property.*
 
-# %% tags=["hide-input"]
+# %% tags=["full-width", "hide-input"]
+R2 = "R² on test crystals, a panel a property, a row a method and its input; higher is better. Blue: from latent vectors; orange and pink: from the composition. Dots: the paper's settings; diamonds: chosen on validation; grey line: the mean of the training crystals. A triangle at the left border is a value below it."
 title = f"{crystals.label}, test split, one model"
 figure = property_scores(made["scores"], title=title)
 if out:
     name = f"properties-{crystals.name}"
     save(figure, Path(out) / name, made["scores"])
-figure
-
-# %% [markdown]
-# *R² on test crystals, larger is better. A triangle at the left border is a value below it. Blue: from latent vectors; orange and pink: from the composition.*
+captioned(
+    figure,
+    R2,
+    table=sourced(score_table(made["scores"]), HERE),
+    name="properties-live",
+    fold="R² and mean absolute errors as a table",
+)
 
 # %% tags=["hide-input"]
 figure = property_parity(made["predictions"], title=title)
@@ -130,15 +136,10 @@ if out:
 figure
 
 # %% [markdown]
-# *Test crystals: predicted against known, for each input by the method and setting that is best on validation.*
+# *Predicted against known values of the test crystals: for each input (colours and markers) by the method and setting that is best on validation. Line: predicted without error.*
 #
 # What this demonstration shows: the volume per atom is the volume of the cell over the number of atoms, and the lattice is an input of the encoder. Latent vectors hold it by construction, the composition does not; so better blue values show that the method works, and nothing about physics.
-
-
-# %% tags=["hide-input"]
-sourced(score_table(made["scores"]), HERE)
-
-# %% [markdown]
+#
 # ## The paper's properties, recorded
 #
 # The properties of the release's crystals are not in the release. What is known comes from public copies of Materials Project data of several years, for about 70 % of `icsg3d-recovered`: the ICSG3D crystals of which the structure could be found, with the full validation and
@@ -151,8 +152,10 @@ recorded = shown_analysis("properties", recorded_run("icsg3d-recovered"))
 known = recorded.table("known") if recorded else None
 sourced(known_table(known), recorded.folder) if recorded else None
 
-# %% tags=["hide-input"]
-figure = None
+# %% [markdown]
+# *Crystals of the recovered part of ICSG3D by property and split; columns as in the table of the first part.*
+
+# %% tags=["full-width", "hide-input"]
 if recorded:
     scores = recorded.table("scores").fillna({"regressor": "", "setting": ""})
     printed = table_s3().query("dataset == 'icsg3d'")
@@ -160,23 +163,29 @@ if recorded:
     figure = property_scores(scores, paper=printed, title=title)
     if out:
         save(figure, Path(out) / "properties-recorded", scores)
-figure
-
-# %% [markdown]
-# *R² on test crystals. Hollow: Table S3, ICSG3D, as printed, beside the latent vectors of which they speak.*
-
-# %% tags=["full-width", "hide-input"]
-sourced(score_table(scores), recorded.folder) if recorded else None
+    display(
+        captioned(
+            figure,
+            f"{R2} Hollow circles: Table S3, ICSG3D, as printed, in the rows of the latent vectors, of which it speaks.",
+            table=sourced(score_table(scores), recorded.folder),
+            name="properties-recorded",
+            fold="R² and mean absolute errors as a table",
+        )
+    )
 
 # %% tags=["hide-input"]
-figure = None
 if recorded:
     predictions = recorded.table("predictions")
     figure = property_parity(predictions, title=title)
     if out:
         name = "properties-recorded-predictions"
         save(figure, Path(out) / name, predictions)
-figure
+    display(
+        captioned(
+            figure,
+            "Predicted against known values of the test crystals of the recovered part of ICSG3D, a panel a property with n crystals: for each input (colours and markers) by the method and setting that is best on validation. Line: predicted without error.",
+        )
+    )
 
 # %% [markdown]
 # ## The paper's claim
@@ -200,14 +209,14 @@ if recorded:
     display(sourced(best.round(3), recorded.folder, by))
 
 # %% [markdown]
-# *R² on test crystals; for each input the method and setting that is best on validation. Beside the faithful model's latent vectors those of nesf+, by the same rule.*
+# *R² on test crystals of the recovered part of ICSG3D, a row a property, higher is better: for each input by the method and setting that is best on validation, which the last columns name. Beside the faithful model's latent vectors those of nesf+, by the same rule.*
 #
 # The claim holds, and a stronger one does too: for each property one of the two descriptions of the composition does at least as well as the latent vectors of the faithful model. Which one it is differs. The magnetization depends on single elements, which statistics over the periodic table blur and a vector of fractions (or the encoder's
 # own input) keeps; a latent vector that beats the statistics there has remembered the elements, and need not know anything about magnetism. The latent vectors of nesf+, whose encoder also keeps means and the number of atoms, do better than the faithful ones, and than both descriptions of the composition, for two of the three properties; not for the band gap.
 #
 # ### Are two rows of Table S3 exchanged?
 #
-# From MSE and R² follows the variance of the property, MSE / (1 - R²), whatever the method. Beside the variance of the values that are known here:
+# From MSE and R² follows the variance of the property, MSE / (1 - R²), whatever the method. It can be compared with the variance of the values that are known here.
 
 # %% tags=["hide-input"]
 if recorded:
@@ -216,10 +225,10 @@ if recorded:
     display(sourced(variances, recorded.folder, {"Table S3": implied}))
 
 # %% [markdown]
-# *Variance of the known values: implied by Table S3 (median of its three methods), and here.*
+# *Variance of the known values in the square of the property's unit, a row a split and property: implied by Table S3 (median of its three methods), and here.*
 #
 # A total magnetization in µB per cell varies by several µB among crystals with rare-earth and 3d atoms, and most of the ICSG3D crystals are metals with a band gap of zero. In Table S3 it is the row "Bandgap" that has the large variance, and "Total Magnetization" the small one. So the two rows are
-# probably exchanged for ICSG3D. The figure above shows them as printed. If they are exchanged, the hollow circles of the two panels belong in the other panel.
+# probably exchanged for ICSG3D. {numref}`properties-recorded` shows them as printed. If they are exchanged, the hollow circles of the two panels belong in the other panel.
 #
 # ## What to distrust
 #

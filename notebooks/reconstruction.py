@@ -69,7 +69,7 @@ from nesf_studies.page import open_dataset, open_model
 from nesf_studies.particles import particle_paths
 from nesf_studies.reads import is_there
 from nesf_studies.scores import error_distribution, metrics_chart
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 from nesf_studies.tables import metrics_table
 from nesf_studies.viewer import reconstruction_view
 
@@ -132,7 +132,9 @@ if out:
 figure
 
 # %% [markdown]
-# *Particles of one crystal of the split, seen along z; circles are its true atoms.* What steps 4 and 5 make of them:
+# *Particles of one crystal of the split (blue dots), seen along z: at the start, after one move, after all moves, and those that step 3 keeps. Circles: its true atoms.*
+#
+# Steps 4 and 5 make atoms of the particles that are kept.
 
 # %% tags=["hide-input"]
 from pymatgen.core import Element
@@ -152,7 +154,9 @@ table["score, Å"] = atoms.scores.round(4)
 sourced(table, HERE)
 
 # %% [markdown]
-# The same slice through the field of the network as [](data) shows of the true field:
+# *The atoms that are detected, a row each: position, the element with the most votes and how many of the queries around the atom name it, number of particles in its cluster, and score of its best particle (length of the arrow that is left; lower is better).*
+#
+# The network's fields, on the same slice as the true ones that [](data) shows:
 
 
 # %% tags=["hide-input"]
@@ -166,6 +170,8 @@ if out:
 figure
 
 # %% [markdown]
+# *Learned fields of the same crystal in a horizontal slice. Left: the position field. Arrows point to where the network sees the nearest atom, at a third of their length; the darker the grey, the farther. Right: the species field; colours: the element that the network names. Discs are true atoms in the slice, dotted circles true atoms above or below it; the frame is the cell.*
+#
 # ## All crystals of the split
 
 # %% tags=["remove-stderr", "hide-input"]
@@ -189,12 +195,6 @@ summaries = {
     "constant": evaluate(chosen, constant(train_split, chosen)).summary,
     "oracle": evaluate(chosen, perfect.crystals).summary,
 }
-sourced(metrics_table(summaries, dataset=crystals.name, split=split), HERE)
-
-# %% [markdown]
-# *One trained model (one seed or fold); lower is better unless said otherwise. "Actual": mean over the atoms of the true crystals, "detected": over the atoms found. A column "paper" stands here for datasets that the paper has.*
-
-# %% tags=["hide-input"]
 shown = {
     "number_of_atoms_error_percent": "number of atoms, %",
     "position_error_actual_angstrom": "position (actual), Å",
@@ -205,12 +205,22 @@ figure = metrics_chart(summaries, shown)
 if out:
     errors = pd.DataFrame(summaries).loc[list(shown)].T.reset_index()
     save(figure, Path(out) / f"metrics-{crystals.name}", errors)
-figure
+captioned(
+    figure,
+    f"Errors on the {split} split of {crystals.label}, one trained model (one seed or fold): a panel an error, a row a method; lower is better. Blue: NeSF; grey: trivial predictors; green: the oracle. Actual: mean over the atoms of the true crystals.",
+    table=sourced(
+        metrics_table(summaries, dataset=crystals.name, split=split), HERE
+    ),
+    name="reconstruction-errors",
+    fold="All errors as a table",
+)
 
 # %% [markdown]
+# The table in the fold has the match rate too (higher is better), the errors that are means over the atoms found (“detected”), and the paper's numbers for datasets that the paper has.
+#
 # ## Before and after
 #
-# The crystal with the median position error, then the one with the largest error among those in which something was detected. Drag to turn, scroll to zoom.
+# A typical crystal, then the worst. Drag to turn, scroll to zoom.
 
 # %% tags=["hide-input"]
 errors = metrics.materials["position_error_actual_angstrom"].astype(float)
@@ -224,6 +234,9 @@ display(
 )
 reconstruction_view(before[typical], after[typical])
 
+# %% [markdown]
+# *The crystal with the median position error, before and after reconstruction. Colours: elements.*
+
 # %% tags=["hide-input"]
 display(
     prose(f"`{chosen.ids[worst]}`: position error {errors[worst]:.3f} Å", HERE)
@@ -231,6 +244,8 @@ display(
 reconstruction_view(before[worst], after[worst])
 
 # %% [markdown]
+# *The crystal with the largest position error among those in which something was detected, before and after reconstruction.*
+#
 # ## The spread of the errors
 
 # %% tags=["hide-input"]
@@ -244,7 +259,7 @@ if out:
 figure
 
 # %% [markdown]
-# *Left: position error of each crystal. Right: atoms detected against atoms in the cell; the area of a dot is the number of crystals.*
+# *Errors of single crystals of the split. Left: number of crystals by their position error (actual), with median and mean. Right: atoms detected against atoms in the cell; on the line the number is right, and the area of a dot is the number of crystals.*
 #
 # ## What to distrust
 #
@@ -264,7 +279,7 @@ figure
 # **2.** An atom sits at the origin, its detected twin at the opposite corner of the cell. What do the position error and the match rate say?
 #
 # :::{dropdown} Solution
-# The position error, which knows no periodic images, counts the distance to the nearest detected atom, up to a cell diagonal. StructureMatcher knows that the two are the same site, so the crystal matches. That is why both are in the table.
+# The position error, which knows no periodic images, counts the distance to the nearest detected atom, up to a cell diagonal. StructureMatcher knows that the two are the same site, so the crystal matches. That is why the table of {numref}`reconstruction-errors` has both.
 # :::
 #
 # **3.** Decode with twice the grid interval and compare the errors and the time.

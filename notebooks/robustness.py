@@ -51,7 +51,7 @@ from nesf_studies.robustness import (
     campaigns_compared,
     certificate_signals,
     how_recorded,
-    inputs_html,
+    inputs_table,
     recorded_campaign,
     recorded_inputs,
     recorded_newcomer,
@@ -69,7 +69,13 @@ from nesf_studies.trust import roc, roc_chart
 # %% tags=["full-width", "hide-input"]
 campaign = recorded_campaign()
 at = RESULTS / "robustness"
-display(sourced(campaign_table(campaign), at / "campaign.json"))
+display(
+    sourced(
+        campaign_table(campaign),
+        at / "campaign.json",
+        caption="The campaign, a row a kind of damage: number of inputs, and how many of them ended in a failure of each kind; zero is right everywhere. Other weights: a training that was resumed ends with other weights than one that was not killed.",
+    )
+)
 display(Markdown(how_recorded(campaign, "campaign")))
 for failure in campaign["failures"]:
     print(
@@ -85,8 +91,17 @@ for failure in campaign["failures"]:
 before = recorded_campaign("campaign-before")
 by = {"before": at / "campaign-before.json", "now": at / "campaign.json"}
 both = campaigns_compared({"before": before, "now": campaign})
-display(sourced(both, by=by))
-display(sourced(campaign_table(before), by["before"]))
+display(
+    sourced(
+        both,
+        by=by,
+        caption="Inputs that ended in a failure of any kind, of all inputs of the campaign: a row a kind of damage, the code before and now.",
+    )
+)
+title = "The failures before, by their kind"
+display(
+    sourced(campaign_table(before), by["before"], caption=title, folded=True)
+)
 display(Markdown(how_recorded(before, "campaign-before")))
 
 # %% [markdown]
@@ -96,15 +111,19 @@ display(Markdown(how_recorded(before, "campaign-before")))
 
 # %% tags=["full-width", "hide-input"]
 inputs = recorded_inputs()
-display(inputs_html(inputs))
+display(
+    sourced(
+        inputs_table(inputs),
+        at / "inputs.json",
+        caption="Odd inputs, a row a file: what is peculiar about it, the formulas of the reconstructions that come back, and what nesf says on the screen. Refused: exit code 2, nothing is written.",
+    )
+)
 display(Markdown(how_recorded(inputs, "inputs")))
 
 # %% [markdown]
-# *What comes back: formulas of the reconstructions; refused: exit code 2, nothing is written.*
-#
 # ## May the certificate be trusted?
 #
-# The latent distance of consistent decoding ([Every crystal back](consistent)) is known without the truth. How well does it tell wrong crystals, on crystals that the model has never seen? The trivial control is the number of atoms found: large crystals fail more often.
+# The latent distance of consistent decoding ([Every crystal back](consistent)) is known without the truth. How well does it tell wrong crystals, on crystals that the model has never seen ({numref}`trust-roc`)? The trivial control is the number of atoms found: large crystals fail more often.
 
 # %% tags=["full-width", "hide-input"]
 runs = all_runs(Path(results) if results else RESULTS)
@@ -130,9 +149,10 @@ if out:
 display(
     captioned(
         figure,
-        "How well the latent distance tells failures (no match by StructureMatcher), nesf+ with consistent decoding, three seeds together. Area 0.5: the signal says nothing; 1: it tells every failure. The threshold of the certificate was chosen on validation crystals.",
+        "How well the latent distance tells failures (no match by StructureMatcher), nesf+ with consistent decoding, three seeds together: share of the failures that are caught against share of the right crystals that are doubted, a panel a split, a line a signal; further up and left is better. Area under the curve 0.5 (dashed): the signal says nothing; 1: it tells every failure. The threshold of the certificate was chosen on validation crystals.",
         table=sourced(areas.rename_axis("area under the curve"), by=of),
         name="trust-roc",
+        fold="The areas as a table",
     )
 )
 
@@ -155,14 +175,17 @@ def show_reliability(
 
 show_reliability(
     materials,
-    "The share of exact crystals (all atoms and elements right, mean position error below 0.01 Å) in decades of the latent distance, with their number and 95 % interval. Dashed: the threshold of the certificate.",
+    "Share of exact crystals (all atoms and elements right, mean position error below 0.01 Å) in decades of the latent distance, nesf+ with consistent decoding, a panel a split. Beside each point the number of crystals; lines: 95 % interval. Dashed: the threshold of the certificate; crystals to the left of it are certified.",
     "trust-reliability",
     by=of,
 )
 for title, table in signals.items():
     display(
-        Markdown(f"**{title}**, by the verdict"),
-        sourced(verdict_table(table), of[title]),
+        sourced(
+            verdict_table(table),
+            of[title],
+            caption=f"{title}: crystals of nesf+ by the verdict of the certificate, three seeds together. How many there are, how many match (StructureMatcher), and how many are exact.",
+        )
     )
 
 # %% [markdown]
@@ -188,12 +211,19 @@ areas = pd.DataFrame(
 display(
     captioned(
         figure,
-        "How well domain flag and latent distance tell failures, on crystals of all four datasets together. The flag is yes or no, so its curve has one corner. Exact: all atoms and elements right, mean position error below 0.01 Å.",
+        "How well domain flag and latent distance tell failures, on crystals of all four datasets together: failures that are caught against right crystals that are doubted, a panel a kind of failure, a line a signal; further up and left is better. The flag is yes or no, so its curve has one corner. Exact: all atoms and elements right, mean position error below 0.01 Å.",
         table=sourced(areas.rename_axis("area under the curve"), recorded),
         name="trust-domain",
+        fold="The areas as a table",
     )
 )
-display(sourced(domain_reliability(drawn), recorded))
+display(
+    sourced(
+        domain_reliability(drawn),
+        recorded,
+        caption="Crystals that match (StructureMatcher) and that are exact, by dataset, training domain and verdict of the certificate; in brackets the 95 % interval of the share.",
+    )
+)
 
 # %% tags=["hide-input"]
 flagged = drawn.assign(right=drawn["exact"]).groupby("outside")
@@ -202,13 +232,13 @@ show_reliability(
         f"{'outside' if flag else 'inside'} the training domain": part
         for flag, part in flagged
     },
-    "The share of exact crystals in decades of the latent distance, by the domain flag, with their number and 95 % interval. Dashed: the threshold of the certificate.",
+    "Share of exact crystals in decades of the latent distance, outside and inside the training domain, crystals of all four datasets together. Beside each point the number of crystals; lines: 95 % interval. Dashed: the threshold of the certificate.",
     "trust-domain-reliability",
     source=recorded,
 )
 
 # %% [markdown]
-# The flag is a reason for doubt, not a verdict: crystals outside the domain also come back exactly, and the certificate tells which. Inside it, failures are rare, and the certificate tells those too. One seed and few crystals of each dataset: the intervals say how little that is.
+# The flag is a reason for doubt, not a verdict: crystals outside the domain also come back exactly, and the certificate tells which ({numref}`trust-domain-reliability`). Inside it, failures are rare, and the certificate tells those too. One seed and few crystals of each dataset: the intervals say how little that is.
 #
 # ## The first ten minutes
 #

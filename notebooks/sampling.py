@@ -52,7 +52,7 @@ from nesf_studies.reads import is_there
 from nesf_studies.record import recorded_analysis, shown_analysis
 from nesf_studies.sample_energies import energies_chart, energies_table
 from nesf_studies.sample_quality import metrics_table, shares_chart
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 from nesf_studies.symmetry import recovered_table
 
 folder = Path(run) if run else recorded_run("lcs6", preset="plus")
@@ -76,7 +76,7 @@ densities = sampling.table("densities").rename(
 sourced(densities.set_index("density").round(1), sampling.folder)
 
 # %% [markdown]
-# *Log densities of mixture and flow are of the same scaled components and can be compared; that of uniform noise is of z itself. A validation crystal outside of the box of training has the density 0.*
+# *Densities fitted to the latent vectors of LCS6Å's training crystals: what the validation split chose, and mean log densities in nats, higher is better on validation. Log densities of mixture and flow are of the same scaled components and can be compared; that of uniform noise is of z itself. A validation crystal outside of the box of training has the density 0.*
 #
 # **Settling.** A drawn z is the latent vector of no crystal. So it is decoded by the five steps, encoded, and decoded again, twice. Each pass ends at the latent vector of a crystal, and at one that the fields can say. Then it is decoded consistently ([Every crystal back](consistent)), and certified if the encoder gives the latent vector back. Polishing a crystal towards the drawn z itself was tried and dropped (not recorded): it took the symmetry of the crystals away.
 #
@@ -89,7 +89,7 @@ sourced(densities.set_index("density").round(1), sampling.folder)
 
 
 # %% tags=["hide-input"]
-def certified_table(sampling):
+def certified_table(sampling, title):
     """How many crystals of each generator were drawn, and have the certificate."""
     samples = sampling.table("samples")
     drawn = samples[samples["certified"].notna()]
@@ -100,10 +100,11 @@ def certified_table(sampling):
     )
     names = {"inside": "inside the training domain"}
     table = certified.rename(columns=names).rename_axis(None)
-    return sourced(table, sampling.folder)
+    caption = f"Crystals drawn from each density, {title}: how many are drawn, how many of them have the certificate, and how many lie inside the domain of the training crystals."
+    return sourced(table, sampling.folder, caption=caption)
 
 
-certified_table(sampling)
+certified_table(sampling, "LCS6Å, nesf+" if not run else "the given run")
 
 # %% [markdown]
 # **The certificate is a filter.** A crystal without it is one that decoder and encoder do not agree on even after settling. It speaks of the model, and nothing of nature: crystals from uniform noise have it too, though fewer.
@@ -111,24 +112,34 @@ certified_table(sampling)
 # ## What is drawn, beside trivial generators
 #
 # Trivial are: *training crystals*, drawn with replacement; *elements exchanged*, training crystals whose elements are each exchanged for another of its group of the periodic table, with the cell scaled by the atomic radii; and *noise*, uniform in z, decoded as the others are. Rows *decoded once* show what settling does, rows *certified* what the certificate does as a filter.
+#
+# *Structurally valid*: no two atoms nearer than 0.5 Å. *SMACT valid*: a composition that can be neutral. *Unique* and *novel*: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. *COV*: coverage of the test split; *W*: Wasserstein distance of density, and of number of elements, to the test split; both over valid crystals. Space groups are found within 0.1 Å.
 
 
 # %% tags=["full-width", "hide-input"]
 def show_quality(quality, title, file):
-    """The field's metrics of each generator, as table and figure."""
+    """The field's metrics of each generator, as figure and table."""
     metrics = quality.table("metrics")
-    display(sourced(metrics_table(metrics), quality.folder))
     figure = shares_chart(metrics, title=title)
     if out:
         save(figure, Path(out) / file, metrics)
-    display(figure)
+    of = title or "the given run"
+    display(
+        captioned(
+            figure,
+            f"Shares of generated crystals that are valid, new or symmetric, {of}: a panel a share, a row a generator, higher is better. Circles: settled, or not decoded at all; hollow: decoded once; diamonds: certified. Lines: 95 % intervals. Colours tell the generators apart.",
+        ),
+        sourced(
+            metrics_table(metrics),
+            quality.folder,
+            caption=f"The field's metrics of generated crystals, {of}, a row a generator with n crystals. Lower is better for the two distances W; for the shares higher is better. Last column: share by which the crystal systems agree with those of the test split.",
+        ),
+    )
 
 
 show_quality(quality, "LCS6Å, nesf+" if not run else "", "samples")
 
 # %% [markdown]
-# *Lines: 95 % intervals; hollow: decoded once; diamonds: certified. Structurally valid: no two atoms nearer than 0.5 Å. SMACT valid: a composition that can be neutral. Unique and novel: by StructureMatcher (0.3 / 0.5 / 10°) among the samples, and against the training split. COV: coverage of the test split (below); W: Wasserstein distance of density, and of number of elements, to the test split; both over valid crystals. Space groups within 0.1 Å.*
-#
 # COV-R is the share of test crystals that have a sample near by, and grows with the number of samples; COV-P is the share of samples that have a test crystal near by. *Near* are two crystals whose average minimum distances and compositions differ by less than between a validation crystal and its nearest training crystal, in 90 % of the cases. So copies of training crystals show what can be had; values of other papers use other fingerprints and cannot be compared.
 #
 # ## Energies and forces
@@ -138,13 +149,23 @@ show_quality(quality, "LCS6Å, nesf+" if not run else "", "samples")
 
 # %% tags=["full-width", "hide-input"]
 def show_energies(energy, title, file):
-    """What CHGNet says of each generator's crystals, as table and figure."""
+    """What CHGNet says of each generator's crystals, as figure and table."""
     known, relaxed = energy.table("energies"), energy.table("relaxations")
-    display(sourced(energies_table(known, relaxed), energy.folder))
     figure = energies_chart(known, relaxed, title=title)
     if out:
         save(figure, Path(out) / file, known)
-    display(figure)
+    of = title or "the given run, by CHGNet"
+    display(
+        captioned(
+            figure,
+            f"Share of the crystals of each generator below a value, {of}: the largest force on an atom, the energy above the hull of the training crystals, and how far atoms move while they relax. A curve further left is better. Dashed: decoded once. A panel stays empty where no crystal has the quantity.",
+        ),
+        sourced(
+            energies_table(known, relaxed),
+            energy.folder,
+            caption=f"Forces, energies and relaxations, {of}, a row a generator. n crystals; share that CHGNet can judge; the largest force on an atom, lower is better; the energy above the hull of those that have one, lower is better; last columns: crystals that were relaxed, share that relaxes, and medians of the way of an atom and of the energy gained. –: none was relaxed, or no hull is known.",
+        ),
+    )
 
 
 name = "LCS6Å, nesf+, by CHGNet" if not run else ""
@@ -153,7 +174,7 @@ show_energies(energy, name, "sample-energies")
 # %% tags=["hide-input"]
 hull, steps = energy.table("hull").iloc[0], energy.about["parameters"]["steps"]
 prose(
-    f"*Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.*",
+    f"Relaxations (FIRE, atoms and cell, up to {steps} steps to forces below 0.1 eV/Å) are of the first {energy.about['parameters']['n_relaxed']} crystals of three generators, in random order, not of all: a relaxation takes seconds to minutes of a processor core. Hulls are spanned by {hull['of_these_computed']} of {hull['training_crystals']} training crystals, all that have only elements of a judged crystal. A crystal that is not judged has atoms nearer than 0.5 Å, a cell too dense, too long or too large, or an atom without neighbours.",
     energy.folder,
 )
 
@@ -169,7 +190,7 @@ second = [
     for name in ("sampling", "sample-quality", "sample-energies")
 ]
 if second[0]:
-    display(certified_table(second[0]))
+    display(certified_table(second[0], "Perov-5, nesf+"))
 
 # %% tags=["full-width", "hide-input"]
 if second[1]:
@@ -183,7 +204,7 @@ if second[2]:
 # %% [markdown]
 # ## Symmetry
 #
-# Decoded atoms lie some thousandths or hundredths of an Å beside their sites. `--symmetrise TOL` (of `nesf reconstruct` and `nesf sample`) lets spglib find the symmetry within a tolerance and moves cell and atoms onto it. The share of test crystals whose space group is recovered, with and without:
+# Decoded atoms lie some thousandths or hundredths of an Å beside their sites. `--symmetrise TOL` (of `nesf reconstruct` and `nesf sample`) lets spglib find the symmetry within a tolerance and moves cell and atoms onto it.
 
 # %% tags=["hide-input"]
 recorded = {
@@ -206,7 +227,7 @@ tables = {
 sourced(pd.concat(tables), by=recorded)
 
 # %% [markdown]
-# *Tolerance 0: as decoded. The space group of a crystal and of its reconstruction is found with the same tolerance, 0.01 Å or 0.1 Å. Settings were not chosen on these splits; a larger tolerance may also make two kinds of atoms one.*
+# *Share of test crystals whose space group is recovered, a row a mode of decoding and tolerance of `--symmetrise`, higher is better; share that is left without symmetry (P1); and the median over the crystals of how far symmetrising moves an atom at most. Tolerance 0: as decoded. The space group of a crystal and of its reconstruction is found with the same tolerance, 0.01 Å or 0.1 Å. Settings were not chosen on these splits; a larger tolerance may also make two kinds of atoms one.*
 #
 # ## What this shows, and what it does not
 #

@@ -53,7 +53,7 @@ from nesf_studies.search import (
     steps,
     winner_table,
 )
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 # %% [markdown]
 # ## The rule
@@ -65,7 +65,7 @@ from nesf_studies.style import save
 # winner = ranked.iloc[0]
 # ```
 #
-# The search starts from this configuration:
+# The first table is the configuration from which the search starts. The second lists the candidates of each step.
 
 # %% tags=["hide-input"]
 start = {key: described({key: value}) for key, value in initial().items()}
@@ -76,7 +76,7 @@ values = pd.DataFrame(
 sourced(values, GIVEN)
 
 # %% [markdown]
-# and goes through these candidates. The paper says which network it has in the end (Supplementary Note 5), not which candidate won in each step; *adopted* is read from that network.
+# *Configuration at the start of the search, a row a field of `nesf.config.Config`. Widths of layers stand in brackets; 128×7 means seven layers of 128.*
 
 # %% tags=["hide-input", "full-width"]
 rows = [
@@ -95,6 +95,8 @@ display(sourced(pd.DataFrame(rows).set_index("step"), GIVEN))
 print(f"{sum(len(s.candidates) for s in steps())} candidates in all")
 
 # %% [markdown]
+# *The eight steps: what is searched, the number of candidates, the first and the last of them, and the one that the paper adopted. The paper says which network it has in the end (Supplementary Note 5), not which candidate won in each step; “adopted” is read from that network. Note: what the paper leaves open.*
+#
 # ## How it is run
 #
 # Each candidate is a labelled run of the [workflow](../workflow), so what is recorded already is not run again. There are two ways to run them.
@@ -139,29 +141,30 @@ counts = pd.DataFrame(
 sourced(counts, GIVEN)
 
 # %% [markdown]
+# *Candidates of the search on each dataset: how many there are, how many are recorded and not yet run side by side, and how many steps are recorded one after the other.*
+#
 # ### Side by side
 
 # %% tags=["full-width", "hide-input"]
 for name, table in tables.items():
-    if (table["n"] > 0).any():
-        print(f"{name}: the winner of each step among what is recorded")
-        display(sourced(winner_table(table).drop(columns="note")))
-    else:
+    if not (table["n"] > 0).any():
         print(f"{name}: none of the {len(table)} candidates is recorded yet")
-
-# %% tags=["hide-input"]
-for name, table in tables.items():
-    if (table["n"] > 0).any():
-        seeds = int(table["n"].max())
-        title = f"{name}, validation split, {seeds} seed(s) a candidate"
-        figure = search_steps(table, title=title)
-        if out:
-            save(figure, Path(out) / f"search-{name}", table)
-        display(figure)
+        continue
+    seeds = int(table["n"].max())
+    title = f"{name}, validation split, {seeds} seed(s) a candidate"
+    figure = search_steps(table, title=title)
+    if out:
+        save(figure, Path(out) / f"search-{name}", table)
+    display(
+        captioned(
+            figure,
+            f"{name}: number-of-atoms error on validation crystals of the recorded candidates, a panel a step, a row a candidate; lower is better. Blue: the winner by the paper's rule; grey: the other candidates; ring: what the paper adopted.",
+            table=sourced(winner_table(table).drop(columns="note")),
+            fold="The winner of each step as a table",
+        )
+    )
 
 # %% [markdown]
-# *Recorded candidates. Blue: the winner by the paper's rule among them; ring: what the paper adopted.*
-#
 # ### One step after the other
 
 # %% tags=["full-width", "hide-input"]
@@ -175,12 +178,11 @@ for name in names:
             outcome(winners[name]),
             of[name],
             {"start": GIVEN, "the paper": PAPER},
+            caption=f"{name}: configuration at the start of the search, after the steps that are recorded one after the other, and in the paper's network, a row a field of nesf.config.Config. A value that no recorded step has searched is still that of the start.",
         )
     )
 
 # %% [markdown]
-# *Values at the start, after the steps that are recorded one after the other, and in the paper's network. A value that no recorded step has searched is still that of the start.*
-#
 # ## The paper's claim
 #
 # The paper does not say which candidate won a step, but its network does, and each step ends in it (but the sixth). So there is one question that can be counted: in how many steps does the paper's choice win here?
@@ -196,16 +198,16 @@ sourced(
 )
 
 # %% [markdown]
-# *"Expected by chance": how often it would win if the winners were drawn at random.*
+# *Steps of the search in which the paper's choice wins, a row a dataset. Steps recorded: those with all of their candidates, side by side; with the paper's choice: those of them that have it among their candidates; expected by chance: how often it would win if the winners were drawn at random.*
 #
 # At small size the search agrees with the paper where the paper's choice is also the one that learns fastest: the loss weights, and the deepest position decoder. It differs where a short training asks for something else than a long one: a higher learning rate, small batches (more
 # steps in as many epochs), a smaller latent vector. So nothing here speaks against the paper's choices; only the runs on LCS6Å could.
 #
-# "The final step (step 8) is to retune some hyperparameters but it could not improve the performance." (Supplementary Note 7) To be compared when step 8 is recorded for LCS6Å; the table above says how much of it is.
+# "The final step (step 8) is to retune some hyperparameters but it could not improve the performance." (Supplementary Note 7) To be compared when step 8 is recorded for LCS6Å; the table under *What is recorded* says how many of the candidates are.
 #
 # ## What a trivial method scores
 #
-# A search that changes nothing: the spread between seeds of one and the same configuration. A winner whose lead is smaller has won by chance. `trial-search-unchanged` is the start of the search, with the epochs of the search; the others are longer trainings with several seeds:
+# A search that changes nothing: the spread between seeds of one and the same configuration. A winner whose lead is smaller has won by chance.
 
 # %% tags=["hide-input"]
 controls = [
@@ -214,7 +216,7 @@ controls = [
 sourced(seed_spread(controls).round(2), anchor="val")
 
 # %% [markdown]
-# *Error in the number of atoms, validation split, over seeds.*
+# *Number-of-atoms error on validation crystals of configurations that are recorded with several seeds: number of seeds, mean (lower is better) and standard deviation over them. `trial-search-unchanged`: the start of the search, with the epochs of the search; the others are longer trainings.*
 #
 # In most steps of the small search the winner leads by less than the standard deviation of `trial-search-unchanged`: another seed would have chosen another candidate.
 #

@@ -50,11 +50,12 @@ from IPython.display import display
 
 from nesf.baselines import copy_nearest
 from nesf.metrics import evaluate
-from nesf_studies.links import HERE, sourced
+from nesf_studies.links import GIVEN, HERE, sourced
 from nesf_studies.page import LABELS, open_dataset, open_model, recorded_run
 from nesf_studies.record import shown_analysis
 from nesf_studies.sensitivity import (
     ERRORS,
+    HYPERPARAMETERS,
     NETWORK,
     Parameters,
     analyse,
@@ -64,7 +65,7 @@ from nesf_studies.sensitivity import (
     sensitivity_curves,
     tolerant_range,
 )
-from nesf_studies.style import save
+from nesf_studies.style import captioned, save
 
 # %% tags=["hide-input"]
 crystals = open_dataset(dataset, fold, mirror, data_dir)
@@ -73,6 +74,7 @@ model, folder = open_model(run, crystals)
 # %% [markdown]
 # ## The seven numbers
 #
+# :::{table} Hyperparameters of the decoding, with the step that uses them. Local grid interval and range are two.
 # | step | hyperparameter | what it does |
 # |---|---|---|
 # | 1 | global grid interval | particles start on a grid over the box, so far apart |
@@ -81,14 +83,27 @@ model, folder = open_model(run, crystals)
 # | 4 | suppression radius | particles so near to the best one are taken for the same atom |
 # | 4 | fewest particles | a cluster of fewer is no atom |
 # | 5 | local grid interval, range | the grid around an atom whose points vote for its species |
+# :::
 #
-# One is changed, the other six keep their defaults (Supplementary Note 3):
+# One is changed, the other six keep their defaults.
 
 # %% tags=["hide-input"]
 defaults = replace(model.config.decoding, mode=mode)
-{name: getattr(defaults, name) for name in Parameters().names}
+labels = {name: HYPERPARAMETERS[name][0] for name in Parameters().names}
+sourced(
+    pd.DataFrame(
+        {
+            label: [f"{getattr(defaults, name):g}"]
+            for name, label in labels.items()
+        },
+        index=["default"],
+    ),
+    GIVEN,
+)
 
 # %% [markdown]
+# *Defaults of the seven hyperparameters: those of the model's own decoding, for most models the paper's (Supplementary Note 3).*
+#
 # The rule is no more than “decode again with another value”, for every value of every hyperparameter. What a value does not touch is computed once: a crystal is encoded once, more iterations go on from fewer, and steps 3 to 5
 # need no movement of particles. A test of the package checks that the crystals are those of so many separate reconstructions. *True fields* are decoded in the same way without any network: what they lose, the steps lose.
 
@@ -98,19 +113,6 @@ parameters = Parameters(
 )
 table = analyse(model, crystals, parameters)["sensitivity"]
 curves = {name: part for name, part in table.groupby("fields", sort=False)}
-
-# %% tags=["hide-input"]
-n = int(table["n_crystals"].iloc[0])
-title = f"{crystals.label}, {split} split, n = {n}, one model"
-figure = sensitivity_curves(curves, title=title)
-if out:
-    save(figure, Path(out) / f"sensitivity-{crystals.name}", table)
-figure
-
-# %% [markdown]
-# *Errors when one hyperparameter is changed; dashed: its default. Blue: the trained network; green: the true fields. Lower is better. The position error charges crystals in which nothing is detected (half of the cell's longest diagonal an atom); a hollow marker says that there are some. Rows and columns as in Figures S5 and S6.*
-#
-# How far can each be moved before one of the three errors is more than a tenth above its value at the default? (Tried values only; the true limits lie between two of them.)
 
 
 # %% tags=["hide-input"]
@@ -128,14 +130,48 @@ def limits(rows):
     return shown
 
 
-sourced(limits(curves[NETWORK]), HERE)
+def at_defaults(parts):
+    """The errors at the defaults, with the network and with the true fields."""
+    rows = {
+        name: part[part["is_default"]].iloc[0] for name, part in parts.items()
+    }
+    table = pd.DataFrame(rows).T[list(ERRORS)].astype(float).round(4)
+    return table.rename(columns=LABELS)
+
+
+def show(figure, parts, title, name, source):
+    """The curves; limits of the network and errors at the defaults in a fold."""
+    tables = {
+        "Limits, and the lowest errors (the network's):": limits(
+            parts[NETWORK]
+        ),
+        "Errors at the defaults:": at_defaults(parts),
+    }
+    return captioned(
+        figure,
+        f"{title}: errors when one hyperparameter is changed, a row a hyperparameter, a column an error, as in Figures S5 and S6; lower is better. Dashed: the default. Blue: the trained network; green: the true fields. The position error charges crystals in which nothing is detected (half of the cell's longest diagonal an atom); a hollow marker says that there are some.",
+        table="".join(
+            f"<p>{words}</p>{sourced(rows, source).data}"
+            for words, rows in tables.items()
+        ),
+        name=f"sensitivity-{name}",
+        fold="Limits, and errors at the defaults, as tables",
+    )
+
+
+n = int(table["n_crystals"].iloc[0])
+title = f"{crystals.label}, {split} split, n = {n}, one model"
+figure = sensitivity_curves(curves, title=title)
+if out:
+    save(figure, Path(out) / f"sensitivity-{crystals.name}", table)
+show(figure, curves, title, "live", HERE)
 
 # %% [markdown]
-# *From, to: values within which no error is more than 10 % above that of the default. Then the lowest error that any value of this row gives, and that value (the smallest on ties).*
+# How far can each be moved before one of the three errors is more than a tenth above its value at the default? The fold of {numref}`sensitivity-live` lists it. *From* and *to* are tried values within which no error is more than 10 % above that of the default; the true limits lie between two tried values. Beside them stands the lowest error that any value of the row gives, and that value (the smallest on ties).
 #
 # ## What a trivial method scores
 #
-# Copying the nearest training crystal has none of these hyperparameters. On the same crystals:
+# Copying the nearest training crystal has none of these hyperparameters.
 
 # %% tags=["hide-input"]
 chosen = sample(crystals.split(split), n_crystals, parameters.seed)
@@ -145,6 +181,8 @@ copy_errors = {LABELS[error]: round(summary[error], 4) for error in ERRORS}
 sourced(pd.DataFrame({"copy": copy_errors}).T, HERE)
 
 # %% [markdown]
+# *Errors of copy, the nearest training crystal, on the same crystals. Lower is better.*
+#
 # ## The paper's datasets, recorded
 #
 # The same for the model of LCS6Å, all crystals of its validation split, and for that of the recovered part of ICSG3D, some of them drawn at random. Validation and not test: whoever takes a better value from these curves has chosen it on them.
@@ -162,17 +200,8 @@ def curves_of(record, title, name):
     drawn = sensitivity_curves(parts, title=heading)
     if out:
         save(drawn, Path(out) / f"sensitivity-recorded-{name}", rows)
-    display(drawn)
+    display(show(drawn, parts, heading, name, record.folder))
     return parts
-
-
-def at_defaults(parts):
-    """The errors at the defaults, with the network and with the true fields."""
-    rows = {
-        name: part[part["is_default"]].iloc[0] for name, part in parts.items()
-    }
-    table = pd.DataFrame(rows).T[list(ERRORS)].astype(float).round(4)
-    return table.rename(columns=LABELS)
 
 
 # %% [markdown]
@@ -184,15 +213,8 @@ if recorded:
     curves = curves_of(recorded, "LCS6Å", "lcs6")
 
 # %% [markdown]
-# *As above, for LCS6Å. The curves of Figure S6 are drawings without numbers, so none are set beside these.*
-
-# %% tags=["hide-input"]
-sourced(limits(curves[NETWORK]), recorded.folder) if recorded else None
-
-# %% tags=["hide-input"]
-sourced(at_defaults(curves), recorded.folder) if recorded else None
-
-# %% [markdown]
+# The curves of Figure S6 are drawings without numbers, so none are set beside these.
+#
 # ### ICSG3D (Figure S5)
 
 # %% tags=["hide-input"]
@@ -205,15 +227,14 @@ if icsg3d:
 # A step at which the number of crystals without a detected atom changes is not about the hyperparameter: the plain error leaves such a crystal out of the mean. Steps of this kind are listed below; where nothing is listed, there is none.
 
 # %% tags=["hide-input"]
-sourced(jumps(others[NETWORK]), icsg3d.folder) if icsg3d and len(
-    jumps(others[NETWORK])
-) else None
-
-# %% tags=["hide-input"]
-sourced(limits(others[NETWORK]), icsg3d.folder) if icsg3d else None
-
-# %% tags=["hide-input"]
-sourced(at_defaults(others), icsg3d.folder) if icsg3d else None
+if icsg3d and len(steps := jumps(others[NETWORK])):
+    display(
+        sourced(
+            steps,
+            icsg3d.folder,
+            caption="Steps between two tried values at which the number of crystals without a detected atom changes: that number, and the position error without and with a charge for such crystals, before and after the step.",
+        )
+    )
 
 # %% [markdown]
 # ## The paper's claim
@@ -230,10 +251,11 @@ counted = {
     )
     if parts
 }
-pd.DataFrame(counted).replace({True: "free", False: "at an edge"}).T
+words = pd.DataFrame(counted).replace({True: "free", False: "at an edge"})
+sourced(words.T)
 
 # %% [markdown]
-# *Free: the next tried values on both sides of the default raise no error by more than a tenth.*
+# *Whether the default of each hyperparameter may be moved, a row a dataset. Free: the next tried values on both sides of the default raise no error by more than a tenth; at an edge: one of them does.*
 #
 # Agrees on the recorded datasets, at the defaults: the score threshold and the species grid do next to nothing over the whole range that was tried, and the others may be moved to both sides. The sentence does not name the edges, which the curves have:
 #
@@ -253,7 +275,13 @@ if recorded:
         .rename(columns=labels)
         .round(3)
     )
-    display(sourced(table, recorded.folder))
+    display(
+        sourced(
+            table,
+            recorded.folder,
+            caption="Errors by the number of iterations, model of LCS6Å on all validation crystals, and the share of the atoms that is detected. Lower is better for the errors; the share is right where as many atoms are detected as there are.",
+        )
+    )
 
 # %% [markdown]
 # Where the green curve is zero, nothing in the steps could be better; what is left of the blue one was not learned.
@@ -269,4 +297,4 @@ if recorded:
 #
 # ## Summary
 #
-# Most of the seven numbers may be changed several times over without effect, because particles that follow a learned field end in the same few points. On the recorded datasets no default is at an edge; on the small embedded dataset of the live part the table above says whether any is. The grid, the smallest cluster and the radius are those that can be set wrongly.
+# Most of the seven numbers may be changed several times over without effect, because particles that follow a learned field end in the same few points. On the recorded datasets no default is at an edge; on the small embedded dataset of the live part the table under *The paper's claim* says whether any is. The grid, the smallest cluster and the radius are those that can be set wrongly.

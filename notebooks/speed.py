@@ -46,6 +46,7 @@ from nesf_studies.speed import (
     speed_table,
     step_profile,
 )
+from nesf_studies.style import captioned
 from nesf_studies.trials import presets_table
 
 # %% tags=["hide-input"]
@@ -88,8 +89,10 @@ for kind, content in record.items():
 sourced(speed_table(record["speed"]["timings"]), made_by["speed"])
 
 # %% [markdown]
-# *Median over the rounds of all turns; the cases of a group took turns. “Plain” is the reference in the same run, and always fp32, not compiled. A step of preset `cpu` draws a few queries for each crystal, one of preset `paper`
-# takes every grid point of every atom. Start-up, compiling above all, is not in the times. Ratios have two digits: some stand on one to three rounds, and a second record of the same step [differs](#clocks).*
+# *Times of the parts of training and decoding, a row a case: median over the rounds of all turns (lower is better), what it is for, number of rounds, and how many times faster than the plain reference, by the medians and by the fastest rounds. The cases of a group took turns. “Plain” is the reference in the same run, and always fp32, not compiled. Start-up, compiling above all, is not in the times.*
+#
+# A step of preset `cpu` draws a few queries for each crystal, one of preset `paper` takes every grid point of every atom.
+# Ratios have two digits: some stand on one to three rounds, and a second record of the same step [differs](#clocks).
 
 # %% tags=["hide-input"]
 sizes = pd.DataFrame(
@@ -102,12 +105,16 @@ sizes = pd.DataFrame(
 sourced(sizes, made_by["speed"])
 
 # %% [markdown]
-# What the paper's schedule would take on this machine, from the fastest to the slowest of the recorded times of its step:
+# *Size of the training steps that are timed, a column a preset: crystals in a batch, steps in an epoch, and position and species queries of a step.*
+#
+# From the times of a step follows what the paper's schedule would take on this machine.
 
 # %% tags=["hide-input"]
 sourced(schedule_hours(record), made_by["speed"])
 
 # %% [markdown]
+# *Hours that the paper's schedule of 3200 epochs would take with the preset `paper`, a row a way of computing: from the fastest to the slowest of the recorded times of its step. Lower is better.*
+#
 # ## How it grows
 
 # %% tags=["hide-input"]
@@ -117,23 +124,29 @@ else:
     print("not yet recorded")
 
 # %% [markdown]
-# *Fastest of at least two rounds for each size. $n^k$: slope over all sizes and over their larger half, where fixed costs weigh little. Queries: a training step in fp32, not compiled. Atoms: decoding with the same particles in a
-# cell that is filled more and more. No trained model has a thousand atoms in a cell, so the fields are known ones: some that cost the same for any number of atoms, as a network does, and the true ones, which search all atoms for
-# every query. Crystals: decoding with a trained model.*
+# *Time against the number of queries, atoms and crystals, a panel each: fastest of at least two rounds for each size. Dotted: growth in proportion. $n^k$: slope over all sizes and over their larger half, where fixed costs weigh little. Queries: a training step in fp32, not compiled. Atoms: decoding with the same particles in a cell that is filled more and more. Crystals: decoding with a trained model.*
+#
+# No trained model has a thousand atoms in a cell, so the fields in the panel of the atoms are known ones: some that cost the same for any number of atoms, as a network does, and the true ones, which search all atoms for every query.
 #
 # ## Where a step's time goes
+#
+# `benchmarks/profile_step.py` puts a stopwatch around each section of a training step.
 
 # %% tags=["hide-input"]
 if "profile" in record:
-    display(step_profile(record["profile"]["profiles"]))
+    display(
+        captioned(
+            step_profile(record["profile"]["profiles"]),
+            "Parts of a training step, a column a preset, a row a way of computing: in seconds (above) and in percent of the step (below). Mean over some steps; a section inside of another counts once. Backward: that of the whole loss.",
+            name="step-profile",
+        )
+    )
 else:
     print("not yet recorded")
 
 # %% [markdown]
-# *Mean over some steps, with the stopwatch of `benchmarks/profile_step.py` around each section; a section inside of another counts once. “Backward” is that of the whole loss.*
-#
 # (clocks)=
-# **Two clocks.** These seconds are not those of the table *Times*: the two were measured one after the other, in runs of their own (printed at the top), on a machine that other programs shared. The network, the queries, the batch and the threads are the same in both; the load of the machine, and the commit, are not. So read shares of a step here, ratios there, and take no absolute time for more than its order. Side by side, seconds a step:
+# **Two clocks.** These seconds are not those of the table *Times*: the two were measured one after the other, in runs of their own (printed at the top), on a machine that other programs shared. The network, the queries, the batch and the threads are the same in both; the load of the machine, and the commit, are not. So read shares of a step here, ratios there, and take no absolute time for more than its order.
 
 # %% tags=["hide-input"]
 profiled = {"where it goes, mean": made_by.get("profile")}
@@ -142,20 +155,22 @@ sourced(
 ) if "profile" in made_by else None
 
 # %% [markdown]
-# *By the record of the table Times: median and fastest round. By that of the figure above: mean of a few steps.*
+# *Seconds of a training step by both records: median and fastest round by the record of the section “Times”, mean of a few steps by that of “Where a step's time goes”.*
 #
 # ## What does bf16 cost in accuracy?
 #
-# The same trainings with fp32 and with bf16 products, the same seeds, on the embedded data; errors on the validation split.
+# The same trainings, with the same seeds, were made with fp32 and with bf16 products on the embedded data.
 
 # %% tags=["hide-input"]
 compared = ["trial-fp32-100-epochs", "trial-bf16-100-epochs"]
 sourced(presets_table("starter", compared), anchor="val")
 
 # %% [markdown]
+# *Trainings on `starter` with fp32 and with bf16 products, a column each: n seeds, epochs, minutes of each training, and errors on validation crystals (mean ± standard deviation over the seeds). Lower is better unless said otherwise.*
+#
 # ## More epochs in the same hour
 #
-# LCS6Å with the preset `cpu`, which then drew its queries as the official code does: before this work 600 epochs fitted in an hour of one core, now 1200 are planned for it. Errors on the validation split.
+# LCS6Å with the preset `cpu`, which then drew its queries as the official code does: before this work 600 epochs fitted in an hour of one core, now 1200 are planned for it.
 
 # %% tags=["hide-input"]
 sourced(
@@ -164,6 +179,8 @@ sourced(
 )
 
 # %% [markdown]
+# *Trainings on LCS6Å in about an hour, before this work and after it, a column each: n seeds, epochs, minutes of each training, and errors on validation crystals (mean ± standard deviation where there are several seeds). Lower is better unless said otherwise.*
+#
 # (agreement)=
 # ## Does decoding find the same atoms?
 
@@ -179,11 +196,13 @@ else:
     print("not yet recorded")
 
 # %% [markdown]
-# *Against the plain algorithm, in which every particle moves 64 times. Two decoded crystals disagree when they differ in the number of atoms, in a species, or in a position by more than the tolerance. “Exact” names the rule that is followed, that of the paper; it is not a promise of the same atoms in every crystal.*
+# *Crystals of LCS6Å that the modes of decoding decode in another way than the plain algorithm, in which every particle moves 64 times: a row a split and mode; lower is better. Two decoded crystals disagree when they differ in the number of atoms, in a species, or in a position by more than the tolerance.*
+#
+# “Exact” names the rule that is followed, that of the paper; it is not a promise of the same atoms in every crystal.
 #
 # ## Memory
 #
-# Decoding of large things, each in a process of its own:
+# What do large things cost to decode, and large datasets to train on?
 
 # %% tags=["hide-input"]
 if "memory" in record:
@@ -193,7 +212,7 @@ else:
     print("not yet recorded")
 
 # %% [markdown]
-# Training on a dataset that stays on disk (made-up crystals, each row a process of its own):
+# *Decoding of large things, a row each, in a process of its own: particles, atoms that are found, time, and peak memory.*
 
 # %% tags=["hide-input"]
 streaming = recorded_streaming()
@@ -201,15 +220,16 @@ streamed = RESULTS / "benchmarks" / "streaming" / "streaming.json"
 sourced(streaming, streamed) if len(streaming) else print("not yet recorded")
 
 # %% [markdown]
-# *Opening includes building the trainer, and on the first rows compiling and reading the libraries from a cold disk; that is why 10,000 crystals seem to open more slowly than 100,000. It is not a cost of the crystals. What the table is about is the memory: streamed, it does not grow.*
-
-# %% [markdown]
+# *Training on made-up crystals that are streamed from disk, or held in memory; each row is a process of its own. Times of writing the dataset, of opening it and of a step; speed of a step against that in memory; peak of the process's own memory, and with the files that are mapped; size on disk. –: not of this case.*
+#
+# Opening includes building the trainer, and on the first rows compiling and reading the libraries from a cold disk; that is why 10,000 crystals seem to open more slowly than 100,000. It is not a cost of the crystals. What the table is about is the memory: streamed, it does not grow.
+#
 # ## What to distrust
 #
 # - A ratio depends on both sides. The plain reference is a fair reading of the paper, not the authors' code, and it is not written to be slow; somebody else's would be somewhat faster or slower.
 # - Times of one machine. Others differ in their matrix units (bf16 gains little without them), their memory and their number of processors. Other programs disturb a measurement; where the two ratios differ, the fastest rounds are
 #   nearer to the truth.
-# - fp32 results agree with the plain reference to rounding. bf16 ones do not: whether that matters is seen in the metrics of trained models above, of which there are few: a difference smaller than their spread says nothing.
+# - fp32 results agree with the plain reference to rounding. bf16 ones do not: whether that matters is seen in the metrics of trained models under *What does bf16 cost in accuracy?*, of which there are few: a difference smaller than their spread says nothing.
 # - No GPU was at hand: what a GPU takes is not measured, though the same code runs there.
 #
 # ## Summary

@@ -34,7 +34,7 @@ check_parameters(globals())
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from nesf.config import ModelConfig
 from nesf.model import Autoencoder
@@ -43,7 +43,7 @@ from nesf_studies.links import GIVEN, HERE, PAPER, as_html, sourced
 from nesf_studies.page import LABELS, RESULTS, TITLES
 from nesf_studies.paper import beside_the_paper
 from nesf_studies.scores import comparison, forest
-from nesf_studies.style import DRAWN, save
+from nesf_studies.style import DRAWN, captioned, save
 from nesf_studies.tables import (
     PAPER_PARAMETERS,
     comparison_table,
@@ -86,16 +86,24 @@ print(f"{len(runs)} recorded runs")
 #
 # ## Test sets (Table 1)
 #
-# Mean ± standard deviation over n runs: seeds for ICSG3D and LCS6Å, the folds of one cross-validation for the YBCO-like crystals, for which the paper gives no deviation. Preset `paper` and `official` are the whole schedule of the paper (for a GPU); `cpu` is a
-# **smaller** training: a sample of the queries in every step, and the epochs listed [below](#cost). On ICSG3D
+# Presets `paper` and `official` are the whole schedule of the paper (for a GPU); `cpu` is a
+# **smaller** training: a sample of the queries in every step, and the epochs listed [below](#cost). The presets `plus` are [nesf+](consistent), a model of our own. On ICSG3D
 # ours is trained on `icsg3d-recovered`, a part of the clean training split, and scored on the whole validation and test splits.
 
 
 # %% tags=["full-width", "hide-input"]
-def tables(split: str) -> None:
+WORDS = {"test": "test set", "val": "validation set", "train": "training set"}
+SEEDS = "n trainings with different seeds; a single run has no deviation"
+FOLDS = "the n folds of one cross-validation; the paper gives no deviation"
+
+
+def tables(split: str, *, folded: bool = False) -> None:
     for dataset, title in TITLES.items():
+        caption = f"{title}, {WORDS[split]}, all methods"
+        if not folded:
+            caption += f". Rows: the errors, lower is better; the match rate, higher is better; n. Columns: the methods, ours with their preset. Mean ± standard deviation over {FOLDS if dataset == 'ybco' else SEEDS}."
         table = comparison_table(runs, dataset, split)
-        display(Markdown(f"**{title}**"), as_html(table, f"{title}, {split}"))
+        display(as_html(table, caption, folded=folded))
 
 
 tables("test")
@@ -104,31 +112,42 @@ tables("test")
 # ## Better, not told apart, or worse
 #
 # Ours against the paper's NeSF. The difference, ours − paper, has a **95 % interval** from its standard error, which counts the spread and the number of runs of *both* sides (Welch). **▼ better**: the whole interval is below zero, ours has the smaller error; **▲ worse**: it is above; **≈ not told apart**: it holds zero.
-# For the YBCO-like crystals the paper gives no deviation, so only ours is counted and the interval is too narrow. Of one run of ours the spread is taken to be the paper's. The last column says so.
+# For the YBCO-like crystals the paper gives no deviation, so only ours is counted and the interval is too narrow. Of one run of ours the spread is taken to be the paper's. The last column of the table of verdicts says so.
 
 # %% tags=["hide-input"]
+PLUS = ["plus-five-steps", "plus"]
 figure = forest(judged(runs, "test"), TITLES)
 if out:
     save(figure, Path(out) / "differences", judged(runs, "test"))
-figure
+captioned(
+    figure,
+    "Test sets: difference from the mean of the paper's NeSF as a share of that mean, with its 95 % interval, a row an error. Left of the line ours has the smaller error. Dots: preset cpu; squares: nesf+. Blue: better; grey: not told apart; orange: worse. An arrow: the interval goes on outside.",
+    table=as_html(difference_table(runs, "test", presets=PLUS)),
+    name="table1-verdicts",
+    fold="The verdicts on nesf+ as a table",
+)
 
-# %% [markdown]
-# *Difference from the paper's mean as a share of it, with its 95 % interval; left of the line ours has the smaller error. Dots: preset `cpu`; squares: nesf+, a model of our own. Blue: better; grey: not told apart; orange: worse. An arrow: the interval goes on outside.*
 
 # %% tags=["full-width", "hide-input"]
-shown = difference_table(runs, "test", presets=["cpu"])
-as_html(shown, "ours against the paper's NeSF, test")
+def verdicts(split: str) -> None:
+    """The verdicts on the preset cpu as a table, those on nesf+ in a fold."""
+    source = {"test": "Table 1", "val": "Table S2", "train": "Table S1"}[split]
+    caption = f"Verdicts, {WORDS[split]}s: ours (preset cpu) against the paper's NeSF ({source}), a row a dataset and error. Columns: mean ± standard deviation of the paper and of ours; n, our seeds or folds; the difference with its two-sided 95 % interval; the verdict; whose spread the interval counts."
+    display(as_html(difference_table(runs, split, presets=["cpu"]), caption))
+    plus = difference_table(runs, split, presets=PLUS)
+    if split != "test" and len(plus):
+        title = f"The same for nesf+, {WORDS[split]}s"
+        display(as_html(plus, title, folded=True))
 
-# %% tags=["full-width", "hide-input"]
-shown = difference_table(runs, "test", presets=["plus-five-steps", "plus"])
-as_html(shown, "The same for nesf+", folded=True)
+
+verdicts("test")
 
 # %% [markdown]
 # And against the paper's numbers for the voxel baseline ICSG3D:
 
 # %% tags=["full-width", "hide-input"]
 shown = difference_table(runs, "test", against="icsg3d", presets=["cpu"])
-as_html(shown, "Ours against the paper's ICSG3D, test", folded=True)
+as_html(shown, "Ours against the paper's ICSG3D, test sets", folded=True)
 
 # %% [markdown]
 # The paper's own NeSF has a larger lattice error than its ICSG3D on two of the three datasets: see [Paper, official code, here](differences).
@@ -148,7 +167,7 @@ if out:
 figure
 
 # %% [markdown]
-# *Errors on the test sets, lower is better. Hollow: the paper's values; filled: recorded runs, of which the table says how many. Bars are ± one standard deviation over seeds, or over folds for the YBCO-like crystals, where one fold is five
+# *Errors on the test sets, a row of panels a dataset, a panel an error; lower is better. Hollow: the paper's values; filled: recorded runs, whose number n stands in the tables of the test sets. Bars: ± one standard deviation over seeds, or over folds for the YBCO-like crystals, where one fold is five
 # crystals. `constant` is far to the right and left out.*
 #
 # ### The embedded dataset
@@ -156,21 +175,26 @@ figure
 # `starter` is an easy set of hypothetical decorations of prototypes, made for this package; the paper has no numbers for it.
 
 # %% tags=["full-width", "hide-input"]
-as_html(comparison_table(runs, "starter"), "starter, test")
+shown = comparison_table(runs, "starter")
+as_html(shown, "starter, test set, all methods", folded=True)
 
 # %% [markdown]
 # ## Validation sets (Table S2)
+#
+# The same comparison and the same rule. Recipes were chosen on these crystals, so a verdict here counts less than one on the test sets.
 
 # %% tags=["full-width", "hide-input"]
-tables("val")
+verdicts("val")
+tables("val", folded=True)
 
 # %% [markdown]
 # ## Training sets (Table S1)
 #
-# Whether a model has learned its training crystals. It is recorded where decoding the whole training split was asked for.
+# Whether a model has learned its training crystals. It is recorded where decoding the whole training split was asked for; a dataset without such a run has no verdict.
 
 # %% tags=["full-width", "hide-input"]
-tables("train")
+verdicts("train")
+tables("train", folded=True)
 
 # %% [markdown]
 # ## The crystals (Tables 2-4)
@@ -179,21 +203,25 @@ tables("train")
 # contains the validation and test crystals too; ours is the recovered part of what is left without them.
 
 # %% tags=["full-width", "hide-input"]
-for name in ("icsg3d-recovered", "lcs6", "ybco"):
-    title = TITLES.get(name, "ICSG3D")
-    display(Markdown(f"**{title}**"), as_html(linked_atoms(name), title))
+names = {
+    n: TITLES.get(n, "ICSG3D") for n in ("icsg3d-recovered", "lcs6", "ybco")
+}
+for name, title in names.items():
+    title = f"{title}: crystals by split and number of atoms, paper and ours"
+    display(as_html(linked_atoms(name), title, folded=True))
 
 # %% [markdown]
 # What still differs, once the two rows of LCS6Å are exchanged back and the training row of ICSG3D is left aside:
 
 # %% tags=["hide-input"]
-for name in ("icsg3d-recovered", "lcs6", "ybco"):
-    rows = linked_differences(name)
-    title = TITLES.get(name, "ICSG3D")
-    if len(rows):
-        display(Markdown(f"**{title}**"), as_html(rows, title))
-    else:
-        display(Markdown(f"**{title}**: nothing."))
+rows = pd.concat(
+    {title: linked_differences(name) for name, title in names.items()},
+    names=["dataset"],
+)
+as_html(
+    rows,
+    "Numbers of crystals in which the paper's Tables 2-4 and the released data differ, a row a dataset, split (as released) and number of atoms. A dataset without a row has no difference.",
+)
 
 # %% [markdown]
 # One crystal: the paper's Table 3 has it in the column of 28 atoms, the released test split under 24. One of the two is a slip; which one cannot be told from the release.
@@ -201,7 +229,7 @@ for name in ("icsg3d-recovered", "lcs6", "ybco"):
 # %% [markdown]
 # ## Parameters
 #
-# With the 80 species of LCS6Å, beside the paper's figures for its network and for the voxel baseline:
+# The network is small beside the voxel baseline.
 
 # %% tags=["hide-input"]
 network = Autoencoder(ModelConfig(n_species=80))
@@ -211,53 +239,73 @@ sizes = {"NeSF, here": f"{ours:,}"} | {
     for method, count in PAPER_PARAMETERS.items()
 }
 table = pd.DataFrame({"parameters": sizes})
-sourced(table, PAPER, {"NeSF, here": HERE})
+sourced(
+    table,
+    PAPER,
+    {"NeSF, here": HERE},
+    caption="Trainable parameters of our network, counted here with the 80 species of LCS6Å, and of the paper's network and voxel baseline as the paper gives them (Section 2.3).",
+)
 
 # %% [markdown]
 # (cost)=
 # ## Cost
 #
-# What the recorded runs took: one training (mean, smallest and largest), then reconstructing and scoring its crystals; and the same without a network, for the oracle. Times of one machine, which was shared in some of these runs: upper bounds. Each row leads to its runs, with command and time.
+# Times of one machine, which was shared in some of these runs: upper bounds. Each row leads to its runs, with command and time.
 
 # %% tags=["full-width", "hide-input"]
-as_html(cost_table(runs), "cost")
+as_html(
+    cost_table(runs),
+    "What the recorded runs took, a row a dataset, method and preset. Training: minutes of one training, mean (smallest-largest). Decoding and scores: minutes for all recorded splits of a run, mean. Memory: the largest. The oracle has no network to train. Last column: one training of the paper.",
+)
 
 # %% [markdown]
 # ## Where the errors come from
 #
-# Test materials by whether the number of atoms came out right, all recorded seeds or folds together. The position error (actual) is a mean over atoms; an atom that was missed counts with the distance to some other atom, an ångström or more. So
+# The position error (actual) is a mean over atoms; an atom that was missed counts with the distance to some other atom, an ångström or more. So
 # a few crystals in which atoms are missed decide it, and the typical crystal is far better than the mean.
 
-# %% tags=["hide-input"]
-for name in ("lcs6", "ybco", "icsg3d-recovered"):
-    if len(table := error_sources(runs, name)):
-        title = TITLES.get(name, "ICSG3D (recovered training split)")
-        display(Markdown(f"**{title}**"), as_html(table, title))
+# %% tags=["full-width", "hide-input"]
+parts = {title: error_sources(runs, name) for name, title in names.items()}
+if parts := {title: part for title, part in parts.items() if len(part)}:
+    display(
+        as_html(
+            pd.concat(parts, names=["dataset"]),
+            "Test crystals by whether the decoded number of atoms is right, preset cpu, all recorded seeds or folds together. Columns: share of the crystals (materials) and of their atoms; position and species error (actual) of these atoms; their share of the summed position error.",
+        )
+    )
 
 # %% [markdown]
-# A mean can be dominated by even fewer crystals. These are the validation crystals of ICSG3D whose cells come out worst: for a few the lattice is decoded far outside everything that was trained, and they dominate the mean. The paper's own standard deviations of the
+# A mean can be dominated by even fewer crystals: for a few validation crystals of ICSG3D the lattice is decoded far outside everything that was trained. The paper's own standard deviations of the
 # lattice on this dataset, larger than their mean, look like the same thing.
 
 # %% tags=["hide-input"]
-as_html(largest_errors(runs, "icsg3d-recovered"), "worst cells")
+as_html(
+    largest_errors(runs, "icsg3d-recovered"),
+    "The five validation crystals of ICSG3D with the largest error of the lattice lengths, over all seeds of the preset cpu: true and detected number of atoms, and the errors.",
+)
 
 # %% [markdown]
 # ## Why some cells differ
 #
-# Controlled runs on the YBCO-like crystals that change one setting at a time, all compared on **validation** crystals: the settings that differ, and the errors. A few folds each, so small differences mean nothing. `trial-as-preset` is the preset as it was when these runs were made. Those on LCS6Å are on the page [Paper, official code, here](differences).
+# Controlled runs on the YBCO-like crystals change one setting at a time. A few folds each, so small differences mean nothing. `trial-as-preset` is the preset as it was when these runs were made. Those on LCS6Å are on the page [Paper, official code, here](differences).
 
 # %% tags=["full-width", "hide-input"]
 controlled = [r for r in runs if r.run["preset"].startswith("trial-")]
 changes = changes_table(controlled, "ybco")
-sourced(changes, anchor="val", caption="controlled runs, YBCO-like")
+sourced(
+    changes,
+    anchor="val",
+    caption="Controlled runs on the YBCO-like crystals, a row a recipe: n folds, the settings that differ between the rows, minutes of one training, and the mean errors on validation crystals. Lower is better.",
+)
 
 # %% [markdown]
 # ## The recorded runs
 #
 # Every number of ours above comes from these. `sha256sum --check SHA256SUMS` in `results/` tells whether a file was changed; <a href="../results/table1.csv">table1.csv</a> has all means in long form.
 
-# %% tags=["hide-input", "hide-output"]
-as_html(recipes_table(runs), "recorded runs")
+# %% tags=["hide-input"]
+title = "All recorded runs by dataset, method and preset"
+as_html(recipes_table(runs), title, folded=True)
 
 # %% [markdown]
 # ## What was asked for, and what is missing
@@ -265,13 +313,15 @@ as_html(recipes_table(runs), "recorded runs")
 # The work is described in `workflow/config.yaml`; `snakemake --cores 2 table1` runs whatever is missing, and the page [on the workflow](../workflow) says how that is spread over a cluster.
 
 # %% tags=["hide-input"]
-sourced(progress_table(), GIVEN, caption="asked for and recorded")
+title = "Runs that are asked for, recorded and missing, by dataset and preset"
+sourced(progress_table(), GIVEN, caption=title, folded=True)
 
 # %% [markdown]
 # Cells of the paper's tables for which nothing is recorded yet, most of them because they need a GPU:
 
 # %% tags=["hide-input"]
-as_html(not_yet_run(runs), "not yet run")
+title = "Splits that are not recorded yet, by dataset and method"
+as_html(not_yet_run(runs), title, folded=True)
 
 # %% [markdown]
 # ## What to distrust
@@ -285,4 +335,4 @@ as_html(not_yet_run(runs), "not yet run")
 #
 # ## Summary
 #
-# The section *Better, not told apart, or worse* is the answer, cell by cell. The oracle is free of errors, so whatever is wrong was lost in the latent vector or in the learned fields, not in the decoding.
+# {numref}`table1-verdicts` and the table of verdicts below it are the answer, cell by cell. The oracle is free of errors, so whatever is wrong was lost in the latent vector or in the learned fields, not in the decoding.

@@ -61,6 +61,7 @@ from nesf_io.errors import DataError
 from nesf_studies.links import GIVEN, HERE, sourced
 from nesf_studies.page import RESULTS, open_dataset, recorded_run
 from nesf_studies.scores import loss_curves
+from nesf_studies.style import captioned
 from nesf_studies.tables import metrics_table, recorded_table
 from nesf_studies.trials import changes_table, config_table
 
@@ -83,7 +84,7 @@ Markdown(f"```python\n{inspect.getsource(losses)}```")
 # %% [markdown]
 # ## Choices
 #
-# Every choice is a field of `nesf.config.Config`, with unit and source in its comment ([all of them](../api.md)). The table shows where the presets and this page differ; lengths are in ångström, and 0 for `n_position` and `n_species` means every grid point. For one minute, many small steps with few points are better than few large ones.
+# Every choice is a field of `nesf.config.Config`, with unit and source in its comment ([all of them](../api.md)). For one minute, many small steps with few points are better than few large ones.
 
 # %% tags=["hide-input"]
 run = runs.Run(crystals.name, preset=preset, seed=seed, fold=crystals.fold)
@@ -101,6 +102,8 @@ if small_steps:
 sourced(config_table({**PRESETS, "this page": config}), GIVEN)
 
 # %% [markdown]
+# *Settings in which the presets and this page differ: a row a field of `nesf.config.Config`, a column a preset. Lengths are in Å; 0 for `n_position` and `n_species` means every grid point. –: not set.*
+#
 # ## Training
 
 # %% tags=["remove-stderr", "hide-input"]
@@ -130,7 +133,7 @@ loss_curves(
 )
 
 # %% [markdown]
-# *The loss and its four parts, without their weights: means over an epoch of training batches (line), and the whole validation split with always the same queries (markers).*
+# *Loss of this page's training by epoch, in all and in its four parts without their weights; lower is better. Blue line: mean over the training batches of an epoch. Orange markers: the whole validation split, with the same queries each time.*
 #
 # ## How good is it?
 #
@@ -158,11 +161,11 @@ summaries = {
 sourced(metrics_table(summaries, dataset=crystals.name), HERE)
 
 # %% [markdown]
-# *Errors on the test split, lower is better unless said otherwise; number of seeds: 1. "Actual": mean over the atoms of the true crystal, "detected": over the atoms found.*
+# *Errors on the test split of this page's model (one seed) and of the two predictors; a column “paper” stands here for datasets that the paper has. Lower is better unless said otherwise. “Actual”: mean over the atoms of the true crystals; “detected”: over the atoms found.*
 #
 # ## A longer training
 #
-# The recorded run of this dataset, where the repository has one. Its command is printed; expect your own loss to look like this.
+# The recorded run of this dataset, where the repository has one. Its command is printed. Expect the loss of your own training to look like its loss.
 
 # %% tags=["hide-input"]
 try:
@@ -176,28 +179,40 @@ else:
         f"{took:.0f} minutes, {recorded.run['threads']} thread(s) of {recorded.run['device_name']}"
     )
     display(
-        loss_curves(recorded.log(), title=f"{crystals.label} (recorded run)")
+        captioned(
+            loss_curves(
+                recorded.log(), title=f"{crystals.label} (recorded run)"
+            ),
+            "Loss of the recorded run by epoch, in all and in its four parts without their weights; lower is better. Blue line: mean over the training batches of an epoch. Orange markers: the whole validation split.",
+        )
     )
     columns = {
         "this page": metrics.summary,
         "recorded": recorded.metrics["test"],
     }
     table = metrics_table(columns, dataset=crystals.name)
-    display(sourced(table, HERE, {"recorded": recorded.folder}, anchor="test"))
+    display(
+        sourced(
+            table,
+            HERE,
+            {"recorded": recorded.folder},
+            anchor="test",
+            caption="Errors on the test split of this page's model and of the recorded run, one seed or fold each. Lower is better unless said otherwise.",
+        )
+    )
 
 # %% [markdown]
 # ## The paper's data
 #
-# The recorded run of seed 0 on LCS6Å with the preset `cpu` (`nesf run lcs6`), test split, beside the paper's own numbers, which are means over ten seeds. [Table 1](table1) has the other seeds and datasets, and says where they differ from the paper.
+# On LCS6Å the run of seed 0 with the preset `cpu` is recorded (`nesf run lcs6`). [Table 1](table1) has the other seeds and datasets, and says where they differ from the paper.
 
 # %% tags=["hide-input"]
 sourced(recorded_table("lcs6"), anchor="test")
 
 # %% [markdown]
-# *LCS6Å, test split, one seed.*
+# *Errors on the test split of LCS6Å: the recorded run (ours, one seed), the predictors that need no training, and the paper's NeSF (mean and standard deviation over ten seeds). Lower is better unless said otherwise.*
 #
-# How the preset was chosen: trainings on LCS6Å, compared on its **validation** split, with the settings in which they differ (`global_share`: share of the position queries drawn all over the box; `early_stopping`: the weights of the lowest validation loss are kept). They shared two processor cores with
-# other work, so their minutes compare only roughly.
+# The preset was chosen among several recipes, which were compared on the **validation** split. The trainings shared two processor cores with other work, so their minutes compare only roughly.
 
 # %% tags=["hide-input"]
 recipes = all_runs(RESULTS)
@@ -206,6 +221,8 @@ whole = [r for r in recipes if not r.run["preset"].startswith(others)]
 sourced(changes_table(whole, "lcs6").T, anchor="val")
 
 # %% [markdown]
+# *Recorded trainings on LCS6Å, a column a recipe: number of seeds n, the settings in which the recipes differ, minutes of one training, and mean errors on validation crystals (lower is better). `global_share`: share of the position queries that are drawn all over the box. `early_stopping`: the weights of the lowest validation loss are kept.*
+#
 # ## What to distrust
 #
 # - The first curves are those of a minute. The number of epochs is planned from the speed of the machine, so the numbers above change from machine to machine; the recorded ones do not.

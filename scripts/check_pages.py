@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import itertools
 import multiprocessing
 import os
 import re
@@ -38,6 +39,7 @@ TEXT_PAGE, ANY_PAGE = (
     2_000_000,
 )  # bytes, without the library of the 3-D views and the model of the live page
 RUN_PAGES = 4  # of the pages of recorded runs, which one template makes, are opened
+LIVE = "live.html"
 LIVE_SECONDS = 30  # for the live page, on a busy machine
 # parts of a page that show text, with the size at which it is displayed
 SMALL_TEXT = """() => {
@@ -160,7 +162,8 @@ def check_page(browser: Any, base: str, name: str, axe: str) -> dict[str, Any]:
         if width == max(WIDTHS):
             if page.locator("#nesf-live").count():
                 check_live(page, faults)
-                report["live_s"] = round(time.monotonic() - start, 2)  # with an empty cache
+                first = page.locator("#nesf-live").get_attribute("data-first")  # ms
+                report["live_s"] = round(float(first or "nan") / 1000, 2)  # with an empty cache
             weight = sum(n for url, n in sizes.items() if not re.search("3Dmol|/live/", url))
             report["bytes"] = weight
             limit = ANY_PAGE if page.locator(".cell_output, #nesf-live").count() else TEXT_PAGE
@@ -256,8 +259,12 @@ def main() -> int:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_port}/"
     reports = []
+    jobs = [(base, name, executable) for name in names]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for report in pool.imap_unordered(work, [(base, name, executable) for name in names]):
+        # the live page alone, as its first result is timed
+        timed = pool.map(work, [job for job in jobs if job[1] == LIVE])
+        others = pool.imap_unordered(work, [job for job in jobs if job[1] != LIVE])
+        for report in itertools.chain(timed, others):
             reports.append(report)
             print(f"{report['page']}: {report['bytes'] / 1e6:.2f} MB, load {report['load_s_1400']} s, {report['views']} views, {len(report['faults'])} faults in {report['seconds']} s", flush=True)  # fmt: skip
             print("".join(f"    {fault}\n" for fault in dict.fromkeys(report["faults"])), end="")

@@ -40,6 +40,16 @@ def test_training_structures_come_back(model: nesf.TrainedModel, known: list[Str
     )
 
 
+def test_a_model_may_be_named(model: nesf.TrainedModel, known: list[Structure]) -> None:
+    named, loaded = (
+        nesf.reconstruct(m, known[:1], match=False, grid_interval=0.7) for m in ("starter", model)
+    )
+    assert np.array_equal(named.crystals.positions, loaded.crystals.positions)
+    assert len(nesf.interpolate("starter", known[0], known[1], 2, grid_interval=0.7).crystals) == 2
+    with pytest.raises(nesf.NesfError, match="no-such-model"):
+        nesf.reconstruct("no-such-model", known[:1])
+
+
 def test_orientation_form_and_images_of_the_input_do_not_matter(
     model: nesf.TrainedModel, known: list[Structure]
 ) -> None:

@@ -19,6 +19,7 @@ from nesf_studies.examples import (
     compare,
     example_caption,
     example_grid,
+    examples_view,
     ranking,
     read_baseline,
 )
@@ -121,6 +122,9 @@ def test_methods_stand_beside_each_other_on_the_chosen_crystals(tmp_path: Path) 
     assert figure.axes[7].get_title() == "nothing detected" and figure.axes[
         3
     ].get_title().startswith("median (2 of 3)\n")
+    view = examples_view(table, {method: made[method] for method in names}, names, 'in "3-D"').data
+    assert view.count('data-caption="in &quot;3-D&quot;"') == 1 and "nesfViews.choice" in view
+    assert view.count("<option") == 3 and "NeSF: nothing detected" in view
     baseline.select([0]).save(tmp_path / "part.safetensors")
     with pytest.raises(DataError, match=r"part.safetensors: holds 1 of the 3 examples"):
         compare(

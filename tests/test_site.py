@@ -187,6 +187,12 @@ PAGE = [
     ),
     new_markdown_cell("*A figure of CrS2.*"),
     new_code_cell("captioned(figure, 'The second.', name='fig-two')"),
+    new_code_cell(
+        "import pandas as pd\nfrom nesf_studies.links import GIVEN, sourced\n"
+        "table = pd.DataFrame({'n': [1]})\nfor options in ({'caption': 'A table.'}, {'caption': 'In a fold.', 'folded': True}, {}):\n"
+        "    display(sourced(table, GIVEN, **options))"
+    ),
+    new_markdown_cell("*Another table.*"),
 ]
 
 
@@ -232,7 +238,10 @@ def test_a_small_book(tmp_path: Path) -> None:
     assert len(page.select("math")) == 2 and not page.select("script[src*=mathjax]")
     captions = [caption.get_text().strip() for caption in page.select("figcaption")]
     assert ["A figure of CrS₂." in captions[0], "The second." in captions[1]] == [True, True]
-    assert [c.startswith(f"Fig. {i}") for i, c in enumerate(captions, start=1)] == [True, True]
+    starts = ("Fig. 1", "Fig. 2", "Table 1 A table.", "Table 2 Another table.")
+    for caption, start in zip(captions, starts, strict=True):
+        assert " ".join(caption.split()).startswith(start)
+    assert len(page.select("figure table")) == 2 and len(page.select("table")) == 3
     labels = [str(svg["aria-label"]) for svg in page.select("figure svg")]
     assert "A figure of CrS₂." in labels[0] and labels[1] == "The second."
     (reference,) = page.select("a[href='#fig-two'] .std-numref")

@@ -93,6 +93,22 @@ def test_verdicts_count_the_spread_of_both_sides_and_print_the_interval() -> Non
     assert verdicts[page.LABELS[POSITION]] == "▼ better"
 
 
+def test_training_and_validation_sets_are_judged_by_tables_s1_and_s2() -> None:
+    rows = tables.difference_table(RUNS, "val").loc["LCS6Å, cpu"].map(text_of)
+    assert rows.loc[page.LABELS[ATOMS], "paper"] == "6.33 ± 0.63"
+    assert rows["verdict"].isin(["▼ better", "≈ not told apart", "▲ worse"]).all()
+    assert tables.difference_table(RUNS, "train").empty  # nothing is recorded of it
+    folds = [run(k, {ATOMS: 1.0 + k % 2}, dataset="ybco") for k in range(20)]
+    trained = [RecordedRun(r.folder, r.run, {"train": r.metrics["test"]}) for r in folds]
+    row = tables.difference_table(trained, "train").loc[("YBCO-like, cpu", page.LABELS[ATOMS])]
+    assert row.map(text_of)[["paper", "verdict", "spread counted"]].tolist() == [
+        "0.00",
+        "▲ worse",
+        "ours only: the paper gives none",
+    ]
+    assert 'title="the paper, Table S1"' in row["paper"]
+
+
 def test_a_smaller_mean_within_the_noise_is_not_better() -> None:
     # 9 ± 10.2 over twenty folds against 12: 1.3 standard errors
     folds = [run(k, {ATOMS: 0.0 if k % 20 < 11 else 20.0}, dataset="ybco") for k in range(20)]

@@ -13,12 +13,14 @@ from nesf.config import CPU, PAPER
 from nesf.records import RecordedRun, read_run
 from nesf_io.errors import DataError
 from nesf_studies.page import LABELS, recorded_run
+from nesf_studies.style import ICSG3D, NESF
 from nesf_studies.trials import (
     ERRORS,
     changed,
     changes_table,
     config_table,
     effects,
+    effects_chart,
     effects_table,
     presets_table,
 )
@@ -99,6 +101,28 @@ def test_effects_in_words() -> None:
     ]
     assert table[LABELS[ERRORS[0]]].tolist() == ["11.00", "13.00 (+1.4\N{NO-BREAK SPACE}σ)"]
     assert table["minutes"].tolist() == ["2.0", "2.0"]
+
+
+def test_effects_are_drawn_with_their_sign() -> None:
+    runs = [
+        run("short", 10.0),
+        run("short", 12.0, seed=1),
+        run("short-better", 4.0, sampling__local_sigma=0.5),
+        run("short-like", 12.0, sampling__local_sigma=0.3),
+        run("short-worse", 20.0, sampling__local_sigma=0.1),
+    ]
+    figure = effects_chart(effects(runs, "lcs6", "short"))
+    assert len(figure.axes) == len(ERRORS)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["better", "like", "worse"]
+    for ax in figure.axes:
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        shifts = [line.get_xdata()[0] for line in dots]
+        assert shifts == pytest.approx([x / math.sqrt(2) for x in (-7, 1, 9)])
+        assert [line.get_color() for line in dots] == [NESF, "#6b7280", ICSG3D]
+    # one seed has no spread, so no shift is known
+    without = effects_chart(effects([runs[0], *runs[2:]], "lcs6", "short"))
+    assert not [line for ax in without.axes for line in ax.lines if line.get_marker() == "o"]
 
 
 def test_named_labels_are_compared_instead() -> None:

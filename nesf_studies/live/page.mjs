@@ -235,6 +235,7 @@ class Page {
     for (const button of part("result").querySelectorAll("button")) button.addEventListener("click", () => this.take(+button.dataset.index, true));
     this.say(`decoded in ${(milliseconds / 1000).toFixed(2)} s in this browser`);
     root.dataset.milliseconds = String(Math.round(milliseconds));
+    root.dataset.first ??= performance.now(); // ms since the page was opened
     root.dataset.state = nearest ? "done" : "decoded";
   }
 
