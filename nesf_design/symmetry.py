@@ -8,6 +8,7 @@ atoms onto it (`ase.spacegroup.symmetrize`), in the same setting and with the sa
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from nesf.data.dataset import needs_extra
 from nesf.decode import Reconstruction
 from nesf_io.errors import ConfigError, DataError
 
+# else it says on standard error, without a name, each time it tries a smaller tolerance
+os.environ.setdefault("SPGLIB_WARNING", "OFF")
 MOST = 1.0  # Å; larger tolerances make one atom of two
 # Å, of symmetry that is exact but for rounding; a tolerance below it changes nothing worth it
 EXACT = 1e-3
