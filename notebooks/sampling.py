@@ -229,6 +229,8 @@ sourced(pd.concat(tables), by=recorded)
 # %% [markdown]
 # *Share of test crystals whose space group is recovered, a row a mode of decoding and tolerance of `--symmetrise`, higher is better; share that is left without symmetry (P1); and the median over the crystals of how far symmetrising moves an atom at most. Tolerance 0: as decoded. The space group of a crystal and of its reconstruction is found with the same tolerance, 0.01 Å or 0.1 Å. Settings were not chosen on these splits; a larger tolerance may also make two kinds of atoms one.*
 #
+# Symmetrising helps what the five steps decode. A crystal that consistent decoding has confirmed has its symmetry already, and a large tolerance does harm there: many crystals of Perov-5 are a small distortion away from a higher symmetry, and are moved onto it.
+#
 # ## What this shows, and what it does not
 #
 # - **Valid is a low bar.** By the two rules of validity, novelty included, uniform noise looks as good as the flow and as real crystals with exchanged elements. Coverage, density and symmetry tell them apart; so does the potential.
