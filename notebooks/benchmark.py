@@ -134,7 +134,7 @@ if shown:
 # %% [markdown]
 # *Match rate (left, higher is better) and RMSE of the matched crystals (right, lower is better), a row of panels a dataset. Filled: recorded here, blue our models, grey the trivial control; hollow: published, with all of the training data. A line leads from the match rate to what is left of it when a match that is not valid is a miss. A model without a match has no RMSE; one too small for the axis stands at its edge.*
 #
-# Perov-5 comes back whole. On the part of MP-20 nesf+ reconstructs fewer crystals than the published models, which had all of the training data: in nearly half of the crystals the number of atoms is wrong, and what matches is matched closely. The training was short, less than an hour of one core, and its validation loss was still far above the training loss. The crystals were corrected but not searched (`--decode search_rounds=0`), because the search takes seconds for each crystal that is not certified.
+# Perov-5 comes back whole. On the part of MP-20 nesf+ reconstructs fewer crystals than the published models, which had all of the training data: in nearly half of the crystals the number of atoms is wrong, and what matches is matched closely. The training was short, less than an hour of one core. The crystals were corrected but not searched (`--decode search_rounds=0`), because the search takes seconds for each crystal that is not certified.
 #
 # ## How strict are the tolerances?
 #
