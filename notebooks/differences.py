@@ -120,7 +120,7 @@ captioned(
 # The rows of {numref}`effects-of-choices` are named by what is changed; the table in its fold says which settings these are.
 #
 # In so short a training the largest effects come from **where the queries are drawn**, and the paper's side of each difference has the smaller error in the number of atoms and the position (actual), though not in every column: global queries in the unit cell instead of the box that is common to the dataset (most of which is empty for a small cell, so those queries teach little), grids with both ends,
-# and a wide perturbation. A batch of 128 takes half as many steps in as many epochs, and dropout slows the training down: both cost at this length, and say little about 3200 epochs. A smaller weight of the species buys positions with species. Positional encoding, the query in the last layer and the momentum of the batch statistics decide little.
+# and a wide perturbation. A batch of 128 takes half as many steps in as many epochs, and dropout slows the training down: both cost at this length, and say little about 3200 epochs; only the lattice angle gains by dropout. A smaller weight of the species buys positions with species. Positional encoding and the query in the last layer have a larger error of the lattice length, positional encoding clearly; in the other columns they, and the momentum of the batch statistics in all, decide little.
 #
 # Do these effects last? Whole trainings of the preset with the paper's perturbation σ, and with the paper's sampling as a whole (cell, grids and σ):
 
