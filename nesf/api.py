@@ -19,7 +19,7 @@ from nesf.decode import Reconstruction
 from nesf.domain import ModelCell, in_cell
 from nesf.forms import within
 from nesf.metrics import Metrics
-from nesf.saved import TrainedModel, model_folder
+from nesf.saved import TrainedModel, as_model, model_folder
 from nesf.trainer import TrainingResult
 from nesf.trust import judged
 from nesf_io.errors import DataError
@@ -44,10 +44,6 @@ def load_model(name: str | Path, *, device: str = "auto") -> TrainedModel:
         DataError: there is no such model; the message names those that there are.
     """
     return TrainedModel.load(model_folder(name), device)
-
-
-def _loaded(model: TrainedModel | str | Path) -> TrainedModel:
-    return load_model(model) if isinstance(model, str | Path) else model
 
 
 def read_structures(
@@ -134,10 +130,10 @@ def reconstruct(
             `mode="consistent"`.
 
     Raises:
-        DataError: no such model, or a structure cannot be used, as one of an element that it has not
-            learned.
+        DataError: no such model, or a structure cannot be used, for example for an element that the
+            model has not learned.
     """
-    model, given = _loaded(model), as_crystals(structures)
+    model, given = as_model(model), as_crystals(structures)
     used, cells = in_cell(given, cell, model.domain)
     config = with_fields(model.config.decoding, decoding)
     made = decode.reconstruct(model, used, config, progress=progress)
@@ -173,7 +169,7 @@ def interpolate(
         DataError: no such model, or an end cannot be used or is not one structure.
     """
     within("steps", steps, 2, MOST_STEPS)
-    model = _loaded(model)
+    model = as_model(model)
     ends = concatenate([as_crystals(end) for end in (source, destination)])
     if len(ends) != 2:
         raise DataError(f"{len(ends)} structures where the two ends of a line are expected")

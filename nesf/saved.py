@@ -243,6 +243,21 @@ class TrainedModel:
         )
 
 
+def as_model(model: TrainedModel | str | Path) -> TrainedModel:
+    """Return a trained model as it is, or load it by its folder or name (`model_folder`).
+
+    Raises:
+        DataError: there is no such model, or this is none.
+    """
+    if isinstance(model, TrainedModel):
+        return model
+    if not isinstance(model, str | Path):
+        raise DataError(
+            f"{type(model).__name__}: a trained model of NeSF, its folder or its name is expected"
+        )
+    return TrainedModel.load(model_folder(model))
+
+
 def model_folder(name: str | Path) -> Path:
     """Return the folder of a model.
 

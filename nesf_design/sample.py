@@ -21,7 +21,7 @@ from nesf.crystals import Crystals
 from nesf.data.dataset import Dataset
 from nesf.decode import Reconstruction, decode_latent
 from nesf.forms import within
-from nesf.saved import TrainedModel, model_folder
+from nesf.saved import TrainedModel, as_model
 from nesf.trust import judged
 from nesf_design.density import Density, Kind, fit
 from nesf_design.symmetry import check_tolerance, symmetrised
@@ -83,8 +83,7 @@ def sample(
     within("seed", seed)
     if symmetrise:
         check_tolerance(symmetrise)
-    if not isinstance(model, TrainedModel):
-        model = TrainedModel.load(model_folder(model))
+    model = as_model(model)
     if dataset is None:
         dataset = data.load(model.dataset["name"], fold=model.dataset.get("fold"))
     fitted = fit_on(model, dataset, density, seed)

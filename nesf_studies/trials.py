@@ -148,7 +148,7 @@ def effects_chart(effects: pd.DataFrame) -> Figure:
         ax.axvspan(-NOTHING, NOTHING, color="#6b7280", alpha=0.15, linewidth=0)
         ax.axvline(0, color="black", linewidth=0.9)
         for row, shift in enumerate(shifts[f"{error} shift"]):
-            if shift == shift:
+            if pd.notna(shift):
                 small, better = abs(shift) <= NOTHING, shift < 0
                 colour = "#6b7280" if small else NESF if better else ICSG3D
                 ax.plot(shift, row, "o", color=colour, markersize=6)

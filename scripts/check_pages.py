@@ -162,8 +162,8 @@ def check_page(browser: Any, base: str, name: str, axe: str) -> dict[str, Any]:
         if width == max(WIDTHS):
             if page.locator("#nesf-live").count():
                 check_live(page, faults)
-                first = page.locator("#nesf-live").get_attribute("data-first")  # ms
-                report["live_s"] = round(float(first or "nan") / 1000, 2)  # with an empty cache
+                if first := page.locator("#nesf-live").get_attribute("data-first"):  # ms
+                    report["live_s"] = round(float(first) / 1000, 2)  # with an empty cache
             weight = sum(n for url, n in sizes.items() if not re.search("3Dmol|/live/", url))
             report["bytes"] = weight
             limit = ANY_PAGE if page.locator(".cell_output, #nesf-live").count() else TEXT_PAGE

@@ -48,6 +48,8 @@ def test_a_model_may_be_named(model: nesf.TrainedModel, known: list[Structure]) 
     assert len(nesf.interpolate("starter", known[0], known[1], 2, grid_interval=0.7).crystals) == 2
     with pytest.raises(nesf.NesfError, match="no-such-model"):
         nesf.reconstruct("no-such-model", known[:1])
+    with pytest.raises(nesf.NesfError, match="list: a trained model"):
+        nesf.reconstruct(known, known)  # type: ignore[arg-type]
 
 
 def test_orientation_form_and_images_of_the_input_do_not_matter(
